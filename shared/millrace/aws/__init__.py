@@ -1,0 +1,1 @@
+"""Adapters: one AWS service per file; the only place that translates botocore errors."""

@@ -1,0 +1,112 @@
+"""Objects in S3: read whole, streamed to a file, written once, never overwritten by accident."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from millrace.aws.translate import translated
+from millrace.errors import AlreadyExistsError, DigestMismatchError, NotFoundError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+
+class ObjectStore(Protocol):
+    """What the rooms need of S3; the fake in ``tests/fakes`` passes the same contract tests."""
+
+    def read(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        ...
+
+    def download(self, bucket: str, key: str, path: Path, *, version_id: str | None = None) -> None:
+        """Streams the object into a file.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        ...
+
+    def write(self, bucket: str, key: str, body: bytes, *, content_type: str) -> None:
+        """Writes or replaces the object."""
+        ...
+
+    def write_once(self, bucket: str, key: str, body: bytes, *, content_type: str) -> bool:
+        """Writes an immutable object; returns False when it was there already."""
+        ...
+
+    def upload(self, bucket: str, key: str, path: Path, *, content_type: str) -> None:
+        """Streams a file into an object."""
+        ...
+
+    def exists(self, bucket: str, key: str) -> bool:
+        """Whether the object is there."""
+        ...
+
+
+class S3ObjectStore:
+    """`ObjectStore` on S3."""
+
+    def __init__(self, client: "S3Client") -> None:
+        self._client = client
+
+    def read(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        """See `ObjectStore.read`."""
+        with translated(f"read s3://{bucket}/{key}"):
+            if version_id:
+                answer = self._client.get_object(Bucket=bucket, Key=key, VersionId=version_id)
+            else:
+                answer = self._client.get_object(Bucket=bucket, Key=key)
+            return answer["Body"].read()
+
+    def download(self, bucket: str, key: str, path: Path, *, version_id: str | None = None) -> None:
+        """See `ObjectStore.download`."""
+        extra = {"VersionId": version_id} if version_id else None
+        with translated(f"read s3://{bucket}/{key}"):
+            self._client.download_file(bucket, key, str(path), ExtraArgs=extra)
+
+    def write(self, bucket: str, key: str, body: bytes, *, content_type: str) -> None:
+        """See `ObjectStore.write`."""
+        with translated(f"write s3://{bucket}/{key}"):
+            self._client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+
+    def write_once(self, bucket: str, key: str, body: bytes, *, content_type: str) -> bool:
+        """See `ObjectStore.write_once`."""
+        try:
+            with translated(f"write s3://{bucket}/{key}"):
+                self._client.put_object(
+                    Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*"
+                )
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def upload(self, bucket: str, key: str, path: Path, *, content_type: str) -> None:
+        """See `ObjectStore.upload`."""
+        with translated(f"write s3://{bucket}/{key}"):
+            self._client.upload_file(
+                str(path), bucket, key, ExtraArgs={"ContentType": content_type}
+            )
+
+    def exists(self, bucket: str, key: str) -> bool:
+        """See `ObjectStore.exists`."""
+        try:
+            with translated(f"look at s3://{bucket}/{key}"):
+                self._client.head_object(Bucket=bucket, Key=key)
+        except NotFoundError:
+            return False
+        return True
+
+
+def verify_sha256(body: bytes, expected: str, what: str) -> None:
+    """Checks bytes against the digest that was registered.
+
+    Raises:
+        DigestMismatchError: They differ.
+    """
+    actual = hashlib.sha256(body).hexdigest()
+    if actual != expected:
+        raise DigestMismatchError(f"{what}: expected sha256 {expected}, got {actual}")

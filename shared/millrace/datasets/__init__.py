@@ -1,0 +1,1 @@
+"""Datasets: reading uploads, contract checks, cleaning, profiles, versions and splits."""

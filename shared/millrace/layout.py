@@ -1,0 +1,122 @@
+"""Where things lie in S3 and what runs are called: the only place that builds keys.
+
+Data bucket: ``incoming/`` uploads, ``datasets/`` immutable versions, ``quarantine/`` bad rows.
+Artifact bucket: ``specs/`` and ``models/``; nothing personal lies there.
+"""
+
+import hashlib
+import re
+from urllib.parse import unquote
+
+from millrace.errors import InvalidEventError
+from millrace.spec import MODEL_NAME_PATTERN
+
+INCOMING = "incoming/"
+SUPPORTED_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".ndjson", ".jsonl.gz", ".parquet")
+
+
+def incoming_key(model: str, filename: str) -> str:
+    """Where an upload goes to start a training."""
+    return f"{INCOMING}{model}/{filename}"
+
+
+def model_of_incoming(key: str) -> str:
+    """The model an uploaded object is meant for.
+
+    Raises:
+        InvalidEventError: The key is not ``incoming/<model>/<file>``.
+    """
+    parts = key.split("/", 2)
+    if len(parts) != 3 or parts[0] + "/" != INCOMING or not parts[2]:
+        raise InvalidEventError(f"expected a key incoming/<model>/<file>, got {key!r}")
+    if not re.match(MODEL_NAME_PATTERN, parts[1]):
+        raise InvalidEventError(
+            f"{parts[1]!r} in key {key!r} is no model name: 2 to 40 lower-case letters, "
+            "digits and hyphens, beginning with a letter"
+        )
+    return parts[1]
+
+
+def run_id_for_upload(model: str, bucket: str, key: str, version_id: str) -> str:
+    """The run an upload starts: a pure function of the object's version, so twice is once."""
+    return _run_id(model, "upload", bucket, unquote(key), version_id)
+
+
+def run_id_for_retrain(model: str, token: str) -> str:
+    """The run a retraining request starts; ``token`` is the caller's idempotency token."""
+    return _run_id(model, "retrain", token)
+
+
+def _run_id(model: str, *parts: str) -> str:
+    digest = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    return f"{model}-{digest[:24]}"
+
+
+def spec_key(model: str, digest: str) -> str:
+    """Artifact bucket: the canonical JSON of a spec, content-addressed."""
+    return f"specs/{model}/{digest}.json"
+
+
+def dataset_prefix(model: str, dataset_version: str) -> str:
+    """Data bucket: everything of one dataset version."""
+    return f"datasets/{model}/{dataset_version}/"
+
+
+def dataset_data_key(model: str, dataset_version: str) -> str:
+    """Data bucket: the rows as Parquet, sorted by row digest."""
+    return dataset_prefix(model, dataset_version) + "data.parquet"
+
+
+def dataset_manifest_key(model: str, dataset_version: str) -> str:
+    """Data bucket: `datasets.manifest.Manifest` as JSON."""
+    return dataset_prefix(model, dataset_version) + "manifest.json"
+
+
+def dataset_profile_key(model: str, dataset_version: str) -> str:
+    """Data bucket: the profile (the later drift baseline) as JSON."""
+    return dataset_prefix(model, dataset_version) + "profile.json"
+
+
+def split_key(model: str, dataset_version: str, data_digest: str, split: str) -> str:
+    """Data bucket: one split (train, validation, test) as ``.npz`` without pickled objects."""
+    return dataset_prefix(model, dataset_version) + f"splits/{data_digest[:16]}/{split}.npz"
+
+
+def split_manifest_key(model: str, dataset_version: str, data_digest: str) -> str:
+    """Data bucket: what the splits hold, `datasets.table.TableSchema` as JSON."""
+    return dataset_prefix(model, dataset_version) + f"splits/{data_digest[:16]}/schema.json"
+
+
+def quarantine_prefix(model: str, run_id: str) -> str:
+    """Data bucket: ``rows.parquet`` (bad rows with reasons) and ``report.json`` of one upload."""
+    return f"quarantine/{model}/{run_id}/"
+
+
+def run_prefix(model: str, run_id: str) -> str:
+    """Artifact bucket: everything one run made."""
+    return f"models/{model}/runs/{run_id}/"
+
+
+def model_key(model: str, run_id: str) -> str:
+    """Artifact bucket: the whole pipeline as ONNX."""
+    return run_prefix(model, run_id) + "model.onnx"
+
+
+def signature_key(model: str, run_id: str) -> str:
+    """Artifact bucket: `signature.Signature` as JSON."""
+    return run_prefix(model, run_id) + "signature.json"
+
+
+def environment_key(model: str, run_id: str) -> str:
+    """Artifact bucket: package versions, code version and seeds of the fit, as JSON."""
+    return run_prefix(model, run_id) + "environment.json"
+
+
+def evaluation_key(model: str, run_id: str, attempt: str) -> str:
+    """Artifact bucket: the whole evaluation as JSON; one per attempt, as the champion may change."""
+    return run_prefix(model, run_id) + f"evaluation-{attempt}.json"
+
+
+def report_key(model: str, run_id: str, attempt: str) -> str:
+    """Artifact bucket: the self-contained HTML report of one evaluation attempt."""
+    return run_prefix(model, run_id) + f"report-{attempt}.html"

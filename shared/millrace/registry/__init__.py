@@ -1,0 +1,1 @@
+"""The registry: what is known of every model, who changed it, and what serves now."""

@@ -1,0 +1,218 @@
+"""Domain records of the registry, in MLflow's words. Stored items and API models are made elsewhere."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from millrace.messages import (
+    Cause,
+    ColumnProblem,
+    GateResult,
+    MetricValue,
+    Parity,
+    RowCounts,
+    SourceObject,
+)
+from millrace.spec import Algorithm, Task
+
+CHAMPION = "champion"
+
+
+class Record(BaseModel):
+    """Base of every record."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class VersionStatus(StrEnum):
+    """States of a model version; the edges are in `registry.states`."""
+
+    CANDIDATE = "candidate"
+    """Registered, not yet evaluated."""
+    VALIDATED = "validated"
+    """Passed its gates; may become champion."""
+    REJECTED = "rejected"
+    """Failed its gates or was rejected by a person."""
+    CHAMPION = "champion"
+    """Answers predictions."""
+    ARCHIVED = "archived"
+    """Was champion once; a rollback may bring it back."""
+
+
+class RunStatus(StrEnum):
+    """MLflow's run states."""
+
+    SCHEDULED = "SCHEDULED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+
+
+class RunOutcome(StrEnum):
+    """How a finished run ended, in a person's terms."""
+
+    PROMOTED = "promoted"
+    AWAITING_APPROVAL = "awaiting_approval"
+    GATES_FAILED = "gates_failed"
+    REFUSED = "refused"
+    UNCHANGED = "unchanged"
+    STORED = "stored"
+    FAILED = "failed"
+
+
+class SpecVersion(Record):
+    """One immutable version of a spec."""
+
+    model: str
+    version: int
+    digest: str
+    key: str
+    created_at: datetime
+    created_by: str
+
+
+class RegisteredModel(Record):
+    """A registered model and its newest facts."""
+
+    name: str
+    task: Task
+    description: str = ""
+    owner: str = ""
+    spec_version: int
+    spec_digest: str
+    spec_key: str
+    latest_version: int = 0
+    champion_version: int | None = None
+    previous_champion_version: int | None = None
+    latest_dataset_version: str = ""
+    created_at: datetime
+    updated_at: datetime
+
+
+class DatasetVersion(Record):
+    """One immutable dataset version."""
+
+    model: str
+    dataset_version: str
+    data_key: str
+    manifest_key: str
+    profile_key: str
+    rows: RowCounts
+    split_rows: dict[str, int]
+    source: SourceObject
+    created_at: datetime
+    created_by_run: str
+    trained: dict[str, str] = {}
+    """``spec_digest`` → run id of the finished training on this dataset version."""
+
+
+class TrialRecord(Record):
+    """One trial as tracked on its run."""
+
+    trial_id: int
+    algorithm: Algorithm
+    params: dict[str, Any]
+    status: str
+    metric: str
+    score: float | None
+    score_std: float | None
+    seconds: float
+    error: str = ""
+
+
+class Run(Record):
+    """One training run, from its cause to its outcome."""
+
+    run_id: str
+    model: str
+    cause: Cause
+    status: RunStatus
+    outcome: RunOutcome | None = None
+    reason: str = ""
+    correlation_id: str
+    execution_arn: str = ""
+    spec_version: int
+    spec_digest: str
+    source: SourceObject
+    requested_by: str = ""
+    dataset_version: str = ""
+    rows: RowCounts | None = None
+    problems: tuple[ColumnProblem, ...] = ()
+    quarantine_prefix: str = ""
+    model_version: int | None = None
+    report_key: str = ""
+    started_at: datetime
+    ended_at: datetime | None = None
+    error: str = ""
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    trials: tuple[TrialRecord, ...] = ()
+
+
+class ModelVersion(Record):
+    """One model version; all but status, evaluation and timestamps is fixed at registration."""
+
+    model: str
+    version: int
+    status: VersionStatus
+    run_id: str
+    correlation_id: str
+    algorithm: Algorithm
+    params: dict[str, Any]
+    model_key: str
+    sha256: str
+    size_bytes: int
+    signature_key: str
+    signature_sha256: str
+    environment_key: str
+    dataset_version: str
+    spec_version: int
+    spec_digest: str
+    code_version: str
+    seed: int
+    cv_metric: str
+    cv_score: float
+    parity: Parity
+    created_at: datetime
+    updated_at: datetime
+    verdict: str = ""
+    reason: str = ""
+    metrics: dict[str, MetricValue] = {}
+    gates: tuple[GateResult, ...] = ()
+    compared_with: int | None = None
+    evaluation_key: str = ""
+    report_key: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+class ServingRecord(Record):
+    """The one item per model that the predict function reads."""
+
+    model: str
+    version: int
+    run_id: str
+    model_key: str
+    sha256: str
+    signature_key: str
+    signature_sha256: str
+    updated_at: datetime
+
+
+class AuditEntry(Record):
+    """One state change: who did what, on which assumption, and why."""
+
+    model: str
+    at: datetime
+    entry_id: str
+    actor: str
+    action: str
+    """``spec_applied``, ``version_registered``, ``version_validated``, ``version_rejected``,
+    ``promoted``, ``forced_promotion``, ``rolled_back``, …"""
+    subject: str
+    """What changed, e.g. ``churn@3``."""
+    before: str = ""
+    after: str = ""
+    reason: str = ""
+    correlation_id: str = ""

@@ -1,0 +1,504 @@
+"""The model spec: the one file a user writes, `models/<name>.yaml`.
+
+Every field has a meaning here and a message when it is wrong. Only what Millrace does is accepted:
+an unknown key is an error, never ignored.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from millrace.errors import FieldProblem, InvalidSpecError
+
+MODEL_NAME_PATTERN = r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$"
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+MAX_COLUMNS = 2_000
+"""Widest table Millrace accepts; a wider file is refused with this number in the message."""
+
+
+class Task(StrEnum):
+    """What the model predicts."""
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    REGRESSION = "regression"
+
+
+class ColumnType(StrEnum):
+    """How a column's values are read and checked."""
+
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    STRING = "string"
+    TIMESTAMP = "timestamp"
+
+
+class Role(StrEnum):
+    """What a column is for.
+
+    ``feature`` enters the model; ``target`` is predicted; ``id`` names a row and must be unique;
+    ``time`` orders rows for the time split; ``group`` keeps rows of one entity in one split;
+    ``sensitive`` is never a feature, never logged, and slices the evaluation; ``ignore`` is kept
+    in the dataset version and used for nothing.
+    """
+
+    FEATURE = "feature"
+    TARGET = "target"
+    ID = "id"
+    TIME = "time"
+    GROUP = "group"
+    SENSITIVE = "sensitive"
+    IGNORE = "ignore"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class Column(_Section):
+    """One column of the contract."""
+
+    name: ColumnName
+    type: ColumnType
+    role: Role = Role.FEATURE
+    nullable: bool = Field(True, description="May cells be empty? The target and id never are.")
+    min: float | None = Field(None, description="Smallest allowed value, inclusive.")
+    max: float | None = Field(None, description="Largest allowed value, inclusive.")
+    allowed: tuple[str, ...] | None = Field(
+        None, description="The only allowed values, as text.", max_length=10_000
+    )
+    description: str = Field("", max_length=2_000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.min is not None or self.max is not None) and self.type not in (
+            ColumnType.INTEGER,
+            ColumnType.NUMBER,
+        ):
+            raise ValueError(f"min and max need type integer or number, and this is {self.type}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        if self.allowed is not None and self.type is not ColumnType.STRING:
+            raise ValueError(f"allowed needs type string, and this is {self.type}")
+        if self.role is Role.FEATURE and self.type is ColumnType.TIMESTAMP:
+            raise ValueError(
+                "a timestamp cannot be a feature: derive numbers from it before the upload, "
+                "or give it role time or ignore"
+            )
+        if self.role is Role.TIME and self.type not in (
+            ColumnType.TIMESTAMP,
+            ColumnType.INTEGER,
+            ColumnType.NUMBER,
+        ):
+            raise ValueError(f"role time needs type timestamp, integer or number, not {self.type}")
+        return self
+
+    @property
+    def required_value(self) -> bool:
+        """Whether an empty cell makes the row bad."""
+        return not self.nullable or self.role in (Role.TARGET, Role.ID, Role.TIME, Role.GROUP)
+
+
+class DataSection(_Section):
+    """The contract of the uploaded data."""
+
+    columns: tuple[Column, ...] = Field(min_length=2, max_length=MAX_COLUMNS)
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="Largest share of bad rows before the upload is refused."
+    )
+    min_rows: int = Field(100, ge=20, description="Fewest good rows worth training on.")
+    unknown_columns: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with columns the contract does not name."
+    )
+    null_values: tuple[str, ...] = Field(
+        ("", "NA", "N/A", "NULL", "null", "None"),
+        description="Cells that mean 'no value' in text formats.",
+    )
+    delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = Field(
+        ",", description="CSV field separator."
+    )
+
+    @model_validator(mode="after")
+    def _roles(self) -> Self:
+        seen: set[str] = set()
+        for column in self.columns:
+            if column.name.casefold() in seen:
+                raise ValueError(f"column {column.name!r} is named twice (case does not count)")
+            seen.add(column.name.casefold())
+        for role, most in ((Role.TARGET, 1), (Role.ID, 1), (Role.TIME, 1), (Role.GROUP, 1)):
+            names = [c.name for c in self.columns if c.role is role]
+            if len(names) > most:
+                raise ValueError(f"role {role} is given to {', '.join(names)}: one column at most")
+        if not any(c.role is Role.TARGET for c in self.columns):
+            raise ValueError("no column has role target")
+        if not any(c.role is Role.FEATURE for c in self.columns):
+            raise ValueError("no column has role feature")
+        return self
+
+
+class SplitSection(_Section):
+    """How rows are divided into train, validation and test."""
+
+    strategy: Literal["hash", "stratified", "time", "group"] | None = Field(
+        None, description="Default: stratified for classification, hash for regression."
+    )
+    validation: float = Field(0.15, gt=0, lt=0.5)
+    test: float = Field(0.2, gt=0, lt=0.5)
+    seed: int = Field(7, ge=0, le=2**31 - 1)
+
+
+class Algorithm(StrEnum):
+    """Candidate algorithms; for regression the linear twin of logistic regression is ridge."""
+
+    LINEAR = "linear"
+    RANDOM_FOREST = "random_forest"
+    HIST_GRADIENT_BOOSTING = "hist_gradient_boosting"
+
+
+class TrainSection(_Section):
+    """The search for a model."""
+
+    candidates: tuple[Algorithm, ...] = Field(tuple(Algorithm), min_length=1)
+    trials: int = Field(6, ge=1, le=100, description="Trials over all candidates together.")
+    folds: int = Field(3, ge=2, le=10, description="Cross-validation folds on the train split.")
+    metric: str | None = Field(
+        None, description="Metric to optimise. Default: roc_auc, f1_macro or rmse by task."
+    )
+    seed: int = Field(7, ge=0, le=2**31 - 1)
+    parity_tolerance: float = Field(
+        1e-4,
+        gt=0,
+        le=0.01,
+        description="Largest difference between ONNX and scikit-learn: absolute for "
+        "probabilities, relative to the target's standard deviation for regression.",
+    )
+    compute: Literal["lambda"] = "lambda"
+
+
+class AbsoluteGate(_Section):
+    """A metric on the test split must reach a bound."""
+
+    metric: str
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min or max")
+        return self
+
+
+class ChampionGate(_Section):
+    """The candidate against the reigning champion on the same test rows."""
+
+    metric: str | None = Field(None, description="Default: the training metric.")
+    min_improvement: float = Field(
+        0.0,
+        description="The candidate must be better by at least this much; "
+        "a negative number tolerates that much loss.",
+    )
+    significant: bool = Field(
+        False, description="Must the paired bootstrap interval of the difference exclude a loss?"
+    )
+
+
+class SliceGate(_Section):
+    """A metric must hold in every slice of a column, not only on average."""
+
+    column: ColumnName
+    metric: str
+    min: float | None = None
+    max: float | None = None
+    max_gap: float | None = Field(
+        None, gt=0, description="Largest allowed gap between the best and the worst slice."
+    )
+    min_rows: int = Field(50, ge=10, description="Slices with fewer rows are shown, not judged.")
+
+
+class EvaluateSection(_Section):
+    """The gates to deployment."""
+
+    metrics: tuple[AbsoluteGate, ...] = ()
+    against_champion: ChampionGate = ChampionGate()
+    slices: tuple[SliceGate, ...] = ()
+    bootstrap: int = Field(200, ge=50, le=5_000, description="Bootstrap resamples for intervals.")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class ApproveSection(_Section):
+    """Who lets a model that passed its gates go live."""
+
+    mode: Literal["automatic", "manual"] = "automatic"
+
+
+class RolloutSection(_Section):
+    """How a new champion takes the traffic."""
+
+    strategy: Literal["all-at-once"] = "all-at-once"
+
+
+class RetrainSection(_Section):
+    """What starts a training besides a person."""
+
+    on_upload: bool = Field(True, description="Does every accepted upload start a training?")
+
+
+class PrivacySection(_Section):
+    """What must never leave the data bucket."""
+
+    never_log: tuple[ColumnName, ...] = Field(
+        (), description="Columns, besides id and sensitive ones, never shown in logs or reports."
+    )
+
+
+class ModelSpec(_Section):
+    """A whole spec; build it with `ModelSpec.from_yaml` or `ModelSpec.from_document`."""
+
+    name: ModelName
+    description: str = Field("", max_length=4_000)
+    owner: str = Field("", max_length=200)
+    task: Task
+    data: DataSection
+    split: SplitSection = SplitSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    approve: ApproveSection = ApproveSection()
+    rollout: RolloutSection = RolloutSection()
+    retrain: RetrainSection = RetrainSection()
+    privacy: PrivacySection = PrivacySection()
+
+    @field_validator("train")
+    @classmethod
+    def _known_candidates(cls, value: TrainSection) -> TrainSection:
+        if len(set(value.candidates)) != len(value.candidates):
+            raise ValueError("candidates names an algorithm twice")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        target = self.target
+        if self.task is Task.REGRESSION and target.type not in (
+            ColumnType.INTEGER,
+            ColumnType.NUMBER,
+        ):
+            raise ValueError(
+                f"task regression needs a numeric target; {target.name!r} is {target.type}"
+            )
+        if self.task is not Task.REGRESSION and target.type in (
+            ColumnType.NUMBER,
+            ColumnType.TIMESTAMP,
+        ):
+            raise ValueError(
+                f"task {self.task} needs a target of type integer, boolean or string; "
+                f"{target.name!r} is {target.type}"
+            )
+        needed = {"time": Role.TIME, "group": Role.GROUP}.get(self.split.strategy or "")
+        if needed is not None and not self.columns_with(needed):
+            raise ValueError(f"split strategy {self.split.strategy} needs a column of that role")
+        if self.split.strategy == "stratified" and self.task is Task.REGRESSION:
+            raise ValueError("split strategy stratified needs a classification task")
+        known = metrics_for(self.task)
+        for where, metric in (
+            ("train.metric", self.train.metric),
+            ("evaluate.against_champion.metric", self.evaluate.against_champion.metric),
+            *((f"evaluate.metrics[{i}]", g.metric) for i, g in enumerate(self.evaluate.metrics)),
+            *((f"evaluate.slices[{i}]", g.metric) for i, g in enumerate(self.evaluate.slices)),
+        ):
+            if metric is not None and metric not in known:
+                raise ValueError(
+                    f"{where}: {metric!r} is no metric of task {self.task}; "
+                    f"known: {', '.join(known)}"
+                )
+        names = {c.name for c in self.data.columns}
+        for where, name in (
+            *((f"evaluate.slices[{i}]", g.column) for i, g in enumerate(self.evaluate.slices)),
+            *(("privacy.never_log", n) for n in self.privacy.never_log),
+        ):
+            if name not in names:
+                raise ValueError(f"{where}: the contract has no column {name!r}")
+        for i, gate in enumerate(self.evaluate.slices):
+            column = next(c for c in self.data.columns if c.name == gate.column)
+            if column.role not in (Role.FEATURE, Role.SENSITIVE, Role.GROUP):
+                raise ValueError(
+                    f"evaluate.slices[{i}]: {gate.column!r} has role {column.role}; "
+                    "slices need a feature, group or sensitive column"
+                )
+        return self
+
+    @property
+    def target(self) -> Column:
+        """The target column."""
+        return next(c for c in self.data.columns if c.role is Role.TARGET)
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The feature columns in the order of the contract."""
+        return tuple(c for c in self.data.columns if c.role is Role.FEATURE)
+
+    def columns_with(self, role: Role) -> tuple[Column, ...]:
+        """The columns of a role in the order of the contract."""
+        return tuple(c for c in self.data.columns if c.role is role)
+
+    @property
+    def private_columns(self) -> frozenset[str]:
+        """Columns whose values never reach a log line, a metric, an error or a report."""
+        roles = (Role.ID, Role.SENSITIVE)
+        return frozenset(c.name for c in self.data.columns if c.role in roles) | frozenset(
+            self.privacy.never_log
+        )
+
+    @property
+    def split_strategy(self) -> Literal["hash", "stratified", "time", "group"]:
+        """The split strategy with its default worked out."""
+        if self.split.strategy is not None:
+            return self.split.strategy
+        return "hash" if self.task is Task.REGRESSION else "stratified"
+
+    @property
+    def training_metric(self) -> str:
+        """The metric to optimise with its default worked out."""
+        return self.train.metric or DEFAULT_METRIC[self.task]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of the spec; names its immutable document."""
+        return _digest(self.model_dump(mode="json"))
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 over what decides the splits: task, contract and split section."""
+        whole = self.model_dump(mode="json")
+        return _digest({key: whole[key] for key in ("task", "data", "split")})
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Validates a parsed document.
+
+        Raises:
+            InvalidSpecError: Names every wrong field.
+        """
+        if not isinstance(document, dict):
+            raise InvalidSpecError(
+                f"a spec is a mapping of sections, and this is {type(document).__name__}"
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as exc:
+            problems = tuple(
+                FieldProblem(field=_field_path(e["loc"]), message=_message(e))
+                for e in exc.errors(include_url=False)
+            )
+            first = problems[0]
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise InvalidSpecError(
+                f"invalid spec: {first.field}: {first.message}{more}", problems
+            ) from exc
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Parses and validates YAML (or JSON, its subset).
+
+        Raises:
+            InvalidSpecError: The text is no YAML, or a field is wrong.
+        """
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            mark = getattr(exc, "problem_mark", None)
+            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            reason = getattr(exc, "problem", None) or "cannot be parsed"
+            raise InvalidSpecError(f"the spec is not valid YAML{where}: {reason}") from exc
+        return cls.from_document(document)
+
+    def to_json(self) -> str:
+        """Canonical JSON: the stored document whose SHA-256 is `digest`."""
+        return _canonical(self.model_dump(mode="json"))
+
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "roc_auc": True,
+    "average_precision": True,
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "f1": True,
+    "f1_macro": True,
+    "log_loss": False,
+    "brier": False,
+    "rmse": False,
+    "mae": False,
+    "r2": True,
+}
+"""Every metric Millrace knows and its direction."""
+
+DEFAULT_METRIC: dict[Task, str] = {
+    Task.BINARY: "roc_auc",
+    Task.MULTICLASS: "f1_macro",
+    Task.REGRESSION: "rmse",
+}
+
+
+def metrics_for(task: Task) -> tuple[str, ...]:
+    """The metrics of a task, the default one first."""
+    match task:
+        case Task.BINARY:
+            return (
+                "roc_auc",
+                "average_precision",
+                "accuracy",
+                "balanced_accuracy",
+                "f1",
+                "log_loss",
+                "brier",
+            )
+        case Task.MULTICLASS:
+            return ("f1_macro", "accuracy", "balanced_accuracy", "log_loss")
+        case Task.REGRESSION:
+            return ("rmse", "mae", "r2")
+
+
+def _canonical(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(_canonical(document).encode()).hexdigest()
+
+
+def _field_path(loc: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else part)
+    return path or "spec"
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key"
+    if error["type"] == "missing":
+        return "is required"
+    if error["type"] == "string_pattern_mismatch":
+        return (
+            f"{error['input']!r} must be 2 to 40 lower-case letters, digits and hyphens, "
+            "beginning with a letter"
+        )
+    message: str = error["msg"].removeprefix("Value error, ")
+    value = error.get("input")
+    if isinstance(value, str | int | float | bool) and error["type"] != "value_error":
+        message += f", got {value!r}"
+    return message
