@@ -23,6 +23,8 @@
         │   ├── InvalidTransitionError  the state table has no such edge
         │   └── ChampionChangedError    the champion is not the one the caller compared with
         ├── InvalidRequestError         rows do not fit the signature: names row and field
+        │   ├── MalformedRequestError   the body cannot be decoded: not JSON, not gzip, not UTF-8
+        │   └── RequestTooLargeError    more rows or bytes than one request may carry
         ├── AccessDeniedError           AWS refused the caller's credentials or permissions
         └── ConfigurationError          the deployment or the local set-up lacks something
 
@@ -152,6 +154,14 @@ class ChampionChangedError(ConflictError):
 
 class InvalidRequestError(ProblemsError):
     """Rows do not fit the model's signature; ``problems`` names row and field."""
+
+
+class MalformedRequestError(InvalidRequestError):
+    """The body cannot be decoded: not JSON, not gzip, not UTF-8."""
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """More rows or bytes than one request may carry; the message says what to do instead."""
 
 
 class AccessDeniedError(FinalError):
