@@ -1,0 +1,185 @@
+"""The demo's script: upload, model, prediction, a newer file, a broken file, and what to do next."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.rule import Rule
+from rich.text import Text
+
+from infra.demo.data import DemoData, prepare
+from millrace.errors import ConfigurationError, MillraceError
+from millrace.spec import ModelSpec
+from millrace_cli import cloud, render
+from millrace_cli.client import ApiClient
+from millrace_cli.console import out
+from millrace_cli.deploy import deploy_local
+from millrace_cli.exits import ExitCode
+from millrace_cli.target import DEFAULT_STACK, Target
+from millrace_cli.training import follow_to_end, upload_file, version_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+WORK = PROJECT / ".millrace" / "demo"
+MODEL = "employment"
+
+
+class Clock:
+    """Times the demo's phases.
+
+    Attributes:
+        phases: Name and seconds of every phase that ended, in order.
+    """
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, float]] = []
+
+    @contextmanager
+    def phase(self, name: str, words: str) -> Iterator[None]:
+        """Prints a heading, runs the block and keeps its time."""
+        out.print()
+        out.print(Rule(Text(words, style="bold"), align="left", style="dim"))
+        begun = time.monotonic()
+        yield
+        self.phases.append((name, time.monotonic() - begun))
+
+
+def main() -> int:
+    """Runs the demo; returns the process's exit code."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the phases' times to this file")
+    arguments = parser.parse_args()
+    clock = Clock()
+    begun = time.monotonic()
+    try:
+        _run(clock)
+    except MillraceError as exc:
+        out.print(Text.assemble(("the demo stopped: ", "bold red"), str(exc)))
+        return int(ExitCode.FAILED)
+    total = time.monotonic() - begun
+    out.print()
+    shown = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.phases)
+    out.print(Text(f"done in {total:.0f} s: {shown}", style="dim"))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"total": total, "phases": dict(clock.phases)}))
+    return int(ExitCode.OK)
+
+
+def _run(clock: Clock) -> None:
+    with clock.phase("data", "1  Real data: US census, Massachusetts, 2015 and 2018"):
+        data = prepare(WORK, _uv())
+        for path in (data.first, data.newer, data.broken):
+            out.print(f"  {path.relative_to(PROJECT)}  {path.stat().st_size / 1e6:.1f} MB")
+    with ExitStack() as stack:
+        with clock.phase("deploy", "2  The embedded cloud, and `sam deploy` of template.yaml"):
+            info = cloud.status(PROJECT)
+            if info is None:
+                info = stack.enter_context(cloud.ephemeral(PROJECT))
+                out.print(f"  started at {info.endpoint}; it stops when the demo ends")
+            else:
+                out.print(f"  the one of `millrace local up` at {info.endpoint}; it stays up")
+            with out.status("sam deploy") as spinner:
+                deploy_local(PROJECT, info, lambda line: spinner.update(Text(line[:100])))
+            target = Target(
+                kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None
+            )
+            out.print(f"  deployed; the API answers at {target.outputs.api_url}")
+        _story(clock, target, data)
+
+
+def _story(clock: Clock, target: Target, data: DemoData) -> None:
+    api = ApiClient(target)
+    with clock.phase("apply", "3  millrace apply infra/demo/employment.yaml"):
+        spec = ModelSpec.from_yaml((Path(__file__).with_name("employment.yaml")).read_text("utf-8"))
+        applied = api.put(f"/v1/specs/{MODEL}", spec.model_dump(mode="json", exclude_none=True))
+        out.print(f"  spec version {applied['version']} of {MODEL}")
+    with clock.phase("first", "4  millrace upload employment employment-2015.csv --follow"):
+        _upload(target, api, data.first)
+    with clock.phase("predict", "5  millrace predict employment --row … (HTTPS in the cloud)"):
+        _predict(api, target, data)
+    with clock.phase("newer", "6  The world moves on: 2018 arrives"):
+        out.print("  a few of its rows were damaged on purpose")
+        before = api.get(f"/v1/models/{MODEL}")["champion_version"]
+        run = _upload(target, api, data.newer)
+        after = api.get(f"/v1/models/{MODEL}")["champion_version"]
+        verdict = "changed" if after != before else "stands"
+        out.print(
+            Text.assemble(
+                "  the champion ",
+                (verdict, "bold"),
+                f": {MODEL}@{before}" + (f" → {MODEL}@{after}" if after != before else ""),
+                f"; {run.get('reason', '')}",
+            )
+        )
+    with clock.phase("broken", "7  A broken file: column AGEP renamed to AGE_YEARS"):
+        _upload(target, api, data.broken)
+    _what_next(api, target)
+
+
+def _upload(target: Target, api: ApiClient, path: Path) -> dict[str, Any]:
+    location, run_id, _ = upload_file(target, MODEL, path, path.name)
+    out.print(f"  uploaded to s3://{location}")
+    run = follow_to_end(api, run_id)
+    version = version_of(api, run)
+    out.print(render.run_summary({k: v for k, v in run.items() if k != "report_url"}, version))
+    return run
+
+
+def _predict(api: ApiClient, target: Target, data: DemoData) -> None:
+    version = api.get(f"/v1/models/{MODEL}/versions/champion")
+    names = [f["name"] for f in version["signature"]["features"]]
+    with duckdb.connect() as db:
+        table = db.execute(
+            "SELECT * FROM read_csv($path, all_varchar = true) LIMIT 3", {"path": str(data.first)}
+        )
+        columns = [d[0] for d in table.description or ()]
+        lines = [dict(zip(columns, line, strict=True)) for line in table.fetchall()]
+    rows = [{n: int(line[n]) if n == "AGEP" else line[n] for n in names} for line in lines]
+    answer = api.post(f"/v1/models/{MODEL}/predict", {"rows": rows})
+    out.print(render.prediction_table(answer))
+    out.print(Text(f"  truth: {', '.join(line['employed'] for line in lines)}", style="dim"))
+    url = f"{target.outputs.api_url}/v1/models/{MODEL}/predict"
+    out.print(Text(f"  the same with curl: curl -X POST {url} \\", style="dim"))
+    body = json.dumps({"rows": rows[:1]})
+    out.print(Text(f"    -H 'content-type: application/json' -d '{body}'", style="dim"))
+
+
+def _what_next(api: ApiClient, target: Target) -> None:
+    report = _save_report(api, target)
+    out.print()
+    out.print(Rule(Text("Where to look next", style="bold"), align="left", style="dim"))
+    out.print(render.versions_table(api.get(f"/v1/models/{MODEL}/versions")["versions"]))
+    out.print(f"  report of the champion: {report.relative_to(PROJECT)}")
+    out.print("  your own CSV:           .venv/bin/millrace init NAME --data FILE --target COLUMN")
+    out.print("  keep a cloud running:   .venv/bin/millrace local up")
+    out.print("  the ten-minute tutorial and `sam deploy` to AWS: README.md")
+
+
+def _save_report(api: ApiClient, target: Target) -> Path:
+    version = api.get(f"/v1/models/{MODEL}/versions/champion")
+    body = target.s3.get_object(Bucket=target.outputs.artifact_bucket, Key=version["report_key"])[
+        "Body"
+    ].read()
+    path = WORK / f"report-{MODEL}-{version['version']}.html"
+    path.write_bytes(body)
+    return path
+
+
+def _uv() -> Path:
+    own = Path(sys.executable).with_name("uv")
+    if own.exists():
+        return own
+    found = shutil.which("uv")
+    if found is None:
+        raise ConfigurationError("uv was not found: run `make setup`")
+    return Path(found)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""The HTTPS API as the command line uses it: signed as the stack asks, errors as our exceptions."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+
+from millrace.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    ConflictError,
+    FieldProblem,
+    FinalError,
+    InvalidRequestError,
+    MillraceError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from millrace_cli.target import Target
+
+API_KEY_VARIABLE = "MILLRACE_API_KEY"
+_TIMEOUT = httpx.Timeout(35.0, connect=5.0)
+
+
+class ApiClient:
+    """Calls the API of one deployment.
+
+    Args:
+        target: The deployment; its authorizer decides how requests are signed.
+    """
+
+    def __init__(self, target: "Target") -> None:
+        self._target = target
+        self._http = httpx.Client(timeout=_TIMEOUT)
+
+    def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
+        """GET, JSON answer."""
+        return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
+
+    def put(self, path: str, document: Any) -> dict[str, Any]:
+        """PUT a JSON document."""
+        return self._call("PUT", path, document=document)
+
+    def post(
+        self, path: str, document: Any, *, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """POST a JSON document."""
+        return self._call("POST", path, document=document, headers=headers)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str | int] | None = None,
+        document: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        url = httpx.URL(self._target.outputs.api_url + path, params=params or None)
+        body = b"" if document is None else json.dumps(document).encode()
+        sent = {"accept": "application/json", **(headers or {})}
+        if body:
+            sent["content-type"] = "application/json"
+        sent.update(self._authorization(method, str(url), body, sent))
+        try:
+            answer = self._http.request(method, url, content=body or None, headers=sent)
+        except httpx.TimeoutException as exc:
+            raise ServiceUnavailableError(f"{method} {url.path}: no answer in time") from exc
+        except httpx.HTTPError as exc:
+            raise ServiceUnavailableError(f"{method} {url}: {exc}") from exc
+        if answer.is_success:
+            decoded: dict[str, Any] = answer.json()
+            return decoded
+        raise _error(answer, f"{method} {path}")
+
+    def _authorization(
+        self, method: str, url: str, body: bytes, headers: dict[str, str]
+    ) -> dict[str, str]:
+        match self._target.outputs.authorizer:
+            case "NONE":
+                return {}
+            case "API_KEY":
+                key = os.environ.get(API_KEY_VARIABLE)
+                if not key:
+                    raise ConfigurationError(f"this stack wants an API key: set {API_KEY_VARIABLE}")
+                return {"x-api-key": key}
+            case "IAM":
+                credentials = self._target.session.get_credentials()
+                if credentials is None:
+                    raise AccessDeniedError(
+                        "this stack wants IAM-signed calls and no AWS credentials were found"
+                    )
+                request = AWSRequest(method=method, url=url, data=body, headers=headers)
+                SigV4Auth(
+                    credentials.get_frozen_credentials(), "execute-api", self._target.region
+                ).add_auth(request)
+                return dict(request.headers.items())
+            case other:
+                raise ConfigurationError(f"the stack names an unknown authorizer {other!r}")
+
+
+def _error(answer: httpx.Response, what: str) -> MillraceError:
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict):
+        problem = {}
+    detail = problem.get("detail") or problem.get("title") or problem.get("message")
+    message = str(detail or f"{what}: the API answered {answer.status_code}")
+    problems = tuple(
+        FieldProblem(
+            field=str(e.get("field", "")), message=str(e.get("message", "")), row=e.get("row")
+        )
+        for e in problem.get("errors", ())
+        if isinstance(e, dict)
+    )
+    match answer.status_code:
+        case 400 | 413 | 415 | 422:
+            return InvalidRequestError(message, problems)
+        case 401 | 403:
+            return AccessDeniedError(message)
+        case 404:
+            return NotFoundError(message)
+        case 409:
+            return ConflictError(message)
+        case 429 | 502 | 503 | 504:
+            return ServiceUnavailableError(message)
+        case _:
+            return FinalError(message)

@@ -1,0 +1,104 @@
+"""What every command shares: consoles, the chosen deployment, JSON, errors and exit codes."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from millrace.errors import MillraceError, ProblemsError
+from millrace_cli.exits import exit_code_for
+from millrace_cli.target import Target, TargetKind, resolve_target
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+ModelArgument = Annotated[str, typer.Argument(help="The registered model's name.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "--why", help="Why; kept in the audit.")]
+
+
+@dataclass(slots=True)
+class Context:
+    """What the global options chose."""
+
+    kind: TargetKind | None = None
+    stack: str | None = None
+    endpoint_url: str | None = None
+    region: str | None = None
+    project: Path = Path()
+
+    def target(self) -> Target:
+        """The deployment to talk to."""
+        return resolve_target(
+            kind=self.kind,
+            stack=self.stack,
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            project=self.project,
+        )
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The folder with Millrace's template.yaml, searched upwards; else the current one."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "template.yaml").exists() and (folder / "functions").is_dir():
+            return folder
+    return here
+
+
+def chosen(context: typer.Context) -> Context:
+    """What the global options chose, from Typer's context."""
+    of: Context = context.obj
+    return of
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def reported(as_json: bool) -> Iterator[None]:
+    """Turns our errors into a message for the user and the right exit code."""
+    try:
+        yield
+    except MillraceError as exc:
+        _fail(exc, as_json)
+
+
+def _fail(exc: MillraceError, as_json: bool) -> NoReturn:
+    problems = exc.problems if isinstance(exc, ProblemsError) else ()
+    if as_json:
+        print_json(
+            {
+                "error": type(exc).__name__,
+                "message": str(exc),
+                "problems": [
+                    {"field": p.field, "message": p.message, "row": p.row} for p in problems
+                ],
+            }
+        )
+    else:
+        err.print(Text.assemble(("error: ", "bold red"), str(exc)))
+        for p in problems:
+            row = f"row {p.row}, " if p.row is not None else ""
+            err.print(Text(f"  {row}{p.field}: {p.message}"))
+    raise typer.Exit(exit_code_for(exc))
+
+
+def print_page(page: dict[str, Any], table: RenderableType, as_json: bool) -> None:
+    """A page of a listing, and how to get the next."""
+    if as_json:
+        print_json(page)
+        return
+    out.print(table)
+    if page.get("next_page_token"):
+        out.print(f"more: --page-token {page['next_page_token']}", style="dim")

@@ -1,0 +1,126 @@
+"""`millrace doctor`: what is there, what is missing, and how to mend it."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from millrace.aws.translate import translated
+from millrace.errors import MillraceError
+from millrace_cli import cloud
+from millrace_cli.client import ApiClient
+from millrace_cli.deploy import sam_executable
+from millrace_cli.target import Target
+
+REQUIRED_PYTHON = (3, 13)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        check: What was looked at.
+        level: ``ok``, ``warning`` (something will not work) or ``problem`` (nothing will).
+        found: What came.
+        mend: What to do, empty when nothing.
+    """
+
+    check: str
+    level: Literal["ok", "warning", "problem"]
+    found: str
+    mend: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def diagnose(target_of: Callable[[], Target], project: Path) -> list[Finding]:
+    """Runs every check; later ones are left out when an earlier one makes them moot."""
+    return [*_tools(project), *_deployment(target_of, project)]
+
+
+def _tools(project: Path) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] == REQUIRED_PYTHON:
+        yield Finding("Python", "ok", version)
+    else:
+        yield Finding(
+            "Python", "problem", version, "install Python 3.13 and run `make setup` again"
+        )
+    if (project / "template.yaml").exists():
+        yield Finding("project", "ok", "template.yaml found")
+    else:
+        yield Finding(
+            "project", "warning", "no template.yaml here or above", "run it inside a clone"
+        )
+    try:
+        sam = sam_executable(project)
+        answer = subprocess.run(
+            [sam, "--version"], capture_output=True, text=True, timeout=60, check=True
+        )
+        yield Finding("SAM CLI", "ok", answer.stdout.strip())
+    except MillraceError as exc:
+        yield Finding("SAM CLI", "warning", str(exc), "make setup")
+    except (OSError, subprocess.SubprocessError) as exc:
+        yield Finding("SAM CLI", "warning", f"does not run: {exc}", "make setup")
+    if shutil.which("make") is None:
+        yield Finding("make", "warning", "not on PATH", "install GNU make")
+    if (project / ".aws-sam" / "build" / "template.yaml").exists():
+        yield Finding("build", "ok", ".aws-sam/build")
+    else:
+        yield Finding("build", "warning", "nothing is built yet", "make build")
+
+
+def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Finding]:
+    info = cloud.status(project)
+    yield Finding(
+        "embedded cloud",
+        "ok",
+        "not running" if info is None else f"running at {info.endpoint}",
+        "" if info else "millrace local up, unless AWS is meant",
+    )
+    try:
+        target = target_of()
+        yield Finding("target", "ok", f"{target.kind}, stack {target.stack}")
+        credentials = target.session.get_credentials()
+        if credentials is None:
+            yield Finding(
+                "credentials",
+                "problem",
+                "none found",
+                "aws configure sso, or set AWS_PROFILE; or start the embedded cloud",
+            )
+            return
+        sts = target.session.client(
+            "sts", endpoint_url=target.endpoint_url, region_name=target.region
+        )
+        with translated("ask who I am"):
+            identity = sts.get_caller_identity()
+        yield Finding("credentials", "ok", identity["Arn"])
+    except MillraceError as exc:
+        yield Finding("credentials", "problem", str(exc), "renew the credentials, or set a region")
+        return
+    try:
+        outputs = target.outputs
+        yield Finding("stack", "ok", f"{target.stack}: {outputs.api_url}")
+    except MillraceError as exc:
+        mend = "millrace local up" if target.kind == "local" else "sam build && sam deploy"
+        yield Finding("stack", "problem", str(exc), mend)
+        return
+    if target.kind == "aws" and outputs.authorizer == "NONE":
+        yield Finding(
+            "authorizer",
+            "warning",
+            "the API is open to everyone",
+            "deploy with ApiAuthorizer=IAM or API_KEY",
+        )
+    try:
+        health = ApiClient(target).get("/v1/health", deep="true")
+        yield Finding("API", "ok", f"status {health['status']}, version {health.get('version')}")
+    except MillraceError as exc:
+        yield Finding("API", "problem", str(exc), "see the api function's log group")
