@@ -1,0 +1,84 @@
+# Millrace: every way of working with this repository is a target here.
+# Each needs nothing but a Python 3.13 on this machine (infra/build/find-python says where it looks).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# Settings of the caller's shell that would leak into the tools.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
+
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+SAM := .tools/sam/bin/python -m samcli
+PYTEST := $(PYTHON) -m pytest
+REQUIREMENTS := infra/build/requirements
+
+export SAM_CLI_TELEMETRY := 0
+
+.PHONY: help
+help: ## List the targets
+	@echo 'Millrace: make TARGET'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: ## Make the environments in .venv and .tools (quick when nothing changed)
+	@infra/build/venv .venv $(REQUIREMENTS)/dev.txt --project
+	@infra/build/venv .tools/sam $(REQUIREMENTS)/sam.txt
+	@infra/build/venv .tools/cloud $(REQUIREMENTS)/cloud.txt
+	@infra/build/venv .tools/runtime $(REQUIREMENTS)/runtime.txt
+
+.PHONY: demo
+demo: setup build ## Deploy to the embedded cloud and follow real data to a prediction
+	@$(PYTHON) -m infra.demo $(ARGS)
+
+.PHONY: test
+test: check test-unit test-integration test-infra test-e2e ## Run the checks and every test that needs no Docker
+
+.PHONY: test-unit
+test-unit: setup ## Run the unit tests: no network, seconds (ARGS="-k word" narrows any test target)
+	$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: test-integration
+test-integration: setup ## Run the real handlers on moto
+	$(PYTEST) tests/integration $(ARGS)
+
+.PHONY: test-infra
+test-infra: setup build ## Check the template, roles, state machines and built artifacts
+	$(PYTEST) tests/infra $(ARGS)
+
+.PHONY: test-e2e
+test-e2e: setup build ## Deploy the template to the embedded cloud and use it
+	$(PYTEST) tests/e2e $(ARGS)
+
+.PHONY: check
+check: setup ## Lint, check formatting and types, look for download addresses
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) infra/build/addresses.py
+
+.PHONY: fmt
+fmt: setup ## Format the code and mend what the linter can mend
+	$(PYTHON) -m ruff check --fix-only --exit-zero .
+	$(PYTHON) -m ruff format .
+
+.PHONY: lock
+lock: setup ## Compile the hash-pinned requirements (UPGRADE=1 takes newer versions)
+	infra/build/lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: build
+build: setup ## Build every function's artifact with `sam build`
+	@$(SAM) build
+
+.PHONY: bench
+bench: setup build ## Measure what docs and README state, as ratios within one run
+	$(PYTEST) tests/bench -m bench -s $(ARGS)
+
+.PHONY: openapi
+openapi: setup ## Write the committed OpenAPI document anew
+	$(PYTHON) -m infra.openapi $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built; keep the environments and the state of the embedded cloud
+	rm -rf .aws-sam .millrace/build-cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
