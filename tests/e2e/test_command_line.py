@@ -1,0 +1,87 @@
+"""The commands a person types, against the deployed stack."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from millrace_cli.app import app
+from millrace_cli.exits import ExitCode
+from millrace_cli.target import Target
+from tests.e2e.conftest import Sample
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def millrace(target: Target) -> Any:
+    """Runs `millrace …` in this process; returns its result."""
+
+    def run(*arguments: str) -> Any:
+        return runner.invoke(app, ["--endpoint-url", str(target.endpoint_url), *arguments])
+
+    return run
+
+
+def test_a_persons_first_ten_minutes(millrace: Any, cancer: Sample, tmp_path: Path) -> None:
+    data = cancer.write(tmp_path / "patients.csv", stop=300)
+    spec = tmp_path / "patients.yaml"
+
+    made = millrace(
+        "init", "patients", "--data", str(data), "--target", "target", "--out", str(spec)
+    )
+    assert made.exit_code == 0, made.output
+    document = yaml.safe_load(spec.read_text())
+    document["train"] = {"trials": 3, "folds": 2}
+    spec.write_text(yaml.safe_dump(document))
+    checked = millrace("validate", str(spec), "--data", str(data))
+    applied = millrace("apply", str(spec))
+    followed = millrace("upload", "patients", str(data), "--follow")
+    row = json.dumps(cancer.feature_row(3))
+    predicted = millrace("predict", "patients", "--row", row, "--json")
+
+    for result in (checked, applied, followed, predicted):
+        assert result.exit_code == 0, result.output
+    assert "300 accepted" in followed.output
+    assert "promoted to champion" in followed.output
+    assert json.loads(predicted.stdout)["version"] == 1
+
+
+def test_listings_and_one_version(millrace: Any, trained: dict[str, Any]) -> None:
+    listed = millrace("models", "--json")
+    shown = millrace("show", "tumor@champion", "--json")
+    runs = millrace("runs", "tumor", "--json")
+    state = millrace("status", trained["run_id"])
+
+    assert "tumor" in [m["name"] for m in json.loads(listed.stdout)["models"]]
+    assert json.loads(shown.stdout)["status"] == "champion"
+    assert trained["run_id"] in [r["run_id"] for r in json.loads(runs.stdout)["runs"]]
+    assert "400 accepted" in state.output
+
+
+def test_doctor_finds_nothing_wrong_with_the_deployment(millrace: Any) -> None:
+    result = millrace("doctor", "--json")
+
+    found = {f["check"]: f["level"] for f in json.loads(result.stdout)}
+    assert found["stack"] == found["API"] == "ok"
+
+
+def test_a_refused_upload_exits_with_the_outcome_code(
+    millrace: Any, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+
+    result = millrace("upload", "tumor", str(empty), "--follow")
+
+    assert result.exit_code == ExitCode.OUTCOME
+    assert "refused" in result.output
+
+
+def test_an_unknown_model_is_not_found(millrace: Any) -> None:
+    result = millrace("show", "nobody")
+
+    assert result.exit_code == ExitCode.NOT_FOUND
