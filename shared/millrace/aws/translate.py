@@ -15,9 +15,9 @@ from botocore.exceptions import (
 from millrace.errors import (
     AccessDeniedError,
     AlreadyExistsError,
-    ArtifactError,
     ConcurrentWriteError,
     ConfigurationError,
+    FinalError,
     MillraceError,
     NotFoundError,
     ServiceUnavailableError,
@@ -106,7 +106,7 @@ def translate(exc: ClientError | BotoCoreError, what: str) -> MillraceError:
             if code in codes:
                 return kind(message)
         status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return ServiceUnavailableError(message) if status >= 500 else ArtifactError(message)
+        return ServiceUnavailableError(message) if status >= 500 else FinalError(message)
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
         return AccessDeniedError(f"{what}: no AWS credentials were found")
     if isinstance(exc, ConnectionError | HTTPClientError):

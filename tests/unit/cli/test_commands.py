@@ -67,9 +67,21 @@ def test_every_verb_explains_itself() -> None:
     listed = runner.invoke(app, ["--help"])
 
     assert listed.exit_code == 0
-    for verb in (
-        "init validate apply upload status runs models show promote rollback predict local doctor"
-    ).split():
+    for verb in [
+        "init",
+        "validate",
+        "apply",
+        "upload",
+        "status",
+        "runs",
+        "models",
+        "show",
+        "promote",
+        "rollback",
+        "predict",
+        "local",
+        "doctor",
+    ]:
         shown = runner.invoke(app, [verb, "--help"])
         assert shown.exit_code == 0, verb
         assert verb in listed.output
