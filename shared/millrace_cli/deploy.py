@@ -15,6 +15,14 @@ DEPLOY_BUCKET = "millrace-deployments"
 
 Progress = Callable[[str], None]
 
+_LOCAL_PARAMETERS = {
+    "Stage": "local",
+    "ApiAuthorizer": "NONE",
+    "ApiAccessLogs": "off",
+    "TraceMode": "PassThrough",
+    "RefreshSeconds": "5",
+}
+
 
 def sam_executable(project: Path) -> Path:
     """SAM CLI: the project's own, else the one on PATH.
@@ -37,7 +45,7 @@ def build(project: Path, progress: Progress) -> None:
     Raises:
         FinalError: The build failed; the message ends with its output.
     """
-    _run(["make", "--no-print-directory", "build"], project, os.environ | {}, progress)
+    _run(["make", "--no-print-directory", "build"], project, dict(os.environ), progress)
 
 
 def deploy_local(
@@ -48,14 +56,7 @@ def deploy_local(
     Raises:
         FinalError: The deployment failed; the message ends with SAM's output.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": cloud.LOCAL_REGION,
-        "AWS_REGION": cloud.LOCAL_REGION,
-        "AWS_ENDPOINT_URL": info.endpoint,
-        "SAM_CLI_TELEMETRY": "0",
-    }
+    environment = info.environment()
     command = [
         str(sam_executable(project)),
         "deploy",
@@ -68,8 +69,23 @@ def deploy_local(
         "--stack-name",
         stack,
         "--no-progressbar",
+        "--parameter-overrides",
+        *(f"{name}={value}" for name, value in _LOCAL_PARAMETERS.items()),
+        f"CodeVersion={_code_version(project)}",
     ]
     _run(command, project, environment, progress)
+
+
+def _code_version(project: Path) -> str:
+    """The commit a model version will name as its code, ``-dirty`` when files were changed."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=project,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or "unversioned"
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str], progress: Progress) -> None:

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from millrace.errors import (
     AccessDeniedError,
@@ -109,7 +109,7 @@ def translate(exc: ClientError | BotoCoreError, what: str) -> MillraceError:
         return ServiceUnavailableError(message) if status >= 500 else FinalError(message)
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
         return AccessDeniedError(f"{what}: no AWS credentials were found")
-    if isinstance(exc, ConnectionError | HTTPClientError):
+    if isinstance(exc, BotoConnectionError | HTTPClientError):
         return ServiceUnavailableError(f"{what}: {exc}")
     return ConfigurationError(f"{what}: {exc}")
 
