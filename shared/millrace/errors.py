@@ -20,6 +20,7 @@
         │   └── NoChampionError         the model exists and has no champion to answer with
         ├── ConflictError               the registry's state forbids the change
         │   ├── AlreadyExistsError      the thing to be created is there already
+        │   ├── ConditionFailedError    a conditional write met another state than it assumed
         │   ├── InvalidTransitionError  the state table has no such edge
         │   └── ChampionChangedError    the champion is not the one the caller compared with
         ├── InvalidRequestError         rows do not fit the signature: names row and field
@@ -142,6 +143,19 @@ class ConflictError(FinalError):
 
 class AlreadyExistsError(ConflictError):
     """The thing to be created is there already."""
+
+
+class ConditionFailedError(ConflictError):
+    """A conditional write met another state than it assumed.
+
+    Args:
+        message: What was being done.
+        failed: Names of the writes whose condition did not hold.
+    """
+
+    def __init__(self, message: str, failed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.failed: tuple[str, ...] = tuple(failed)
 
 
 class InvalidTransitionError(ConflictError):

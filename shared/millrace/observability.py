@@ -34,6 +34,7 @@ class METRICS:
     PROMOTIONS: Final = "Promotions"
     ROLLBACKS: Final = "Rollbacks"
     RUNS_FAILED: Final = "RunsFailed"
+    NOTIFICATIONS_FAILED: Final = "NotificationsFailed"
     PREDICTIONS: Final = "Predictions"
     PREDICTION_LATENCY: Final = "PredictionLatency"
     PREDICTIONS_REFUSED: Final = "PredictionsRefused"

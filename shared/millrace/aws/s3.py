@@ -100,6 +100,19 @@ class S3ObjectStore:
             return False
         return True
 
+    def presigned_get(self, bucket: str, key: str, *, seconds: int = 900) -> str:
+        """An address that lets anyone who has it read the object for a while.
+
+        Args:
+            bucket: The bucket.
+            key: The object; it is not looked at.
+            seconds: How long the address holds.
+        """
+        with translated(f"sign s3://{bucket}/{key}"):
+            return self._client.generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+            )
+
 
 def verify_sha256(body: bytes, expected: str, what: str) -> None:
     """Checks bytes against the digest that was registered.

@@ -148,6 +148,7 @@ class Run(Record):
     error: str = ""
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
     trials: tuple[TrialRecord, ...] = ()
 
 
@@ -208,10 +209,11 @@ class AuditEntry(Record):
     entry_id: str
     actor: str
     action: str
-    """``spec_applied``, ``version_registered``, ``version_validated``, ``version_rejected``,
-    ``promoted``, ``forced_promotion``, ``rolled_back``, …"""
+    """``spec_applied``, ``run_created``, ``dataset_recorded``, ``version_registered``,
+    ``version_validated``, ``version_rejected``, ``promoted``, ``forced_promotion``,
+    ``rolled_back``, ``run_finished``."""
     subject: str
-    """What changed, e.g. ``churn@3``."""
+    """What changed: ``churn@3``, ``spec churn/2``, a run id or a dataset version."""
     before: str = ""
     after: str = ""
     reason: str = ""

@@ -1,0 +1,76 @@
+"""Notices to people over SNS.
+
+A notice is a courtesy: the registry is the record. When SNS fails, the failure is logged and
+counted, and the training goes on.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from millrace.aws.translate import translated
+from millrace.errors import MillraceError
+from millrace.observability import METRICS, MetricUnit, logger, metrics
+
+if TYPE_CHECKING:
+    from mypy_boto3_sns.client import SNSClient
+
+_MAX_SUBJECT = 100
+"""SNS's limit: under 100 characters of ASCII, without line breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What people are told.
+
+    Attributes:
+        model: The model it is about; subscribers can filter on it.
+        event: A stable name such as ``promoted``; subscribers can filter on it.
+        subject: One line.
+        details: The facts, JSON-like.
+    """
+
+    model: str
+    event: str
+    subject: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Notifier(Protocol):
+    """Tells people."""
+
+    def notify(self, notice: Notice) -> None:
+        """Sends the notice; never raises because it could not."""
+        ...
+
+
+class SnsNotifier:
+    """`Notifier` on an SNS topic."""
+
+    def __init__(self, client: "SNSClient", topic_arn: str) -> None:
+        self._client = client
+        self._topic_arn = topic_arn
+
+    def notify(self, notice: Notice) -> None:
+        """See `Notifier.notify`."""
+        message = {"model": notice.model, "event": notice.event, "summary": notice.subject}
+        try:
+            with translated(f"publish to {self._topic_arn}"):
+                self._client.publish(
+                    TopicArn=self._topic_arn,
+                    Subject=_subject(notice.subject),
+                    Message=json.dumps({**message, **notice.details}, indent=2, default=str),
+                    MessageAttributes={
+                        "model": {"DataType": "String", "StringValue": notice.model},
+                        "event": {"DataType": "String", "StringValue": notice.event},
+                    },
+                )
+        except MillraceError as exc:
+            logger.warning("a notice could not be sent", event=notice.event, error=str(exc))
+            metrics.add_metric(name=METRICS.NOTIFICATIONS_FAILED, unit=MetricUnit.Count, value=1)
+
+
+def _subject(text: str) -> str:
+    plain = " ".join(f"Millrace: {text}".split()).encode("ascii", "replace").decode()
+    return plain if len(plain) < _MAX_SUBJECT else plain[: _MAX_SUBJECT - 4] + "..."

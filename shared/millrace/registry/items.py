@@ -1,0 +1,235 @@
+"""Records as items of the one table: keys, and the conversion both ways.
+
+``docs/registry.md`` explains the design. Hyperparameters are stored as JSON text, because a number
+in DynamoDB does not tell ``1`` from ``1.0`` and scikit-learn does.
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from millrace.aws.dynamodb import INDEX_PK, INDEX_SK, SK, Item, Key
+from millrace.messages import ChampionRef
+from millrace.registry.records import (
+    CHAMPION,
+    AuditEntry,
+    DatasetVersion,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    ServingRecord,
+    SpecVersion,
+    TrialRecord,
+    VersionStatus,
+)
+
+META: Final = "META"
+MODELS: Final = "MODELS"
+SPEC: Final = "SPEC#"
+VERSION: Final = "VERSION#"
+DATASET: Final = "DATASET#"
+TRAINED: Final = "TRAINED#"
+AUDIT: Final = "AUDIT#"
+TRIAL: Final = "TRIAL#"
+PARAM: Final = "PARAM#"
+METRIC: Final = "METRIC#"
+TAG: Final = "TAG#"
+
+_APART = {"params", "metrics", "tags", "trials"}
+"""Fields of a run that are items of their own, as in MLflow."""
+
+
+# ── Keys ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def model_pk(model: str) -> str:
+    """Partition of everything about a model."""
+    return f"MODEL#{model}"
+
+
+def run_pk(run_id: str) -> str:
+    """Partition of everything about a run."""
+    return f"RUN#{run_id}"
+
+
+def runs_index_pk(model: str) -> str:
+    """Index partition of a model's runs."""
+    return f"MODEL#{model}#RUNS"
+
+
+def datasets_index_pk(model: str) -> str:
+    """Index partition of a model's dataset versions."""
+    return f"MODEL#{model}#DATASETS"
+
+
+def model_key(model: str) -> Key:
+    """The registered model."""
+    return Key(model_pk(model), META)
+
+
+def spec_key(model: str, version: int) -> Key:
+    """A version of the spec."""
+    return Key(model_pk(model), f"{SPEC}{version:06d}")
+
+
+def version_key(model: str, version: int) -> Key:
+    """A model version."""
+    return Key(model_pk(model), f"{VERSION}{version:06d}")
+
+
+def alias_key(model: str, alias: str) -> Key:
+    """Where an alias points."""
+    return Key(model_pk(model), f"ALIAS#{alias}")
+
+
+def serving_key(model: str) -> Key:
+    """What the predict function reads."""
+    return Key(model_pk(model), "SERVING")
+
+
+def dataset_key(model: str, dataset_version: str) -> Key:
+    """A dataset version."""
+    return Key(model_pk(model), f"{DATASET}{dataset_version}")
+
+
+def trained_key(model: str, dataset_version: str, spec_digest: str) -> Key:
+    """That a dataset version was trained on with a spec."""
+    return Key(model_pk(model), f"{TRAINED}{dataset_version}#{spec_digest}")
+
+
+def audit_key(entry: AuditEntry) -> Key:
+    """An audit entry: in order of time."""
+    return Key(model_pk(entry.model), f"{AUDIT}{sortable(entry.at)}#{entry.entry_id}")
+
+
+def run_key(run_id: str) -> Key:
+    """A run."""
+    return Key(run_pk(run_id), META)
+
+
+def trial_key(run_id: str, trial_id: int) -> Key:
+    """A trial of a run."""
+    return Key(run_pk(run_id), f"{TRIAL}{trial_id:04d}")
+
+
+def sortable(moment: datetime) -> str:
+    """A moment as text whose order is that of time."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# ── Records to items and back ───────────────────────────────────────────────────────────────────
+
+
+def from_model(model: RegisteredModel) -> Item:
+    """The item of a registered model."""
+    return {**model.model_dump(mode="json"), INDEX_PK: MODELS, INDEX_SK: model.name}
+
+
+def to_model(item: Item) -> RegisteredModel:
+    """The registered model of an item."""
+    return RegisteredModel.model_validate(item)
+
+
+def to_spec(item: Item) -> SpecVersion:
+    """The spec version of an item."""
+    return SpecVersion.model_validate(item)
+
+
+def from_run(run: Run) -> Item:
+    """The item of a run: small, whatever was logged on it."""
+    return {
+        **run.model_dump(mode="json", exclude=_APART),
+        INDEX_PK: runs_index_pk(run.model),
+        INDEX_SK: f"{sortable(run.started_at)}#{run.run_id}",
+    }
+
+
+def to_run(item: Item, parts: Iterable[Item] = ()) -> Run:
+    """The run of an item and of the items logged on it."""
+    params: dict[str, str] = {}
+    metrics: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    trials: list[TrialRecord] = []
+    for part in parts:
+        kind = str(part[SK]).split("#", 1)[0] + "#"
+        if kind == PARAM:
+            params[part["key"]] = part["value"]
+        elif kind == METRIC:
+            metrics[part["key"]] = part["value"]
+        elif kind == TAG:
+            tags[part["key"]] = part["value"]
+        elif kind == TRIAL:
+            trials.append(to_trial(part))
+    return Run.model_validate(
+        {**item, "params": params, "metrics": metrics, "tags": tags, "trials": trials}
+    )
+
+
+def from_trial(trial: TrialRecord) -> Item:
+    """The item of a trial."""
+    return {**trial.model_dump(mode="json"), "params": params_text(trial.params)}
+
+
+def to_trial(item: Item) -> TrialRecord:
+    """The trial of an item."""
+    return TrialRecord.model_validate(
+        {"score": None, "score_std": None, **item, "params": json.loads(item["params"])}
+    )
+
+
+def from_version(version: ModelVersion) -> Item:
+    """The item of a model version; its aliases follow from its status."""
+    return {
+        **version.model_dump(mode="json", exclude={"aliases"}),
+        "params": params_text(version.params),
+    }
+
+
+def to_version(item: Item) -> ModelVersion:
+    """The model version of an item."""
+    aliases = (CHAMPION,) if item["status"] == VersionStatus.CHAMPION else ()
+    return ModelVersion.model_validate(
+        {**item, "params": json.loads(item["params"]), "aliases": aliases}
+    )
+
+
+def from_dataset(dataset: DatasetVersion) -> Item:
+    """The item of a dataset version; what was trained on it are items of their own."""
+    return {
+        **dataset.model_dump(mode="json", exclude={"trained"}),
+        INDEX_PK: datasets_index_pk(dataset.model),
+        INDEX_SK: f"{sortable(dataset.created_at)}#{dataset.dataset_version}",
+    }
+
+
+def to_dataset(item: Item, trained: Iterable[Item]) -> DatasetVersion:
+    """The dataset version of an item."""
+    return DatasetVersion.model_validate(
+        {**item, "trained": {t["spec_digest"]: t["run_id"] for t in trained}}
+    )
+
+
+def to_serving(item: Item) -> ServingRecord:
+    """The serving record of an item."""
+    return ServingRecord.model_validate(item)
+
+
+def to_champion_ref(item: Item) -> ChampionRef:
+    """The champion, as a candidate is compared with it, of the serving item."""
+    return ChampionRef.model_validate(item)
+
+
+def to_audit(item: Item) -> AuditEntry:
+    """The audit entry of an item."""
+    return AuditEntry.model_validate(item)
+
+
+def params_text(params: dict[str, Any]) -> str:
+    """Hyperparameters as canonical JSON."""
+    return json.dumps(params, sort_keys=True, separators=(",", ":"))
+
+
+def param_value(value: Any) -> str:
+    """A hyperparameter as MLflow shows it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

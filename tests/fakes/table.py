@@ -1,0 +1,131 @@
+"""`aws.dynamodb.Table` in memory: transactions are atomic, conditions are evaluated for real."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from millrace.aws.dynamodb import (
+    INDEX_PK,
+    INDEX_SK,
+    MAX_WRITES,
+    PK,
+    SK,
+    Check,
+    Expected,
+    Item,
+    Key,
+    OneOf,
+    Put,
+    QueryPage,
+    Update,
+    Write,
+    from_item,
+    to_item,
+)
+from millrace.errors import ConditionFailedError, ConfigurationError
+
+
+class FakeTable:
+    """`Table` in memory.
+
+    Items pass through DynamoDB's attribute values, so what cannot be stored cannot be stored here.
+
+    Attributes:
+        calls: Names of the methods that were called, for counting requests.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self._items: dict[tuple[str, str], dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Item | None:
+        """See `Table.get`."""
+        self.calls.append("get")
+        with self._lock:
+            stored = self._items.get((key.pk, key.sk))
+            return None if stored is None else from_item(stored)
+
+    def query(
+        self,
+        pk: str,
+        *,
+        prefix: str = "",
+        since: str = "",
+        index: bool = False,
+        newest_first: bool = False,
+        limit: int | None = None,
+        start: Item | None = None,
+    ) -> QueryPage:
+        """See `Table.query`."""
+        self.calls.append("query")
+        pk_name, sk_name = (INDEX_PK, INDEX_SK) if index else (PK, SK)
+        with self._lock:
+            rows = [from_item(i) for i in self._items.values() if pk_name in i]
+        rows = [
+            r
+            for r in rows
+            if r[pk_name] == pk
+            and (r[sk_name].startswith(prefix) if prefix else r[sk_name] >= since)
+        ]
+        rows.sort(key=lambda r: (r[sk_name].encode(), r[PK], r[SK]), reverse=newest_first)
+        if start is not None:
+            mark = start[sk_name].encode()
+            rows = [
+                r
+                for r in rows
+                if (r[sk_name].encode() < mark if newest_first else r[sk_name].encode() > mark)
+            ]
+        if limit is None or len(rows) <= limit:
+            return QueryPage(tuple(rows), None)
+        kept = rows[:limit]
+        names = (PK, SK, INDEX_PK, INDEX_SK) if index else (PK, SK)
+        return QueryPage(tuple(kept), {n: kept[-1][n] for n in names})
+
+    def transact(self, writes: Sequence[Write], what: str) -> None:
+        """See `Table.transact`."""
+        self.calls.append("transact")
+        if len(writes) > MAX_WRITES:
+            raise ConfigurationError(f"{what}: too many writes")
+        touched = [(w.key.pk, w.key.sk) for w in writes]
+        if len(set(touched)) != len(touched):
+            raise AssertionError(f"{what}: one transaction touches an item twice: {touched}")
+        with self._lock:
+            failed = tuple(w.name for w in writes if not self._holds(w))
+            if failed:
+                raise ConditionFailedError(f"{what}: {', '.join(failed)}", failed)
+            for write in writes:
+                self._apply(write)
+
+    def items(self) -> list[Item]:
+        """Every item, for assertions on invariants."""
+        with self._lock:
+            return [from_item(i) for i in self._items.values()]
+
+    def _holds(self, write: Write) -> bool:
+        stored = self._items.get((write.key.pk, write.key.sk))
+        must_exist = isinstance(write, Check) or (isinstance(write, Update) and write.exists)
+        if must_exist and stored is None:
+            return False
+        return _matches({} if stored is None else from_item(stored), write.when)
+
+    def _apply(self, write: Write) -> None:
+        place = (write.key.pk, write.key.sk)
+        key = {PK: write.key.pk, SK: write.key.sk}
+        match write:
+            case Put():
+                self._items[place] = to_item({**key, **write.item})
+            case Update():
+                merged = {**self._items.get(place, to_item(key)), **to_item(write.values)}
+                gone = {name for name, value in write.values.items() if value is None}
+                self._items[place] = {k: v for k, v in merged.items() if k not in gone}
+            case Check():
+                pass
+
+
+def _matches(item: Mapping[str, Any], when: Mapping[str, Expected]) -> bool:
+    for attribute, expected in when.items():
+        allowed = expected.values if isinstance(expected, OneOf) else (expected,)
+        if item.get(attribute) not in allowed:
+            return False
+    return True
