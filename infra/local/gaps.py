@@ -4,28 +4,44 @@ Written against MiniStack 1.5.33. A name that is gone stops the launcher with a 
 says which; a gap that an upgrade closes makes the named test of ``tests/e2e/conformance`` pass
 without the patch (run it with ``MILLRACE_CLOUD_WITHOUT=<gap>``).
 
-======== ================================== =============================================
-gap      name replaced                      why
-======== ================================== =============================================
-runtime  lambda_svc._execute_function_warm  its worker calls handlers by a protocol of its
-                                            own: every error becomes
-                                            ``Runtime.HandlerError``, so Retry and Catch on
-                                            a named error never match; INFO logs are lost;
-                                            the host's environment leaks in; its own
-                                            interpreter's packages hide missing ones; a
-                                            line of JSON printed to stdout is the reply
-======== ================================== =============================================
+========== ========================================== ===================================
+gap        name replaced                              why
+========== ========================================== ===================================
+runtime    lambda_svc._execute_function_warm          its worker calls handlers by a
+                                                      protocol of its own: every error
+                                                      becomes ``Runtime.HandlerError``, so
+                                                      Retry and Catch on a named error never
+                                                      match; INFO logs are lost; the host's
+                                                      environment leaks in; its own packages
+                                                      hide missing ones; JSON printed to
+                                                      stdout is taken for the reply
+metrics    lambda_svc._emit_lambda_metrics,           ``AWS/Lambda`` metrics are recorded
+           lambda_svc._execute_function_dispatch      for the Invoke API only, not for
+                                                      invocations by Step Functions and
+                                                      EventBridge
+states     stepfunctions._emit_execution_status_event there are no ``AWS/States`` metrics
+alarms     cloudwatch._evaluate_alarm                 alarms ignore dimensions, periods and
+                                                      missing data, and look only when a
+                                                      client puts a metric
+alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses alarms on
+                                                      metric math
+========== ========================================== ===================================
 
-Called, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs).
+Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
+``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
+``lambda_runtime.execution_credentials``.
 """
 
 import importlib
 import json
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from infra.local.alarms import Points, judge
 from infra.local.executor import Executor, Function, Invocation
 from infra.local.metrics import embedded_metrics
 
@@ -43,9 +59,19 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
     Raises:
         UnknownMiniStackError: A name to replace is not there.
     """
+    patches: dict[str, Callable[[], None]] = {
+        "runtime": lambda: _run_python_functions(executor, endpoint),
+        "metrics": _count_invocations,
+        "states": _count_executions,
+        "alarms": _evaluate_alarms,
+        "alarm-math": _accept_alarms_on_math,
+    }
     without = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
-    if "runtime" not in without:
-        _run_python_functions(executor, endpoint)
+    for unknown in without - patches.keys():
+        raise UnknownMiniStackError(f"{WITHOUT} names {unknown}; gaps are: {', '.join(patches)}")
+    for name, apply in patches.items():
+        if name not in without:
+            apply()
 
 
 def _replace(module: ModuleType, name: str, new: Callable[[Any], Any]) -> None:
@@ -57,10 +83,14 @@ def _replace(module: ModuleType, name: str, new: Callable[[Any], Any]) -> None:
     setattr(module, name, new(getattr(module, name)))
 
 
+def _service(name: str) -> ModuleType:
+    return importlib.import_module(f"ministack.services.{name}")
+
+
 def _run_python_functions(executor: Executor, endpoint: str) -> None:
-    lambda_svc = importlib.import_module("ministack.services.lambda_svc")
+    lambda_svc = _service("lambda_svc")
+    cloudwatch = _service("cloudwatch")
     lambda_runtime = importlib.import_module("ministack.core.lambda_runtime")
-    cloudwatch = importlib.import_module("ministack.services.cloudwatch")
 
     def run(record: dict[str, Any], event: object, request_id: str) -> dict[str, Any]:
         config: dict[str, Any] = record.get("config") or record
@@ -119,3 +149,129 @@ def _function_of(config: dict[str, Any], endpoint: str, credentials: dict[str, s
         region=arn.split(":")[3],
         environment=tuple(sorted(environment.items())),
     )
+
+
+def _count_invocations() -> None:
+    lambda_svc = _service("lambda_svc")
+    cloudwatch = _service("cloudwatch")
+    emit: Callable[..., None] = lambda_svc._emit_lambda_metrics
+
+    def of_invoke_api(_original: Callable[..., Any]) -> Callable[..., Any]:
+        def nothing(function_name: str, **values: object) -> None:
+            """The invocation itself counts, by whatever it was caused; see ``counted``."""
+
+        return nothing
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(record: dict[str, Any], config: dict[str, Any], *rest: Any) -> Any:
+            started = time.monotonic()
+            result = original(record, config, *rest)
+            emit(
+                config["FunctionName"],
+                duration_ms=(time.monotonic() - started) * 1000,
+                error=bool(result.get("error")),
+                throttle=bool(result.get("throttle")),
+            )
+            cloudwatch._evaluate_all_alarms()
+            return result
+
+        return execute
+
+    _replace(lambda_svc, "_emit_lambda_metrics", of_invoke_api)
+    _replace(lambda_svc, "_execute_function_dispatch", counted)
+
+
+ENDINGS = {
+    "SUCCEEDED": "ExecutionsSucceeded",
+    "FAILED": "ExecutionsFailed",
+    "TIMED_OUT": "ExecutionsTimedOut",
+    "ABORTED": "ExecutionsAborted",
+}
+
+
+def _count_executions() -> None:
+    cloudwatch = _service("cloudwatch")
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def emit(execution: dict[str, Any]) -> Any:
+            machine = {"StateMachineArn": str(execution.get("stateMachineArn"))}
+            status = str(execution.get("status"))
+            if status == "RUNNING":
+                cloudwatch.record_metric("AWS/States", "ExecutionsStarted", 1, "Count", machine)
+            for ending, metric in ENDINGS.items():
+                if status in ENDINGS:
+                    cloudwatch.record_metric(
+                        "AWS/States", metric, float(status == ending), "Count", machine
+                    )
+            result = original(execution)
+            cloudwatch._evaluate_all_alarms()
+            return result
+
+        return emit
+
+    _replace(_service("stepfunctions"), "_emit_execution_status_event", counted)
+
+
+ALARM_SECONDS = 5.0
+
+
+def _evaluate_alarms() -> None:
+    cloudwatch = _service("cloudwatch")
+
+    def points(namespace: str, name: str, dimensions: Mapping[str, str]) -> Points:
+        key = (namespace, name, cloudwatch._dims_key(dict(dimensions)))
+        return [(p["Timestamp"], p["Value"]) for p in list(cloudwatch._metrics.get(key) or ())]
+
+    def better(_original: Callable[..., Any]) -> Callable[..., Any]:
+        def evaluate(alarm: dict[str, Any]) -> None:
+            verdict = judge(alarm, points, time.time())
+            if verdict.state != alarm["StateValue"]:
+                change = {
+                    "AlarmName": alarm["AlarmName"],
+                    "StateValue": verdict.state,
+                    "StateReason": verdict.reason,
+                }
+                cloudwatch._set_alarm_state({}, change, is_cbor=False, is_json=True)
+
+        return evaluate
+
+    _replace(cloudwatch, "_evaluate_alarm", better)
+
+    def tick() -> None:
+        pause = threading.Event()
+        while not pause.wait(ALARM_SECONDS):
+            cloudwatch._evaluate_all_alarms()
+
+    threading.Thread(target=tick, daemon=True, name="alarms").start()
+
+
+def _accept_alarms_on_math() -> None:
+    def accepting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def record(name: str, properties: dict[str, Any]) -> dict[str, Any]:
+            queries = properties.get("Metrics")
+            if not queries:
+                return dict(original(name, properties))
+            alarm = dict(
+                original(
+                    name,
+                    {k: v for k, v in properties.items() if k != "Metrics"}
+                    | {"MetricName": "-", "Namespace": "-"},
+                )
+            )
+            for single in ("MetricName", "Namespace", "Statistic", "ExtendedStatistic", "Period"):
+                del alarm[single]
+            return alarm | {"Metrics": [_typed(query) for query in queries]}
+
+        return record
+
+    _replace(_service("cloudformation.provisioners"), "_cw_metric_alarm_record", accepting)
+
+
+def _typed(query: dict[str, Any]) -> dict[str, Any]:
+    """A metric query with the types of the API; a template may hold numbers and booleans as text."""
+    typed = dict(query)
+    if "ReturnData" in typed:
+        typed["ReturnData"] = str(typed["ReturnData"]).lower() == "true"
+    if "MetricStat" in typed:
+        typed["MetricStat"] = typed["MetricStat"] | {"Period": int(typed["MetricStat"]["Period"])}
+    return typed
