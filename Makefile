@@ -77,7 +77,7 @@ bench: setup build ## Measure what docs and README state, as ratios within one r
 
 .PHONY: openapi
 openapi: setup ## Write the committed OpenAPI document anew
-	$(PYTHON) -m infra.openapi $(ARGS)
+	$(PYTHON) infra/build/openapi.py
 
 .PHONY: clean
 clean: ## Remove what was built; keep the environments and the state of the embedded cloud
