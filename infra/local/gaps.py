@@ -23,6 +23,13 @@ states     stepfunctions._emit_execution_status_event there are no ``AWS/States`
 alarms     cloudwatch._evaluate_alarm                 alarms ignore dimensions, periods and
                                                       missing data, and look only when a
                                                       client puts a metric
+version-id s3._fire_s3_event,                         "Object Created" events of a
+           eventbridge._dispatch_event                versioned bucket lack
+                                                      ``detail.object.version-id``
+retry      eventbridge._invoke_target,                a rule invokes a function once and
+           eventbridge._dispatch_to_lambda            forgets it: no retries, no on-failure
+                                                      destination, and no dead letter when
+                                                      there is no such function
 alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses alarms on
                                                       metric math
 ========== ========================================== ===================================
@@ -38,6 +45,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -63,6 +71,8 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "runtime": lambda: _run_python_functions(executor, endpoint),
         "metrics": _count_invocations,
         "states": _count_executions,
+        "version-id": _name_object_versions,
+        "retry": _retry_events,
         "alarms": _evaluate_alarms,
         "alarm-math": _accept_alarms_on_math,
     }
@@ -210,6 +220,69 @@ def _count_executions() -> None:
         return emit
 
     _replace(_service("stepfunctions"), "_emit_execution_status_event", counted)
+
+
+def _name_object_versions() -> None:
+    version: ContextVar[str | None] = ContextVar("version", default=None)
+
+    def remembering(original: Callable[..., Any]) -> Callable[..., Any]:
+        def fire(*positional: Any, **named: Any) -> None:
+            token = version.set(named.get("version_id"))
+            try:
+                original(*positional, **named)
+            finally:
+                version.reset(token)
+
+        return fire
+
+    def naming(original: Callable[..., Any]) -> Callable[..., Any]:
+        def dispatch(event: dict[str, Any], view: object = None) -> Any:
+            known = version.get()
+            if known is None or event.get("Source") != "aws.s3":
+                return original(event, view)
+            detail = json.loads(event["Detail"])
+            detail["object"].setdefault("version-id", known)
+            # The matcher's view of the event is made from it when none is given.
+            return original(event | {"Detail": json.dumps(detail)})
+
+        return dispatch
+
+    _replace(_service("s3"), "_fire_s3_event", remembering)
+    _replace(_service("eventbridge"), "_dispatch_event", naming)
+
+
+def _retry_events() -> None:
+    eventbridge = _service("eventbridge")
+    lambda_svc = _service("lambda_svc")
+    parse_arn: Callable[[str], Any] = importlib.import_module("ministack.core.arn").parse_arn
+    dead_letters: ContextVar[str | None] = ContextVar("dead_letters", default=None)
+
+    def remembering(original: Callable[..., Any]) -> Callable[..., Any]:
+        def invoke(target: dict[str, Any], *rest: Any) -> None:
+            token = dead_letters.set((target.get("DeadLetterConfig") or {}).get("Arn"))
+            try:
+                original(target, *rest)
+            finally:
+                dead_letters.reset(token)
+
+        return invoke
+
+    def retrying(original: Callable[..., Any]) -> Callable[..., Any]:
+        def dispatch(arn: str, payload: str) -> None:
+            record, config, _ = lambda_svc._get_func_record_for_ref(arn)
+            queue = dead_letters.get()
+            if record and config:
+                execution = lambda_svc._execution_record_for_config(record, config)
+                lambda_svc.invoke_async_with_retry(execution, json.loads(payload))
+            elif queue:
+                eventbridge._dispatch_to_sqs(parse_arn(queue), payload)
+            else:
+                original(arn, payload)
+
+        return dispatch
+
+    _replace(eventbridge, "_invoke_target", remembering)
+    _replace(eventbridge, "_dispatch_to_lambda", retrying)
 
 
 ALARM_SECONDS = 5.0
