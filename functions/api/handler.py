@@ -1,0 +1,61 @@
+"""The registry over HTTPS: specs, models, versions, runs, audit, champions, retraining."""
+
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+from millrace.aws.clients import client
+from millrace.aws.lambda_ import LambdaInvoker
+from millrace.aws.s3 import S3ObjectStore
+from millrace.aws.sns import SnsNotifier
+from millrace.aws.stepfunctions import StateMachine
+from millrace.http.api import Collaborators, create_app
+from millrace.http.gateway import Gateway
+from millrace.observability import metrics
+from millrace.registry.registry import open_registry
+from millrace.settings import EnvironmentSettings
+
+
+class Settings(EnvironmentSettings):
+    """The api function's settings."""
+
+    table_name: str
+    artifact_bucket: str
+    data_bucket: str
+    state_machine_arn: str
+    trigger_function: str
+    topic_arn: str
+    stage: str = "dev"
+
+
+@cache
+def gateway() -> Gateway:
+    """The app and its clients, built from the environment at the first request."""
+    settings = Settings.from_environment()
+    objects = S3ObjectStore(client("s3"))
+    return Gateway(
+        create_app(
+            Collaborators(
+                registry=open_registry(client("dynamodb"), settings.table_name),
+                objects=objects,
+                artifact_bucket=settings.artifact_bucket,
+                data_bucket=settings.data_bucket,
+                presign=objects.presigned_get,
+                steps=StateMachine(client("stepfunctions"), settings.state_machine_arn).steps,
+                invoker=LambdaInvoker(client("lambda")),
+                trigger_function=settings.trigger_function,
+                notifier=SnsNotifier(client("sns"), settings.topic_arn),
+                stage=settings.stage,
+                new_token=lambda: str(uuid4()),
+            )
+        )
+    )
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answers one API Gateway proxy event."""
+    try:
+        return gateway()(event, context)
+    finally:
+        if metrics.provider.metric_set:
+            metrics.flush_metrics()

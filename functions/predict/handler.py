@@ -1,0 +1,45 @@
+"""POST /v1/models/{name}/predict: the champion's answer."""
+
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+from millrace.aws.clients import client
+from millrace.aws.s3 import S3ObjectStore
+from millrace.http.gateway import Gateway
+from millrace.http.predict import create_app
+from millrace.registry.registry import open_registry
+from millrace.serving.codec import Limits
+from millrace.serving.store import ModelStore
+from millrace.settings import EnvironmentSettings
+
+
+class Settings(EnvironmentSettings):
+    """The predict function's settings."""
+
+    table_name: str
+    artifact_bucket: str
+    refresh_seconds: float = 30.0
+    max_rows: int = 5_000
+    model_cache_mb: int = 256
+
+
+@cache
+def gateway() -> Gateway:
+    """The app and its clients, built from the environment at the first request."""
+    settings = Settings.from_environment()
+    limits = Limits(rows=settings.max_rows)
+    store = ModelStore(
+        open_registry(client("dynamodb"), settings.table_name),
+        S3ObjectStore(client("s3")),
+        settings.artifact_bucket,
+        refresh_seconds=settings.refresh_seconds,
+        limits=limits,
+        capacity_bytes=settings.model_cache_mb * 2**20,
+    )
+    return Gateway(create_app(store, new_id=lambda: str(uuid4()), limits=limits))
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answers one API Gateway proxy event."""
+    return gateway()(event, context)

@@ -1,0 +1,1 @@
+"""The HTTP side: routes, problem details, API models, and the Lambda entry of FastAPI apps."""

@@ -1,0 +1,429 @@
+"""The registry's app: everything but predictions.
+
+Endpoints decode, call one operation and encode. They are ``async`` although they wait on AWS in
+the foreground: a Lambda environment answers one request at a time, and a plain ``def`` would pay
+a hop to a thread.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import Body, FastAPI, Header, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+import millrace
+from millrace.aws.s3 import ObjectStore, verify_sha256
+from millrace.aws.sns import Notifier
+from millrace.aws.stepfunctions import StepProgress
+from millrace.errors import ArtifactError, MillraceError, NotFoundError
+from millrace.http import operations, problems
+from millrace.http.bodies import expect_media_type, media_type, read_body
+from millrace.http.caller import actor, correlation_id
+from millrace.http.models import (
+    AuditPage,
+    ChampionChanged,
+    ChampionRequest,
+    Health,
+    ModelPage,
+    ModelView,
+    RetrainAccepted,
+    RetrainRequest,
+    RunDetail,
+    RunPage,
+    SpecView,
+    VersionPage,
+    VersionView,
+    audit_view,
+    model_view,
+    run_detail,
+    run_view,
+    spec_view,
+    version_view,
+)
+from millrace.observability import logger
+from millrace.registry.records import SpecVersion
+from millrace.registry.registry import Registry
+from millrace.spec import MODEL_NAME_PATTERN
+
+DEFAULT_PAGE: Final = 50
+MAX_PAGE: Final = 100
+YAML_TYPES: Final = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+
+Name = Annotated[str, Path(pattern=MODEL_NAME_PATTERN, description="The model.")]
+VersionOrAlias = Annotated[
+    str,
+    Path(
+        pattern=r"^([0-9]{1,9}|[a-z][a-z0-9_-]{0,63})$",
+        description="The version's number, or an alias such as `champion`.",
+        examples=["3", "champion"],
+    ),
+]
+RunId = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{1,99}$", description="The run.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items of the page.")]
+PageToken = Annotated[
+    str | None,
+    Query(max_length=4_000, description="`next_page_token` of the page before."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]{1,128}$",
+        description="The same key again gives the same run instead of a second training.",
+    ),
+]
+
+_SPEC_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "The model spec, as JSON or YAML; at most 1 MB, without YAML aliases.",
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ModelSpec"}},
+            "application/yaml": {"schema": {"$ref": "#/components/schemas/ModelSpec"}},
+        },
+    }
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collaborators:
+    """What the app works with.
+
+    Attributes:
+        registry: The registry.
+        objects: Reads and writes specs.
+        artifact_bucket: Where specs and reports lie.
+        data_bucket: Where quarantine reports lie.
+        presign: Signs an address of an object (bucket, key).
+        steps: Tells the steps of an execution by its ARN.
+        invoker: Runs the trigger function.
+        trigger_function: Its name.
+        notifier: Tells people.
+        stage: Name of the deployment's stage.
+        new_token: Makes an idempotency token.
+    """
+
+    registry: Registry
+    objects: ObjectStore
+    artifact_bucket: str
+    data_bucket: str
+    presign: Callable[[str, str], str]
+    steps: Callable[[str], tuple[StepProgress, ...]]
+    invoker: operations.Invoker
+    trigger_function: str
+    notifier: Notifier
+    stage: str
+    new_token: Callable[[], str]
+
+
+def create_app(with_: Collaborators) -> FastAPI:
+    """The app.
+
+    Args:
+        with_: What it works with.
+    """
+    app = FastAPI(
+        title="Millrace",
+        version=millrace.__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        responses=problems.documented(422, 500, 502, 503),
+    )
+    problems.install(app)
+    _add_service_routes(app, with_)
+    _add_model_routes(app, with_)
+    _add_spec_routes(app, with_)
+    _add_run_routes(app, with_)
+    _add_change_routes(app, with_)
+    return app
+
+
+# ── Service ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_service_routes(app: FastAPI, with_: Collaborators) -> None:
+    @app.get(
+        "/v1/health",
+        tags=["service"],
+        operation_id="health",
+        summary="Whether the API answers",
+        responses={503: {"model": Health, "description": "A check failed."}},
+    )
+    async def health(
+        response: Response,
+        deep: Annotated[bool, Query(description="Ask the table, too.")] = False,
+    ) -> Health:
+        if not deep:
+            return Health(status="ok", stage=with_.stage, version=millrace.__version__)
+        try:
+            with_.registry.list_models(limit=1)
+        except MillraceError as exc:
+            logger.error("health check failed", exc_info=exc, extra={"check": "table"})
+            response.status_code = 503
+            return Health(
+                status="degraded",
+                stage=with_.stage,
+                version=millrace.__version__,
+                checks={"table": "failed"},
+            )
+        return Health(
+            status="ok", stage=with_.stage, version=millrace.__version__, checks={"table": "ok"}
+        )
+
+    @app.get(
+        "/v1/openapi.json",
+        tags=["service"],
+        operation_id="openapi",
+        summary="This document",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The OpenAPI document of every route.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            }
+        },
+    )
+    async def openapi() -> Response:
+        return Response(openapi_document(), media_type="application/json")
+
+
+def openapi_document() -> bytes:
+    """The committed OpenAPI document of both apps."""
+    return resources.files("millrace.http").joinpath("openapi.json").read_bytes()
+
+
+# ── Models ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_model_routes(app: FastAPI, with_: Collaborators) -> None:
+    registry = with_.registry
+
+    @app.get("/v1/models", tags=["models"], operation_id="list_models", summary="Registered models")
+    async def list_models(limit: Limit = DEFAULT_PAGE, page_token: PageToken = None) -> ModelPage:
+        items, token = registry.list_models(limit=limit, token=page_token)
+        return ModelPage(items=[model_view(m) for m in items], next_page_token=token)
+
+    @app.get(
+        "/v1/models/{name}",
+        tags=["models"],
+        operation_id="get_model",
+        summary="A registered model",
+        responses=problems.documented(404),
+    )
+    async def get_model(name: Name) -> ModelView:
+        return model_view(registry.get_model(name))
+
+    @app.get(
+        "/v1/models/{name}/versions",
+        tags=["models"],
+        operation_id="list_versions",
+        summary="A model's versions, newest first",
+        responses=problems.documented(404),
+    )
+    async def list_versions(
+        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
+    ) -> VersionPage:
+        items, token = registry.list_versions(name, limit=limit, token=page_token)
+        return VersionPage(items=[version_view(v) for v in items], next_page_token=token)
+
+    @app.get(
+        "/v1/models/{name}/versions/{version}",
+        tags=["models"],
+        operation_id="get_version",
+        summary="A model version, by number or alias",
+        responses=problems.documented(404),
+    )
+    async def get_version(name: Name, version: VersionOrAlias) -> VersionView:
+        record = registry.get_version(name, version)
+        return version_view(record, _link(with_, with_.artifact_bucket, record.report_key))
+
+    @app.get(
+        "/v1/models/{name}/audit",
+        tags=["models"],
+        operation_id="list_audit",
+        summary="Who changed what, newest first",
+        responses=problems.documented(404),
+    )
+    async def list_audit(
+        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
+    ) -> AuditPage:
+        items, token = registry.audit(name, limit=limit, token=page_token)
+        return AuditPage(items=[audit_view(a) for a in items], next_page_token=token)
+
+
+def _link(with_: Collaborators, bucket: str, key: str) -> str | None:
+    return with_.presign(bucket, key) if key else None
+
+
+# ── Specs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_spec_routes(app: FastAPI, with_: Collaborators) -> None:
+    @app.get(
+        "/v1/specs/{name}",
+        tags=["specs"],
+        operation_id="get_spec",
+        summary="A model's spec",
+        responses=problems.documented(404),
+    )
+    async def get_spec(
+        name: Name,
+        version: Annotated[int | None, Query(ge=1, description="Default: the current one.")] = None,
+    ) -> SpecView:
+        record = with_.registry.get_spec(name, version)
+        return spec_view(record, _spec_document(with_, record))
+
+    @app.put(
+        "/v1/specs/{name}",
+        tags=["specs"],
+        operation_id="put_spec",
+        summary="Apply a spec",
+        responses={
+            200: {"model": SpecView, "description": "This is the current spec already."},
+            201: {"model": SpecView, "description": "A new version of the spec."},
+            **problems.documented(400, 409, 413, 415),
+        },
+        openapi_extra=_SPEC_BODY,
+    )
+    async def put_spec(name: Name, request: Request, response: Response) -> SpecView:
+        expect_media_type(request, "application/json", *YAML_TYPES)
+        body = await read_body(request, operations.MAX_SPEC_BYTES)
+        kind = media_type(request)
+        spec = operations.parse_spec(body, as_json=kind.endswith(("/json", "+json")))
+        applied, new = operations.apply_spec(
+            name,
+            spec,
+            registry=with_.registry,
+            objects=with_.objects,
+            bucket=with_.artifact_bucket,
+            actor=actor(request.scope),
+            correlation_id=correlation_id(request.scope),
+        )
+        response.status_code = 201 if new else 200
+        response.headers["Location"] = f"/v1/specs/{name}?version={applied.version}"
+        return spec_view(applied, spec.model_dump(mode="json"))
+
+
+def _spec_document(with_: Collaborators, record: SpecVersion) -> dict[str, Any]:
+    try:
+        body = with_.objects.read(with_.artifact_bucket, record.key)
+    except NotFoundError as exc:
+        raise ArtifactError(f"spec {record.model}@{record.version} is not stored") from exc
+    verify_sha256(body, record.digest, f"spec {record.model}@{record.version}")
+    document: dict[str, Any] = orjson.loads(body)
+    return document
+
+
+# ── Runs ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_run_routes(app: FastAPI, with_: Collaborators) -> None:
+    @app.get(
+        "/v1/models/{name}/runs",
+        tags=["runs"],
+        operation_id="list_runs",
+        summary="A model's runs, newest first",
+        responses=problems.documented(404),
+    )
+    async def list_runs(
+        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
+    ) -> RunPage:
+        items, token = with_.registry.list_runs(name, limit=limit, token=page_token)
+        return RunPage(items=[run_view(r) for r in items], next_page_token=token)
+
+    @app.get(
+        "/v1/runs/{run_id}",
+        tags=["runs"],
+        operation_id="get_run",
+        summary="A run with its steps and trials",
+        responses=problems.documented(404),
+    )
+    async def get_run(run_id: RunId) -> RunDetail:
+        run = with_.registry.get_run(run_id)
+        quarantine = f"{run.quarantine_prefix}report.json" if run.quarantine_prefix else ""
+        return run_detail(
+            run,
+            _steps(with_, run.execution_arn),
+            report_url=_link(with_, with_.artifact_bucket, run.report_key),
+            quarantine_url=_link(with_, with_.data_bucket, quarantine),
+        )
+
+
+def _steps(with_: Collaborators, execution_arn: str) -> tuple[StepProgress, ...]:
+    """The run's steps; none once Step Functions forgot the execution or cannot say."""
+    if not execution_arn:
+        return ()
+    try:
+        return with_.steps(execution_arn)
+    except MillraceError as exc:
+        logger.warning("execution history unavailable", extra={"error": type(exc).__name__})
+        return ()
+
+
+# ── Changes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_change_routes(app: FastAPI, with_: Collaborators) -> None:
+    @app.post(
+        "/v1/models/{name}/aliases/champion",
+        tags=["models"],
+        operation_id="change_champion",
+        summary="Promote a version, or roll back",
+        responses=problems.documented(400, 404, 409),
+    )
+    async def change_champion(
+        name: Name,
+        request: Request,
+        body: Annotated[
+            ChampionRequest,
+            Body(
+                openapi_examples={
+                    "promote": {
+                        "value": {"action": "promote", "version": 3, "reason": "approved by Ada"}
+                    },
+                    "rollback": {"value": {"action": "rollback", "reason": "complaints"}},
+                }
+            ),
+        ],
+    ) -> ChampionChanged:
+        promotion = operations.change_champion(
+            name,
+            body,
+            registry=with_.registry,
+            notifier=with_.notifier,
+            actor=actor(request.scope),
+            correlation_id=correlation_id(request.scope),
+        )
+        return ChampionChanged(model=name, version=promotion.version, previous=promotion.previous)
+
+    @app.post(
+        "/v1/models/{name}/retrain",
+        status_code=202,
+        tags=["runs"],
+        operation_id="retrain",
+        summary="Train again on the newest dataset version",
+        responses=problems.documented(400, 404, 409),
+    )
+    async def retrain(
+        name: Name,
+        request: Request,
+        response: Response,
+        body: RetrainRequest | None = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> RetrainAccepted:
+        accepted = operations.retrain(
+            name,
+            reason=body.reason if body else "",
+            token=idempotency_key,
+            registry=with_.registry,
+            invoker=with_.invoker,
+            trigger_function=with_.trigger_function,
+            actor=actor(request.scope),
+            new_token=with_.new_token,
+        )
+        response.headers["Location"] = f"/v1/runs/{accepted.run_id}"
+        return accepted

@@ -1,0 +1,41 @@
+"""Who asks, and under which id: read from API Gateway's event, which the ASGI scope carries."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+from uuid import uuid4
+
+ANONYMOUS: Final = "anonymous"
+_SCOPE_KEY: Final = "millrace.correlation_id"
+
+
+def correlation_id(scope: MutableMapping[str, Any]) -> str:
+    """The id on every log line of this request: API Gateway's, or one made for the request."""
+    known = scope.get(_SCOPE_KEY)
+    if known is None:
+        known = scope[_SCOPE_KEY] = request_id(scope.get("aws.event") or {})
+    return str(known)
+
+
+def request_id(event: Mapping[str, Any]) -> str:
+    """API Gateway's id of the request, or a new one."""
+    context = event.get("requestContext")
+    identifier = context.get("requestId") if isinstance(context, Mapping) else None
+    return str(identifier or uuid4())
+
+
+def actor(scope: Mapping[str, Any]) -> str:
+    """Who asks: an IAM ARN, ``user:`` with a token's subject, ``key:`` with an API key's id.
+
+    Without an authorizer, ``anonymous``.
+    """
+    event = scope.get("aws.event") or {}
+    context = event.get("requestContext") or {}
+    identity = context.get("identity") or {}
+    claims = (context.get("authorizer") or {}).get("claims") or {}
+    if identity.get("userArn"):
+        return str(identity["userArn"])
+    if claims.get("sub"):
+        return f"user:{claims['sub']}"
+    if identity.get("apiKeyId"):
+        return f"key:{identity['apiKeyId']}"
+    return ANONYMOUS

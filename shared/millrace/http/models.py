@@ -1,0 +1,368 @@
+"""What the API says and reads: its own models, apart from the registry's records.
+
+Each answer model has one named conversion from the record it shows.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from millrace.aws.stepfunctions import StepProgress
+from millrace.messages import ColumnProblem, GateResult, MetricValue, Parity, RowCounts
+from millrace.registry.records import (
+    AuditEntry,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    SpecVersion,
+    TrialRecord,
+)
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1_000)]
+
+
+class Request(BaseModel):
+    """Base of request bodies: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """Base of answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+# ── Predictions ─────────────────────────────────────────────────────────────────────────────────
+# The hot path reads and writes these by hand, in bulk; the models are their documentation, and
+# tests hold the two together.
+
+Value = int | float | bool | str | None
+
+
+class PredictRows(Request):
+    """Rows as JSON objects; every feature of the signature, and nothing else."""
+
+    rows: list[dict[str, Value]] = Field(min_length=1)
+
+
+class PredictColumns(Request):
+    """Columns as JSON arrays of one length; the faster form for many rows."""
+
+    columns: dict[str, list[Value]]
+
+
+class Classified(Answer):
+    """The answer to one row of a classification."""
+
+    label: int | bool | str = Field(description="The most probable class, in the target's type.")
+    probabilities: dict[str, float] = Field(description="Probability of each class.")
+
+
+class Estimated(Answer):
+    """The answer to one row of a regression."""
+
+    value: float
+
+
+class OutsideContract(Answer):
+    """A feature with values outside what the model was trained on; they are answered all the same.
+
+    The contract's `min`, `max` and `allowed` are facts about the training data.
+    """
+
+    field: str
+    message: str
+    count: int = Field(description="Rows with such a value.")
+    first_row: int = Field(description="The first of them, 0-based.")
+
+
+class Predictions(Answer):
+    """The answer to a prediction request; `predictions` stand in the order of the rows."""
+
+    model: str
+    version: int
+    prediction_id: str
+    predictions: list[Classified] | list[Estimated]
+    warnings: list[OutsideContract]
+
+
+# ── Requests of the registry's routes ───────────────────────────────────────────────────────────
+
+
+class PromoteRequest(Request):
+    """Makes a validated version the champion."""
+
+    action: Literal["promote"]
+    version: int = Field(ge=1)
+    reason: Reason = ""
+    force: bool = Field(
+        False, description="Promote a version that failed its gates; needs a reason and a name."
+    )
+    expected_champion: int | None = Field(
+        None,
+        ge=1,
+        description="Refuse when the champion is another; null expects that there is none. "
+        "Left out, any champion is replaced.",
+    )
+
+
+class RollbackRequest(Request):
+    """Brings an earlier champion back."""
+
+    action: Literal["rollback"]
+    version: int | None = Field(None, ge=1, description="Default: the previous champion.")
+    reason: Reason = ""
+    force: bool = Field(
+        False, description="Go back to a version that failed its gates; needs a reason and a name."
+    )
+    expected_champion: int | None = Field(
+        None, ge=1, description="Refuse when the champion is another."
+    )
+
+
+ChampionRequest = Annotated[PromoteRequest | RollbackRequest, Field(discriminator="action")]
+
+
+class RetrainRequest(Request):
+    """Asks for a training on the newest dataset version."""
+
+    reason: Reason = ""
+
+
+# ── Answers of the registry's routes ────────────────────────────────────────────────────────────
+
+
+class Health(Answer):
+    """Whether the API answers; with `deep=true` also whether its table does."""
+
+    status: Literal["ok", "degraded"]
+    stage: str
+    version: str
+    checks: dict[str, Literal["ok", "failed"]] = {}
+
+
+class SpecView(Answer):
+    """One version of a spec; `spec` is its canonical document."""
+
+    model: str
+    version: int
+    digest: str
+    created_at: datetime
+    created_by: str
+    spec: dict[str, Any]
+
+
+class ModelView(Answer):
+    """A registered model."""
+
+    name: str
+    task: str
+    description: str
+    owner: str
+    spec_version: int
+    latest_version: int
+    champion_version: int | None
+    previous_champion_version: int | None
+    latest_dataset_version: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class ModelPage(Answer):
+    """Registered models by name."""
+
+    items: list[ModelView]
+    next_page_token: str | None
+
+
+class VersionView(Answer):
+    """A model version: what it is, how it was judged, where it comes from."""
+
+    model: str
+    version: int
+    status: str
+    aliases: list[str]
+    algorithm: str
+    params: dict[str, Any]
+    metrics: dict[str, MetricValue]
+    verdict: str
+    reason: str
+    gates: list[GateResult]
+    compared_with: int | None
+    cv_metric: str
+    cv_score: float
+    parity: Parity
+    run_id: str
+    dataset_version: str
+    spec_version: int
+    spec_digest: str
+    code_version: str
+    seed: int
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+    updated_at: datetime
+    report_url: str | None = Field(
+        None, description="The evaluation report; the link holds for 15 minutes."
+    )
+
+
+class VersionPage(Answer):
+    """Model versions, newest first."""
+
+    items: list[VersionView]
+    next_page_token: str | None
+
+
+class StepView(Answer):
+    """One state of the training machine; the trials of a search are counted in one entry."""
+
+    name: str
+    status: Literal["running", "succeeded", "failed"]
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+    count: int = Field(description="Times the state was entered.")
+    done: int
+    failed: int
+
+
+class RunView(Answer):
+    """A training run, from its cause to its outcome."""
+
+    run_id: str
+    model: str
+    cause: str
+    status: str
+    outcome: str | None
+    reason: str
+    error: str
+    requested_by: str
+    spec_version: int
+    source_key: str
+    dataset_version: str
+    rows: RowCounts | None
+    problems: list[ColumnProblem]
+    model_version: int | None
+    correlation_id: str
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class RunDetail(RunView):
+    """A training run with its steps, trials, params and metrics."""
+
+    params: dict[str, str]
+    metrics: dict[str, float]
+    trials: list[TrialRecord]
+    steps: list[StepView] = Field(
+        description="The states of its execution, in the order entered; empty once the "
+        "execution's history is gone."
+    )
+    report_url: str | None = Field(
+        None, description="The evaluation report; the link holds for 15 minutes."
+    )
+    quarantine_url: str | None = Field(
+        None, description="The report on quarantined rows; the link holds for 15 minutes."
+    )
+
+
+class RunPage(Answer):
+    """Runs, newest first."""
+
+    items: list[RunView]
+    next_page_token: str | None
+
+
+class AuditView(Answer):
+    """One state change: who did what, and why."""
+
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    before: str
+    after: str
+    reason: str
+    correlation_id: str
+
+
+class AuditPage(Answer):
+    """State changes, newest first."""
+
+    items: list[AuditView]
+    next_page_token: str | None
+
+
+class ChampionChanged(Answer):
+    """The champion after a promotion or a rollback."""
+
+    model: str
+    version: int
+    previous: int | None
+
+
+class RetrainAccepted(Answer):
+    """The run that a request for training started, or had started before."""
+
+    run_id: str
+    started: bool = Field(description="False when the same request had started the run before.")
+
+
+# ── Conversions ─────────────────────────────────────────────────────────────────────────────────
+
+
+def model_view(record: RegisteredModel) -> ModelView:
+    """A registered model as the API shows it."""
+    return ModelView.model_validate(_fields(record, ModelView))
+
+
+def version_view(record: ModelVersion, report_url: str | None = None) -> VersionView:
+    """A model version as the API shows it."""
+    return VersionView.model_validate(_fields(record, VersionView) | {"report_url": report_url})
+
+
+def run_view(record: Run) -> RunView:
+    """A run as lists show it."""
+    return RunView.model_validate(_fields(record, RunView) | {"source_key": record.source.key})
+
+
+def run_detail(
+    record: Run,
+    steps: tuple[StepProgress, ...],
+    *,
+    report_url: str | None,
+    quarantine_url: str | None,
+) -> RunDetail:
+    """A run as it is shown alone."""
+    return RunDetail.model_validate(
+        _fields(record, RunDetail)
+        | {
+            "source_key": record.source.key,
+            "steps": [step_view(step) for step in steps],
+            "report_url": report_url,
+            "quarantine_url": quarantine_url,
+        }
+    )
+
+
+def step_view(step: StepProgress) -> StepView:
+    """A state of an execution as the API shows it."""
+    return StepView.model_validate({name: getattr(step, name) for name in StepView.model_fields})
+
+
+def audit_view(record: AuditEntry) -> AuditView:
+    """An audit entry as the API shows it."""
+    return AuditView.model_validate(_fields(record, AuditView))
+
+
+def spec_view(record: SpecVersion, document: dict[str, Any]) -> SpecView:
+    """A spec's version with its document."""
+    return SpecView.model_validate(_fields(record, SpecView) | {"spec": document})
+
+
+def _fields(record: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
+    """The record's values of the names that both have."""
+    return {n: getattr(record, n) for n in view.model_fields if n in type(record).model_fields}

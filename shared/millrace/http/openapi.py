@@ -1,0 +1,123 @@
+"""The OpenAPI document: both apps' routes in one, as API Gateway offers them.
+
+FastAPI describes what it sees. Added here is what it does not: the bodies read by hand, problem
+details, and the ways to authenticate that the deployment chooses from.
+"""
+
+import json
+from typing import Any, Final, cast
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+import millrace
+from millrace.http import api, predict
+from millrace.http.problems import Problem
+from millrace.http.routes import ROUTES
+from millrace.spec import ModelSpec
+
+_REFERENCE: Final = "#/components/schemas/{model}"
+_DESCRIPTION: Final = """\
+Data flows in through S3, models come out behind this API.
+
+Errors are problem details (RFC 9457): `code` is stable and for programs, `detail` is for people,
+`errors` names every wrong field, with its row. Answers of 500 and above carry nothing but a
+correlation id, which finds the log lines.
+"""
+_SECURITY: Final[dict[str, Any]] = {
+    "sigv4": {
+        "type": "apiKey",
+        "name": "Authorization",
+        "in": "header",
+        "description": "AWS Signature Version 4 (parameter ApiAuthorizer=IAM, the default).",
+        "x-amazon-apigateway-authtype": "awsSigv4",
+    },
+    "api_key": {
+        "type": "apiKey",
+        "name": "x-api-key",
+        "in": "header",
+        "description": "An API key of the usage plan (parameter ApiAuthorizer=API_KEY).",
+    },
+}
+_TAGS: Final = [
+    {"name": "predictions", "description": "Answers of the champion."},
+    {"name": "models", "description": "Registered models, versions, the champion, the audit."},
+    {"name": "specs", "description": "What the user wants: one document per model."},
+    {"name": "runs", "description": "Trainings."},
+    {"name": "service", "description": "The API itself."},
+]
+
+
+def document() -> dict[str, Any]:
+    """The document, from the apps as they are now."""
+    apps: dict[str, FastAPI] = {
+        # Only routes are read: nothing is asked of the collaborators.
+        "api": api.create_app(cast("api.Collaborators", _Unasked())),
+        "predict": predict.create_app(cast("Any", _Unasked()), new_id=str),
+    }
+    described = {name: app.openapi() for name, app in apps.items()}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        operation = described[route.function]["paths"][route.path][route.method.lower()]
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    schemas: dict[str, Any] = {}
+    for one in described.values():
+        schemas |= one.get("components", {}).get("schemas", {})
+    _, extra = models_json_schema(
+        [(model, "validation") for model in (*predict.DOCUMENTED, ModelSpec, Problem)],
+        ref_template=_REFERENCE,
+    )
+    schemas |= extra["$defs"]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Millrace",
+            "version": millrace.__version__,
+            "description": _DESCRIPTION,
+        },
+        "servers": [
+            {
+                "url": "{api_url}",
+                "description": "The stack's output ApiUrl.",
+                "variables": {"api_url": {"default": "http://127.0.0.1"}},
+            }
+        ],
+        "tags": _TAGS,
+        "security": [{"sigv4": []}, {"api_key": []}, {}],
+        "paths": paths,
+        "components": {
+            "schemas": {name: schemas[name] for name in _used(paths, schemas)},
+            "securitySchemes": _SECURITY,
+        },
+    }
+
+
+def render() -> str:
+    """The document as committed."""
+    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _used(paths: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    """Names of the schemas that the routes reach."""
+    found: set[str] = set()
+    pending: list[Any] = [paths]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending.extend(node)
+        elif isinstance(node, dict):
+            pending.extend(node.values())
+            reference = node.get("$ref")
+            if isinstance(reference, str):
+                name = reference.rpartition("/")[2]
+                if name not in found:
+                    found.add(name)
+                    pending.append(schemas[name])
+    return sorted(found)
+
+
+class _Unasked:
+    """Stands where a collaborator goes while only the routes are described."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None

@@ -1,0 +1,259 @@
+"""What the API does beyond reading: specs, champions, retraining. Plain functions on ports."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import orjson
+import yaml
+
+from millrace.aws.s3 import ObjectStore
+from millrace.aws.sns import Notice, Notifier
+from millrace.errors import (
+    ConfigurationError,
+    FieldProblem,
+    InvalidSpecError,
+    MalformedRequestError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
+from millrace.http.models import ChampionRequest, PromoteRequest, RetrainAccepted
+from millrace.layout import spec_key
+from millrace.messages import Promotion
+from millrace.observability import METRICS, MetricUnit, logger, metrics
+from millrace.registry.records import SpecVersion
+from millrace.registry.registry import ANY_CHAMPION, Registry
+from millrace.spec import ModelSpec
+
+MAX_SPEC_BYTES: Final = 1_000_000
+MAX_SPEC_DEPTH: Final = 40
+RETRAIN_SOURCE: Final = "millrace.api"
+RETRAIN_DETAIL_TYPE: Final = "Retrain Requested"
+
+# libyaml's loader where PyYAML has it: a megabyte takes the other one ten seconds.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Invoker(Protocol):
+    """Runs a function and waits for its answer."""
+
+    def invoke(self, function_name: str, payload: Mapping[str, Any]) -> Any:
+        """The function's answer.
+
+        Raises:
+            MillraceError: What the function raised.
+        """
+        ...
+
+
+# ── Specs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_spec(body: bytes, *, as_json: bool) -> ModelSpec:
+    """Reads a spec document sent by a stranger.
+
+    Aliases are refused: a few lines of them unfold into gigabytes. So is absurd nesting.
+
+    Raises:
+        MalformedRequestError: The body is no JSON, or no YAML, or uses aliases.
+        InvalidSpecError: Names every wrong field.
+    """
+    return ModelSpec.from_document(_parse_json(body) if as_json else _parse_yaml(body))
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedRequestError(f"the body is not JSON: {exc}") from exc
+
+
+def _parse_yaml(body: bytes) -> Any:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise MalformedRequestError(
+            f"expected a spec in UTF-8, got another encoding at byte {exc.start}"
+        ) from exc
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise MalformedRequestError(
+                    f"the spec uses a YAML alias{_where(event.start_mark)}; write the value out"
+                )
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > MAX_SPEC_DEPTH:
+                raise MalformedRequestError(f"the spec is nested deeper than {MAX_SPEC_DEPTH}")
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, see above
+    except yaml.YAMLError as exc:
+        where = _where(getattr(exc, "problem_mark", None))
+        reason = getattr(exc, "problem", None) or "it cannot be parsed"
+        raise MalformedRequestError(f"the spec is not valid YAML{where}: {reason}") from exc
+    except ValueError as exc:
+        # Such as the timestamp 2026-13-45, which the loader takes for a date.
+        raise MalformedRequestError(f"the spec is not valid YAML: {exc}") from exc
+
+
+def _where(mark: Any) -> str:
+    return f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+
+
+def apply_spec(
+    name: str,
+    spec: ModelSpec,
+    *,
+    registry: Registry,
+    objects: ObjectStore,
+    bucket: str,
+    actor: str,
+    correlation_id: str,
+) -> tuple[SpecVersion, bool]:
+    """Makes a spec the model's current one.
+
+    The document is written first, under the digest of its content, so that the registry never
+    names one that is not there.
+
+    Returns:
+        The version, and whether it is new: the same spec again changes nothing.
+
+    Raises:
+        InvalidSpecError: The spec is another model's.
+        ConflictError: The model's task cannot change.
+    """
+    if spec.name != name:
+        message = f"expected {name!r} as in the path, got {spec.name!r}"
+        raise InvalidSpecError(f"invalid spec: name: {message}", [FieldProblem("name", message)])
+    try:
+        before = registry.get_spec(name).version
+    except NotFoundError:
+        before = 0
+    key = spec_key(name, spec.digest)
+    try:
+        objects.write_once(bucket, key, spec.to_json().encode(), content_type="application/json")
+    except NotFoundError as exc:
+        raise ConfigurationError(f"the artifact bucket cannot be written: {exc}") from exc
+    applied = registry.apply_spec(spec, key=key, actor=actor, correlation_id=correlation_id)
+    return applied, applied.version > before
+
+
+# ── Champions ───────────────────────────────────────────────────────────────────────────────────
+
+
+def change_champion(
+    name: str,
+    request: ChampionRequest,
+    *,
+    registry: Registry,
+    notifier: Notifier,
+    actor: str,
+    correlation_id: str,
+) -> Promotion:
+    """Promotes a version or rolls back to one, and tells people.
+
+    Raises:
+        NotFoundError: No such model or version.
+        ConflictError: The registry's state forbids it.
+        InvalidEventError: A forced promotion without a reason or without a name.
+    """
+    expected = (
+        request.expected_champion
+        if "expected_champion" in request.model_fields_set
+        else ANY_CHAMPION
+    )
+    if isinstance(request, PromoteRequest):
+        promotion = registry.promote(
+            name,
+            request.version,
+            actor=actor,
+            reason=request.reason,
+            expected_champion=expected,
+            force=request.force,
+            correlation_id=correlation_id,
+        )
+        metric, event = METRICS.PROMOTIONS, "promoted"
+    else:
+        promotion = registry.rollback(
+            name,
+            to=request.version,
+            actor=actor,
+            reason=request.reason,
+            expected_champion=expected,
+            force=request.force,
+            correlation_id=correlation_id,
+        )
+        metric, event = METRICS.ROLLBACKS, "rolled_back"
+    metrics.add_metric(metric, MetricUnit.Count, 1)
+    logger.info(
+        "champion changed",
+        extra={
+            "model": name,
+            "version": promotion.version,
+            "previous": promotion.previous,
+            "action": event,
+        },
+    )
+    notifier.notify(
+        Notice(
+            model=name,
+            event=event,
+            subject=f"{name}@{promotion.version} is champion",
+            details={
+                "version": promotion.version,
+                "previous": promotion.previous,
+                "actor": actor,
+                "reason": request.reason,
+            },
+        )
+    )
+    return promotion
+
+
+# ── Retraining ──────────────────────────────────────────────────────────────────────────────────
+
+
+def retrain(
+    name: str,
+    *,
+    reason: str,
+    token: str | None,
+    registry: Registry,
+    invoker: Invoker,
+    trigger_function: str,
+    actor: str,
+    new_token: Callable[[], str],
+) -> RetrainAccepted:
+    """Asks the trigger, the one door to training, for a run on the newest dataset version.
+
+    Args:
+        name: The model.
+        reason: Why, for the audit.
+        token: The caller's idempotency key; the same one again gives the same run.
+        registry: Knows the models.
+        invoker: Runs the trigger function.
+        trigger_function: Its name.
+        actor: Who asks.
+        new_token: Makes a token for a caller without one.
+
+    Raises:
+        NotFoundError: No such model, or it has no dataset yet.
+    """
+    registry.get_model(name)
+    answer = invoker.invoke(
+        trigger_function,
+        {
+            "source": RETRAIN_SOURCE,
+            "detail-type": RETRAIN_DETAIL_TYPE,
+            "detail": {
+                "model": name,
+                "token": token or new_token(),
+                "reason": reason,
+                "requested_by": actor,
+            },
+        },
+    )
+    if not isinstance(answer, dict) or not isinstance(answer.get("run_id"), str):
+        raise ServiceUnavailableError(f"the trigger gave no run for model {name}")
+    return RetrainAccepted(run_id=answer["run_id"], started=bool(answer.get("started", True)))

@@ -1,0 +1,298 @@
+"""Problem details (RFC 9457): the one place where errors become HTTP answers.
+
+==========================================  ======  =============================================
+error                                       status  what the caller reads
+==========================================  ======  =============================================
+MalformedRequestError                       400     why the body cannot be decoded
+NotFoundError, NoChampionError              404     what does not exist
+(no such route, no such method)             404/405
+ConflictError and below                     409     which state forbids it
+RequestTooLargeError                        413     the limit and what to do
+(unknown content type or encoding)          415
+InvalidRequest-, Spec-, EventError          422     every wrong field, with its row
+UploadRefusedError                          422     why the file is refused
+AccessDeniedError                           502     nothing: our own permissions, not the caller's
+RetryableError and below                    503     when to try again (``Retry-After``)
+everything else                             500     nothing but the correlation id
+==========================================  ======  =============================================
+
+Errors of 500 and above say nothing of the inside: the log line with the same correlation id does.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from millrace.errors import (
+    AccessDeniedError,
+    ConflictError,
+    FieldProblem,
+    InvalidEventError,
+    InvalidRequestError,
+    InvalidSpecError,
+    MalformedRequestError,
+    MillraceError,
+    NotFoundError,
+    RequestTooLargeError,
+    RetryableError,
+    UploadRefusedError,
+)
+from millrace.http.caller import correlation_id
+from millrace.observability import logger
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_SECONDS: Final = 2
+
+# The first class that fits decides: subclasses stand before their bases.
+_STATUS: Final[tuple[tuple[type[MillraceError], int], ...]] = (
+    (MalformedRequestError, 400),
+    (RequestTooLargeError, 413),
+    (InvalidRequestError, 422),
+    (InvalidSpecError, 422),
+    (InvalidEventError, 422),
+    (UploadRefusedError, 422),
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (AccessDeniedError, 502),
+    (RetryableError, 503),
+)
+_HTTP_CODES: Final[dict[int, str]] = {
+    404: "no_such_route",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+}
+_CONCEALED: Final[dict[int, str]] = {
+    502: "a service Millrace needs refused it; the log has the details",
+    503: "a service Millrace needs is busy or unreachable; try again shortly",
+}
+_DESCRIPTIONS: Final[dict[int, str]] = {
+    400: "The body cannot be decoded.",
+    404: "There is no such thing; code `no_champion` when a model has nothing to answer with.",
+    409: "The registry's state forbids it.",
+    413: "More rows or bytes than one request may carry.",
+    415: "The content type or encoding is not supported.",
+    422: "The request is understood and wrong; `errors` names every field.",
+    500: "Something failed inside.",
+    502: "A service behind the API refused it.",
+    503: "A service behind the API is busy; `Retry-After` says when to try again.",
+}
+_INTERNAL: Final = "something failed inside; the log has the details under the correlation id"
+
+
+class ProblemField(BaseModel):
+    """One wrong place in the request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    field: str = Field(description="Feature, or dotted path of the field.")
+    message: str = Field(description="What was expected and what came.")
+    row: int | None = Field(None, description="Position in `rows` or in the columns, 0-based.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 writes it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "type": "urn:millrace:problem:invalid-request",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "detail": "the request does not fit model churn: row 0, age: expected a number, "
+                "got a string",
+                "instance": "/v1/models/churn/predict",
+                "code": "invalid_request",
+                "correlation_id": "4b1c2f0e-6c0a-4f5e-9a55-6f2f4f1f9d0b",
+                "errors": [
+                    {"field": "age", "message": "expected a number, got a string", "row": 0}
+                ],
+            }
+        },
+    )
+
+    type: str = Field(description="URN of the kind of problem.")
+    title: str = Field(description="The status in words.")
+    status: int
+    detail: str = Field(description="What was expected and what came, for people.")
+    instance: str = Field(description="The path that was asked.")
+    code: str = Field(description="Stable name of the error, for programs, e.g. `no_champion`.")
+    correlation_id: str = Field(description="Finds the log lines of this request.")
+    errors: list[ProblemField] = Field(description="Every wrong field; empty when none is to name.")
+
+
+def error_code(error: type[BaseException]) -> str:
+    """The stable name of an error class: ``NoChampionError`` is ``no_champion``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__.removesuffix("Error")).lower()
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status an error is answered with."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return 500
+
+
+def problem_response(
+    request: Request,
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    problems: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An answer with problem details."""
+    body = problem_body(
+        status=status,
+        code=code,
+        detail=detail,
+        instance=request.scope["path"],
+        correlation=correlation_id(request.scope),
+        problems=problems,
+    )
+    return Response(body, status, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE)
+
+
+def problem_body(
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    instance: str,
+    correlation: str,
+    problems: Sequence[FieldProblem] = (),
+) -> bytes:
+    """Problem details as JSON, in the shape of `Problem`."""
+    return orjson.dumps(
+        {
+            "type": f"urn:millrace:problem:{code.replace('_', '-')}",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            "instance": instance,
+            "code": code,
+            "correlation_id": correlation,
+            "errors": problems,
+        }
+    )
+
+
+def respond(request: Request, error: Exception) -> Response:
+    """The answer to any error: every handler below ends here."""
+    status = status_of(error)
+    if status < 500:
+        problems = getattr(error, "problems", ())
+        return problem_response(
+            request,
+            status=status,
+            code=error_code(type(error)),
+            detail=str(error),
+            problems=problems,
+        )
+    logger.error(
+        "request failed",
+        exc_info=error,
+        extra={"error": type(error).__name__, "status": status},
+    )
+    return problem_response(
+        request,
+        status=status,
+        code=error_code(type(error)) if isinstance(error, MillraceError) else "internal",
+        detail=_CONCEALED.get(status, _INTERNAL),
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None,
+    )
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of the problems a route may answer with."""
+    return {
+        status: {
+            "description": _DESCRIPTIONS[status],
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def shown(text: str) -> str:
+    """A caller's own word, quoted and short enough for a message."""
+    return repr(text if len(text) <= 64 else text[:63] + "…")
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of an app a problem."""
+    app.add_exception_handler(MillraceError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_error)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return respond(request, error)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        return respond(request, error)
+    status = error.status_code
+    detail = error.detail
+    if status == 404:
+        detail = f"no route {request.method} {request.url.path}"
+    elif status == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.method} is not possible on {request.url.path}; possible: {allowed}"
+    code = _HTTP_CODES.get(status, error_code(type(error)))
+    return problem_response(request, status=status, code=code, detail=detail, headers=error.headers)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        return respond(request, error)
+    errors = error.errors()
+    if all(e["loc"] and e["loc"][0] == "path" for e in errors):
+        # No such name can exist: that is an absence, as for a well-formed name.
+        (word,) = {str(e["loc"][-1]) for e in errors[:1]}
+        value = request.path_params.get(word, "")
+        return respond(request, NotFoundError(f"there is no {word} {shown(str(value))}"))
+    return respond(request, request_error(errors))
+
+
+def request_error(errors: Sequence[Any]) -> InvalidRequestError:
+    """Our error for pydantic's, without the values that came.
+
+    Args:
+        errors: What pydantic's ``errors()`` gives.
+    """
+    malformed = next((e for e in errors if e["type"] == "json_invalid"), None)
+    if malformed is not None:
+        reason = str(malformed.get("ctx", {}).get("error", "")) or "it cannot be parsed"
+        return MalformedRequestError(f"the body is not JSON: {reason}")
+    problems = [
+        FieldProblem(
+            field=".".join(str(part) for part in _without_source(e["loc"])) or "body",
+            message=_MESSAGES.get(e["type"]) or e["msg"].removeprefix("Value error, "),
+        )
+        for e in errors
+    ]
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidRequestError(f"{first.field}: {first.message}{more}", problems)
+
+
+_MESSAGES: Final = {"extra_forbidden": "unknown key", "missing": "is required"}
+
+
+def _without_source(loc: Sequence[int | str]) -> Sequence[int | str]:
+    return loc[1:] if loc and loc[0] in ("body", "query", "path", "header") else loc

@@ -1,0 +1,1 @@
+"""Serving: the model store, and the codec between requests and the model's arrays."""
