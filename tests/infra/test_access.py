@@ -1,0 +1,52 @@
+"""Roles against the table that people review."""
+
+import yaml
+
+from tests.infra.access import TABLE, as_markdown, as_yaml, rights, shown
+
+REWRITE = "run `python -m tests.infra.access` and look at the diff"
+
+
+def test_roles_grant_what_the_checked_in_table_says() -> None:
+    assert rights() == yaml.safe_load(TABLE.read_text()), REWRITE
+    assert as_yaml() == TABLE.read_text(), REWRITE
+
+
+def test_security_page_shows_the_table() -> None:
+    assert shown() == as_markdown(), REWRITE
+
+
+def test_only_trigger_registry_api_and_predict_touch_the_registry() -> None:
+    touching = {
+        role
+        for role, described in rights().items()
+        for grant in described["may"].values()
+        if any(a.startswith("dynamodb:") for a in grant["actions"])
+    }
+
+    assert touching == {"TriggerRole", "RegistryRole", "ApiRole", "PredictRole"}
+
+
+def test_predict_reads_and_writes_nothing() -> None:
+    actions = {
+        action
+        for right, grant in rights()["PredictRole"]["may"].items()
+        if right not in ("WriteLogs", "WriteTraces")
+        for action in grant["actions"]
+    }
+
+    assert actions == {"dynamodb:GetItem", "s3:GetObject", "s3:ListBucket", "kms:Decrypt"}
+
+
+def test_nobody_deletes_objects_or_changes_the_deployment() -> None:
+    for described in rights().values():
+        for grant in described["may"].values():
+            for action in grant["actions"]:
+                service, verb = action.split(":")
+                assert service not in ("iam", "cloudformation", "sts"), action
+                assert not verb.startswith(("Delete", "PutBucket", "Create")) or action in (
+                    "dynamodb:DeleteItem",
+                    "logs:CreateLogStream",
+                    "logs:CreateLogDelivery",
+                    "logs:DeleteLogDelivery",
+                ), action

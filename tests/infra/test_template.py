@@ -1,0 +1,552 @@
+"""The template, as written and as expanded."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.api import lint
+
+from millrace.http.routes import ROUTES
+from millrace.observability import METRICS, NAMESPACE
+from tests.infra.deployment import (
+    FUNCTIONS,
+    ROOT,
+    TEMPLATE,
+    Resolver,
+    as_list,
+    expanded,
+    lintable,
+    source,
+    statements,
+)
+
+CHOICES: dict[str, dict[str, str]] = {
+    "defaults": {},
+    "local": {"ApiAuthorizer": "NONE", "ApiAccessLogs": "off", "TraceMode": "PassThrough"},
+    "strict": {
+        "ApiAuthorizer": "API_KEY",
+        "ApiAccessLogs": "existing-role",
+        "KmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1",
+        "PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
+        "NotificationEmail": "ops@example.org",
+        "TableDeletionProtection": "true",
+    },
+}
+
+# Actions that know no resource; everything else names what it may touch.
+WITHOUT_RESOURCE = re.compile(
+    r"^(xray:.*|logs:(\w*LogDeliver(y|ies)|\w*ResourcePolic(y|ies)|DescribeLogGroups))$"
+)
+
+each_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES.keys())
+
+
+def test_expanded_template_is_clean_for_cfn_lint() -> None:
+    document = json.dumps(lintable(), indent=1)
+
+    matches = lint(document, regions=["us-east-1", "eu-central-1"])
+
+    assert [str(match) for match in matches] == []
+
+
+def test_template_as_written_is_clean_for_sam_validate() -> None:
+    sam = ROOT / ".tools" / "sam" / "bin" / "python"
+    if not sam.exists():
+        pytest.fail("SAM CLI is missing: run `make setup`")
+
+    done = subprocess.run(
+        [
+            sam,
+            "-m",
+            "samcli",
+            "validate",
+            "--lint",
+            "--template",
+            TEMPLATE,
+            "--region",
+            "us-east-1",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=ROOT,
+        env={**os.environ, "SAM_CLI_TELEMETRY": "0", "PYTHONWARNINGS": "ignore"},
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is a valid SAM Template" in done.stdout + done.stderr
+
+
+def test_every_parameter_is_described_and_constrained() -> None:
+    for name, parameter in source()["Parameters"].items():
+        assert parameter.get("Description"), name
+        assert {"AllowedValues", "AllowedPattern", "MinValue"} & parameter.keys(), name
+        if "AllowedPattern" in parameter:
+            assert "ConstraintDescription" in parameter, name
+            assert re.match(parameter["AllowedPattern"], parameter["Default"]), name
+        if "MinValue" in parameter:
+            assert parameter["MinValue"] <= parameter["Default"] <= parameter["MaxValue"], name
+        if "AllowedValues" in parameter:
+            assert parameter["Default"] in parameter["AllowedValues"], name
+
+
+def test_every_parameter_stands_in_a_group_of_the_console() -> None:
+    groups = source()["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+
+    assert sorted(p for g in groups for p in g["Parameters"]) == sorted(source()["Parameters"])
+
+
+def test_sections_follow_the_order_of_the_flow() -> None:
+    banners = re.findall(r"^ *# ══ (.+?) ═+$", TEMPLATE.read_text(), re.MULTILINE)
+
+    assert banners == [
+        "Parameters",
+        "Storage",
+        "Dead letters and notices",
+        *FUNCTIONS,
+        "TRAINING",
+        "What starts it",
+        "HTTPS API",
+        "Alarms",
+        "Outputs",
+    ]
+
+
+# ── Storage ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@each_choice
+def test_buckets_are_encrypted_versioned_private_and_outlive_the_stack(
+    choice: dict[str, str],
+) -> None:
+    buckets = _of(choice, "AWS::S3::Bucket")
+
+    assert buckets.keys() == {"DataBucket", "ArtifactBucket"}
+    for bucket in buckets.values():
+        properties = bucket["Properties"]
+        [rule] = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        algorithm = rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
+        assert algorithm == ("aws:kms" if "KmsKeyArn" in choice else "AES256")
+        assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+        assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+        assert len(properties["PublicAccessBlockConfiguration"]) == 4
+        assert any(
+            "AbortIncompleteMultipartUpload" in r
+            for r in properties["LifecycleConfiguration"]["Rules"]
+        )
+        assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
+        assert bucket["UpdateReplacePolicy"] == "Retain"
+        assert "BucketName" not in properties
+
+
+def test_buckets_refuse_anything_but_tls() -> None:
+    policies = {
+        policy["Properties"]["Bucket"]: policy["Properties"]["PolicyDocument"]["Statement"]
+        for policy in _of({}, "AWS::S3::BucketPolicy").values()
+    }
+
+    assert policies.keys() == {"${DataBucket}", "${ArtifactBucket}"}
+    for bucket, listed in policies.items():
+        name = bucket.strip("${}")
+        [tls] = [
+            s for s in listed if s.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}
+        ]
+        assert (tls["Effect"], tls["Principal"], tls["Action"]) == ("Deny", "*", "s3:*")
+        assert tls["Resource"] == [f"${{{name}.Arn}}", f"${{{name}.Arn}}/*"]
+
+
+def test_data_bucket_speaks_to_eventbridge() -> None:
+    bucket = _of({}, "AWS::S3::Bucket")["DataBucket"]["Properties"]
+
+    assert bucket["NotificationConfiguration"] == {
+        "EventBridgeConfiguration": {"EventBridgeEnabled": True}
+    }
+
+
+@each_choice
+def test_registry_table_is_on_demand_recoverable_and_encrypted(choice: dict[str, str]) -> None:
+    [table] = _of(choice, "AWS::DynamoDB::Table").values()
+
+    properties = table["Properties"]
+    assert properties["BillingMode"] == "PAY_PER_REQUEST"
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["SSESpecification"]["SSEEnabled"] is True
+    assert properties["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert str(properties["DeletionProtectionEnabled"]) == choice.get(
+        "TableDeletionProtection", "false"
+    )
+    assert table["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rules_alone() -> None:
+    [queue] = _of({}, "AWS::SQS::Queue").values()
+    [policy] = _of({}, "AWS::SQS::QueuePolicy").values()
+
+    assert queue["Properties"] == {"MessageRetentionPeriod": 1209600, "SqsManagedSseEnabled": True}
+    allowed, denied = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert allowed["Condition"]["ArnEquals"]["aws:SourceArn"] == [
+        "${UploadRule.Arn}",
+        "${ExecutionFailureRule.Arn}",
+    ]
+    assert denied["Effect"] == "Deny"
+
+
+# ── Functions ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_function_has_its_own_role_and_log_group_made_before_it() -> None:
+    functions = _of({}, "AWS::Lambda::Function")
+    groups = _of({}, "AWS::Logs::LogGroup")
+    order = list(source()["Resources"])
+
+    assert set(functions) == {f"{name}Function" for name in FUNCTIONS}
+    for name in FUNCTIONS:
+        properties = functions[f"{name}Function"]["Properties"]
+        assert properties["Role"] == f"${{{name}Role.Arn}}"
+        assert properties["LoggingConfig"] == {"LogGroup": f"${{{name}LogGroup}}"}
+        assert groups[f"{name}LogGroup"]["Properties"] == {
+            "LogGroupName": f"/aws/lambda/{properties['FunctionName']}",
+            "RetentionInDays": "30",
+        }
+        assert order.index(f"{name}LogGroup") < order.index(f"{name}Role")
+        assert order.index(f"{name}Role") < order.index(f"{name}Function")
+
+
+def test_every_function_has_the_runtime_it_was_built_for() -> None:
+    for name, function in _of({}, "AWS::Lambda::Function").items():
+        properties = function["Properties"]
+        assert properties["Runtime"] == "python3.13", name
+        assert properties["Architectures"] == ["x86_64"], name
+        assert properties["Handler"] == "handler.handler", name
+        assert "ReservedConcurrentExecutions" not in properties, name
+
+
+def test_every_function_is_built_from_its_folder_by_the_one_makefile() -> None:
+    functions = {
+        n: r for n, r in source()["Resources"].items() if r["Type"] == "AWS::Serverless::Function"
+    }
+
+    for name, function in functions.items():
+        folder = name.removesuffix("Function").lower()
+        assert function["Metadata"] == {"BuildMethod": "makefile", "ContextPath": "infra/build"}
+        assert function["Properties"]["CodeUri"] == f"functions/{folder}/"
+        assert (ROOT / "functions" / folder).is_dir()
+
+
+def test_functions_behind_the_api_answer_before_the_gateway_gives_up() -> None:
+    functions = _of({}, "AWS::Lambda::Function")
+
+    assert functions["ApiFunction"]["Properties"]["Timeout"] <= 29
+    assert functions["PredictFunction"]["Properties"]["Timeout"] <= 29
+
+
+@pytest.mark.parametrize(("mode", "disabled"), [("Active", "false"), ("PassThrough", "true")])
+def test_tracing_follows_the_parameter(mode: str, disabled: str) -> None:
+    for function in _of({"TraceMode": mode}, "AWS::Lambda::Function").values():
+        properties = function["Properties"]
+        assert properties["TracingConfig"] == {"Mode": mode}
+        assert properties["Environment"]["Variables"]["POWERTOOLS_TRACE_DISABLED"] == disabled
+
+
+@each_choice
+def test_no_role_may_touch_everything(choice: dict[str, str]) -> None:
+    for name, role in _of(choice, "AWS::IAM::Role").items():
+        for statement in statements(role):
+            assert statement["Effect"] == "Allow"
+            actions = as_list(statement["Action"])
+            assert not [a for a in actions if "*" in a], name
+            for resource in as_list(statement["Resource"]):
+                if resource == "*":
+                    assert all(WITHOUT_RESOURCE.match(a) for a in actions), (name, actions)
+
+
+def test_every_role_takes_the_boundary_when_there_is_one() -> None:
+    bounded = _of(CHOICES["strict"], "AWS::IAM::Role")
+    unbounded = _of({}, "AWS::IAM::Role")
+
+    boundary = CHOICES["strict"]["PermissionsBoundaryArn"]
+    assert {r["Properties"].get("PermissionsBoundary") for r in bounded.values()} == {boundary}
+    assert {r["Properties"].get("PermissionsBoundary") for r in unbounded.values()} == {None}
+
+
+def test_failed_invocations_of_asynchronous_functions_go_to_the_dead_letters() -> None:
+    configs = _of({}, "AWS::Lambda::EventInvokeConfig")
+
+    assert {c["Properties"]["FunctionName"] for c in configs.values()} == {
+        "${TriggerFunction}",
+        "${RegistryFunction}",
+    }
+    for config in configs.values():
+        destination = config["Properties"]["DestinationConfig"]["OnFailure"]["Destination"]
+        assert destination == "${DeadLetterQueue.Arn}"
+
+
+# ── Events ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rules_retry_for_a_day_then_leave_a_dead_letter() -> None:
+    rules = _of({}, "AWS::Events::Rule")
+
+    assert rules.keys() == {"UploadRule", "ExecutionFailureRule"}
+    for rule in rules.values():
+        [target] = rule["Properties"]["Targets"]
+        assert target["RetryPolicy"] == {
+            "MaximumEventAgeInSeconds": 86400,
+            "MaximumRetryAttempts": 185,
+        }
+        assert target["DeadLetterConfig"] == {"Arn": "${DeadLetterQueue.Arn}"}
+
+
+def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
+    permissions = {
+        (p["Properties"]["Principal"], p["Properties"]["SourceArn"]): p["Properties"][
+            "FunctionName"
+        ]
+        for p in _of({}, "AWS::Lambda::Permission").values()
+    }
+
+    gateway = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}/live"
+    assert permissions == {
+        ("events.amazonaws.com", "${UploadRule.Arn}"): "${TriggerFunction}",
+        ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
+        ("apigateway.amazonaws.com", f"{gateway}/*/v1/*"): "${ApiFunction}",
+        ("apigateway.amazonaws.com", f"{gateway}/POST/v1/models/*/predict"): "${PredictFunction}",
+    }
+
+
+# ── API ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("authorizer", "security"),
+    [("IAM", [{"sigv4": []}]), ("API_KEY", [{"api_key": []}]), ("NONE", [])],
+)
+def test_every_route_asks_for_the_chosen_credentials(
+    authorizer: str, security: list[dict[str, list[str]]]
+) -> None:
+    operations = _operations({"ApiAuthorizer": authorizer})
+
+    for route, operation in operations.items():
+        assert operation["security"] == security, route
+
+
+def test_routes_are_those_of_the_apps_and_reach_the_functions_that_answer_them() -> None:
+    integrations = {
+        (*route, _target(operation).lower()) for route, operation in _operations({}).items()
+    }
+
+    assert integrations == {tuple(route) for route in ROUTES}
+
+
+def test_every_route_is_explicit_and_declares_its_path_parameters() -> None:
+    for (method, path), operation in _operations({}).items():
+        assert method in {"GET", "POST", "PUT"}
+        assert "proxy+" not in path
+        assert re.findall(r"\{(\w+)\}", path) == operation["_parameters"]
+
+
+@pytest.mark.parametrize("authorizer", ["IAM", "API_KEY", "NONE"])
+def test_key_and_usage_plan_exist_for_api_keys_alone(authorizer: str) -> None:
+    kinds = {r["Type"] for r in Resolver(ApiAuthorizer=authorizer).resources().values()}
+
+    for kind in ("ApiKey", "UsagePlan", "UsagePlanKey"):
+        assert (f"AWS::ApiGateway::{kind}" in kinds) == (authorizer == "API_KEY")
+
+
+def test_usage_plan_covers_the_stage_of_the_api() -> None:
+    found = _of({"ApiAuthorizer": "API_KEY"}, "AWS::ApiGateway::UsagePlan")
+    [stage] = _of({}, "AWS::ApiGateway::Stage")
+
+    assert found["ApiUsagePlan"]["Properties"]["ApiStages"] == [
+        {"ApiId": "${Api}", "Stage": f"${{{stage}}}"}
+    ]
+
+
+def test_errors_of_the_gateway_are_problem_details() -> None:
+    [api] = _of({}, "AWS::ApiGateway::RestApi").values()
+
+    responses = api["Properties"]["Body"]["x-amazon-apigateway-gateway-responses"]
+    assert {"DEFAULT_4XX", "DEFAULT_5XX", "THROTTLED", "REQUEST_TOO_LARGE"} <= responses.keys()
+    for name, response in responses.items():
+        assert response["responseParameters"] == {
+            "gatewayresponse.header.Content-Type": "'application/problem+json'"
+        }
+        template = response["responseTemplates"]["application/json"]
+        body = json.loads(template.replace("$context.error.messageString", '"text"'))
+        assert {"type", "title", "code", "detail"} <= body.keys(), name
+        assert body.get("status", response.get("statusCode")) in (
+            None,
+            int(response.get("statusCode", 0)),
+        )
+
+
+def test_stage_throttles_and_logs_no_payloads() -> None:
+    [stage] = _of({}, "AWS::ApiGateway::Stage").values()
+
+    [settings] = stage["Properties"]["MethodSettings"]
+    assert settings["ResourcePath"] == "/*"
+    assert settings["ThrottlingRateLimit"] == "50"
+    assert settings["ThrottlingBurstLimit"] == "100"
+    assert settings["DataTraceEnabled"] is False
+    assert "$context.identity.sourceIp" in stage["Properties"]["AccessLogSetting"]["Format"]
+
+
+def test_stage_waits_for_the_role_that_access_logs_need() -> None:
+    [stage] = _of({}, "AWS::ApiGateway::Stage").values()
+    [local] = _of(CHOICES["local"], "AWS::ApiGateway::Stage").values()
+
+    assert stage["Properties"]["Variables"] == {"accessLogs": "${ApiLogAccount}"}
+    assert local["Properties"]["Variables"] == {"accessLogs": "off"}
+    assert "AccessLogSetting" not in local["Properties"]
+
+
+# ── Settings ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_environment_holds_exactly_what_the_function_reads(name: str) -> None:
+    properties = _of({}, "AWS::Lambda::Function")[f"{name}Function"]["Properties"]
+    given = {v for v in properties["Environment"]["Variables"] if v.startswith("MILLRACE_")}
+
+    # Parsed, not imported: a handler brings its heavy libraries with it.
+    fields = _settings_of(ROOT / "functions" / name.lower())
+    read = {f"MILLRACE_{field.upper()}" for field in fields}
+    assert given - {"MILLRACE_STAGE"} == read - {"MILLRACE_STAGE"}
+
+
+def _settings_of(folder: Path) -> set[str]:
+    return {
+        statement.target.id
+        for file in folder.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(b, ast.Name) and b.id.endswith("Settings") for b in node.bases)
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    }
+
+
+# ── Alarms ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
+    alarms = _of({}, "AWS::CloudWatch::Alarm")
+
+    assert alarms.keys() == {
+        "TrainingFailedAlarm",
+        "RunsFailedAlarm",
+        "DeadLettersAlarm",
+        "TriggerTroubleAlarm",
+        "RegistryTroubleAlarm",
+        "ApiServerErrorsAlarm",
+        "PredictThrottlesAlarm",
+        "PredictLatencyAlarm",
+        "ModelLoadFailuresAlarm",
+    }
+    for alarm in alarms.values():
+        assert alarm["Properties"]["AlarmActions"] == ["${NotificationTopic}"]
+        assert alarm["Properties"]["TreatMissingData"] == "notBreaching"
+
+
+def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
+    ours = {v for k, v in vars(METRICS).items() if not k.startswith("_")}
+    theirs = {
+        ("AWS/States", "ExecutionsFailed"),
+        ("AWS/States", "ExecutionsTimedOut"),
+        ("AWS/States", "ExecutionsAborted"),
+        ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
+        ("AWS/Lambda", "Errors"),
+        ("AWS/Lambda", "Throttles"),
+        ("AWS/Lambda", "Duration"),
+        ("AWS/ApiGateway", "5XXError"),
+    }
+
+    watched = {
+        (metric["Namespace"], metric["MetricName"])
+        for alarm in _of({}, "AWS::CloudWatch::Alarm").values()
+        for metric in _metrics(alarm["Properties"])
+    }
+    assert watched - {(NAMESPACE, name) for name in ours} == theirs
+
+
+def _metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
+    if "Metrics" not in alarm:
+        return [alarm]
+    return [m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m]
+
+
+# ── Machine, outputs ────────────────────────────────────────────────────────────────────────────
+
+
+def test_state_machine_logs_no_execution_data() -> None:
+    [machine] = _of({}, "AWS::StepFunctions::StateMachine").values()
+
+    logging = machine["Properties"]["LoggingConfiguration"]
+    assert logging["IncludeExecutionData"] is False
+    assert logging["Level"] == "ERROR"
+    assert machine["Properties"]["StateMachineType"] == "STANDARD"
+
+
+def test_outputs_name_all_that_the_command_line_looks_for() -> None:
+    outputs = Resolver(ApiAuthorizer="API_KEY").outputs()
+
+    assert {
+        "ApiUrl",
+        "ApiAuthorizer",
+        "ApiKeyId",
+        "DataBucketName",
+        "ArtifactBucketName",
+        "TableName",
+        "TrainingStateMachineArn",
+        "TopicArn",
+        "DeadLetterQueueUrl",
+        *(f"{name}FunctionName" for name in FUNCTIONS),
+    } <= outputs.keys()
+    assert outputs["ApiAuthorizer"] == "API_KEY"
+
+
+def test_nothing_in_the_expanded_template_is_left_without_our_say() -> None:
+    """SAM adds roles and permissions of its own where a template leaves them out."""
+    written = source()["Resources"].keys()
+
+    added = {
+        (name, resource["Type"])
+        for name, resource in expanded()["Resources"].items()
+        if name not in written
+    }
+
+    assert {kind for _, kind in added} == {
+        "AWS::ApiGateway::Deployment",
+        "AWS::ApiGateway::Stage",
+        "AWS::Lambda::EventInvokeConfig",
+    }
+
+
+def _of(choice: dict[str, str], kind: str) -> dict[str, dict[str, Any]]:
+    return {n: r for n, r in Resolver(**choice).resources().items() if r["Type"] == kind}
+
+
+def _target(operation: dict[str, Any]) -> str:
+    [name] = re.findall(
+        r"\$\{(\w+)Function\.Arn\}", operation["x-amazon-apigateway-integration"]["uri"]
+    )
+    return str(name)
+
+
+def _operations(choice: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
+    [api] = _of(choice, "AWS::ApiGateway::RestApi").values()
+    return {
+        (method.upper(), path): {
+            **operation,
+            "_parameters": [p["name"] for p in item.get("parameters", [])],
+        }
+        for path, item in api["Properties"]["Body"]["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    }
