@@ -62,7 +62,7 @@ def test_promoting_against_another_champion_is_refused(registry: Registry) -> No
     registry.record_evaluation(other, 3, cases.evaluated(other.run_id, champion=1), automatic=True)
     registry.promote(M, 3, actor="pipeline", expected_champion=1)
 
-    with pytest.raises(ChampionChangedError, match="expected churn@1 .* found churn@3"):
+    with pytest.raises(ChampionChangedError, match=r"expected churn@1 .* found churn@3"):
         registry.promote(M, 2, actor="pipeline", expected_champion=1)
 
     assert registry.get_serving(M).version == 3

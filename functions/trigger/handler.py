@@ -1,0 +1,262 @@
+"""The trigger function: uploads and retraining requests become one execution each.
+
+Events: EventBridge's S3 "Object Created" (keys as they are, not URL-encoded), and the API's
+"Retrain Requested". Idempotent by the object's version, or the request's token: Powertools
+Idempotency answers a repetition fast, and the conditions in the registry hold without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from aws_lambda_powertools.utilities.idempotency import (
+    DynamoDBPersistenceLayer,
+    IdempotencyConfig,
+    idempotent_function,
+)
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+    IdempotencyPersistenceLayerError,
+)
+from aws_lambda_powertools.utilities.parser import ValidationError, parse
+from pydantic import BaseModel, ConfigDict, Field
+
+from millrace import layout
+from millrace.aws.clients import client
+from millrace.aws.dynamodb import PK, SK
+from millrace.aws.sns import SnsNotifier
+from millrace.aws.stepfunctions import StateMachine
+from millrace.errors import (
+    ConcurrentWriteError,
+    FieldProblem,
+    InvalidEventError,
+    ServiceUnavailableError,
+)
+from millrace.messages import SourceObject
+from millrace.observability import bind, logger, metrics, tracer
+from millrace.registry.door import (
+    Admission,
+    AdmissionStatus,
+    Door,
+    RetrainRequest,
+    count_duplicate,
+)
+from millrace.registry.registry import open_registry
+from millrace.settings import EnvironmentSettings
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import DataRecord
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+IDEMPOTENCY_PK = "IDEMPOTENCY#trigger"
+REMEMBERED_SECONDS = 24 * 3600
+"""As long as EventBridge tries to deliver an event."""
+
+
+class TriggerSettings(EnvironmentSettings):
+    """Environment of the trigger function."""
+
+    table_name: str
+    data_bucket: str
+    state_machine_arn: str
+    topic_arn: str
+    stage: str = "dev"
+
+
+# ── Events ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class _AwsEvent(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class Bucket(_AwsEvent):
+    """``detail.bucket``."""
+
+    name: str
+
+
+class S3Object(_AwsEvent):
+    """``detail.object``."""
+
+    key: str = Field(min_length=1)
+    size: int = 0
+    etag: str = ""
+    version_id: str = Field("", alias="version-id")
+
+
+class ObjectCreatedDetail(_AwsEvent):
+    """``detail`` of an object that was created."""
+
+    bucket: Bucket
+    object: S3Object
+
+
+class ObjectCreated(_AwsEvent):
+    """EventBridge's event for an object in the data bucket."""
+
+    id: str
+    detail_type: Literal["Object Created"] = Field(alias="detail-type")
+    source: Literal["aws.s3"]
+    detail: ObjectCreatedDetail
+
+
+class RetrainRequested(_AwsEvent):
+    """The API's event; it is a synchronous call, so it may have no id of EventBridge's."""
+
+    id: str = ""
+    detail_type: Literal["Retrain Requested"] = Field(alias="detail-type")
+    source: Literal["millrace.api", "millrace.monitor"]
+    detail: RetrainRequest
+
+
+DOOR_EVENT: Any = Annotated[ObjectCreated | RetrainRequested, Field(discriminator="detail_type")]
+
+
+# ── Wiring ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the function is made of."""
+
+    settings: TriggerSettings
+    config: IdempotencyConfig
+    admit_upload: Callable[..., dict[str, Any]]
+    admit_retrain: Callable[..., dict[str, Any]]
+
+
+@cache
+def wiring() -> Wiring:
+    """The door with its clients, built from the environment once per process."""
+    settings = TriggerSettings.from_environment()
+    door = Door(
+        registry=open_registry(client("dynamodb"), settings.table_name),
+        executions=StateMachine(client("stepfunctions"), settings.state_machine_arn),
+        notifier=SnsNotifier(client("sns"), settings.topic_arn),
+        clock=lambda: datetime.now(UTC),
+    )
+    store = DynamoDBPersistenceLayer(
+        table_name=settings.table_name,
+        key_attr=PK,
+        sort_key_attr=SK,
+        static_pk_value=IDEMPOTENCY_PK,
+        expiry_attr="expires_at",
+        boto3_client=client("dynamodb"),
+    )
+    config = IdempotencyConfig(
+        expires_after_seconds=REMEMBERED_SECONDS,
+        hash_function="sha256",
+        response_hook=_answered_before,
+    )
+
+    def once(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            decorated: Callable[..., Any] = idempotent_function(
+                function,
+                data_keyword_argument="key",
+                persistence_store=store,
+                config=config,
+                key_prefix=name,
+            )
+            return decorated
+
+        return decorate
+
+    @once("upload")
+    def admit_upload(*, key: str, source: SourceObject, correlation_id: str) -> dict[str, Any]:
+        return _answer(door.admit_upload(source, correlation_id), key)
+
+    @once("retrain")
+    def admit_retrain(*, key: str, request: RetrainRequest, correlation_id: str) -> dict[str, Any]:
+        return _answer(door.admit_retrain(request, correlation_id), key)
+
+    return Wiring(settings, config, admit_upload, admit_retrain)
+
+
+def _answer(admission: Admission, key: str) -> dict[str, Any]:
+    logger.info("admission ends", status=admission.status, idempotency_key=key)
+    return admission.model_dump(mode="json")
+
+
+def _answered_before(response: Any, idempotent_data: "DataRecord") -> Any:  # noqa: ARG001  # Powertools' signature
+    """What a repetition gets: the first answer, told as a duplicate."""
+    if response["status"] != AdmissionStatus.STARTED:
+        return response
+    count_duplicate(response["model"])
+    return {**response, "status": AdmissionStatus.DUPLICATE.value, "started": False}
+
+
+# ── Handler ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """Lambda's entry point."""
+    arrived = decode(event)
+    correlation_id = arrived.id or context.aws_request_id
+    bind(correlation_id=correlation_id)
+    made = wiring()
+    made.config.register_lambda_context(context)
+    try:
+        match arrived:
+            case ObjectCreated():
+                return _upload(made, arrived, correlation_id)
+            case RetrainRequested():
+                request = arrived.detail
+                return made.admit_retrain(
+                    key=layout.run_id_for_retrain(request.model, request.token),
+                    request=request,
+                    correlation_id=correlation_id,
+                )
+    except IdempotencyAlreadyInProgressError as exc:
+        raise ConcurrentWriteError("the same cause is being admitted right now") from exc
+    except IdempotencyPersistenceLayerError as exc:
+        raise ServiceUnavailableError(f"the idempotency record cannot be kept: {exc}") from exc
+    finally:
+        if metrics.provider.metric_set:
+            metrics.flush_metrics()
+
+
+def decode(event: dict[str, Any]) -> ObjectCreated | RetrainRequested:
+    """The event as one of those that come through this door.
+
+    Raises:
+        InvalidEventError: It is none; the message names the fields.
+    """
+    try:
+        parsed: ObjectCreated | RetrainRequested = parse(event=event, model=DOOR_EVENT)
+    except ValidationError as exc:
+        problems = [
+            FieldProblem(".".join(str(p) for p in e["loc"]) or "event", e["msg"])
+            for e in exc.errors(include_url=False, include_input=False)
+        ]
+        raise InvalidEventError(
+            "expected an S3 'Object Created' or a 'Retrain Requested' event: "
+            + "; ".join(f"{p.field}: {p.message}" for p in problems),
+            problems,
+        ) from exc
+    return parsed
+
+
+def _upload(made: Wiring, event: ObjectCreated, correlation_id: str) -> dict[str, Any]:
+    bucket, thing = event.detail.bucket, event.detail.object
+    if bucket.name != made.settings.data_bucket:
+        raise InvalidEventError(
+            f"detail.bucket.name: expected {made.settings.data_bucket!r}, got {bucket.name!r}"
+        )
+    source = SourceObject(
+        bucket=bucket.name,
+        key=thing.key,
+        version_id=thing.version_id,
+        size=thing.size,
+        etag=thing.etag,
+    )
+    return made.admit_upload(
+        key=f"{source.bucket}/{source.key}?{source.version_id or source.etag}",
+        source=source,
+        correlation_id=correlation_id,
+    )

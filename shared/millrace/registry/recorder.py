@@ -1,0 +1,244 @@
+"""What the registry function does for each task of the TRAINING machine.
+
+A task is a change of the registry, then the notice and the metric of it. Repeating a task repeats
+its answer; a notice may come twice rather than never.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from millrace.aws.sns import Notice, Notifier
+from millrace.errors import NotFoundError
+from millrace.messages import (
+    DatasetDecision,
+    PromoteTask,
+    Promotion,
+    ReadChampionTask,
+    RecordDatasetTask,
+    RecordEvaluationTask,
+    RecordFailureTask,
+    RecordRefusalTask,
+    RecordTrialTask,
+    RegisterTask,
+    Registration,
+    TrainingInput,
+    Verdict,
+)
+from millrace.observability import METRICS, MetricUnit, logger, metrics
+from millrace.registry.records import RunOutcome
+from millrace.registry.registry import PIPELINE, Registry
+from millrace.spec import ModelSpec
+
+_MAX_CAUSE: Final = 1_000
+
+ENDED_BADLY: Final = {
+    "FAILED": "the execution failed",
+    "TIMED_OUT": "the execution ran out of time",
+    "ABORTED": "the execution was aborted",
+}
+"""What an execution's final status means, as the reason of its run."""
+
+
+class Recorder:
+    """Records a training as it goes.
+
+    Args:
+        registry: The registry.
+        notifier: Told of every end of a run.
+        read_spec: Gives the spec a run was started with.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        notifier: Notifier,
+        read_spec: Callable[[TrainingInput], ModelSpec],
+    ) -> None:
+        self._registry = registry
+        self._notifier = notifier
+        self._read_spec = read_spec
+
+    def record_dataset(self, task: RecordDatasetTask) -> DatasetDecision:
+        """Records the dataset version; decides whether to train. Idempotent by run."""
+        spec = self._read_spec(task)
+        decision = self._registry.record_dataset(
+            task, task.ingest, train_on_upload=spec.retrain.on_upload
+        )
+        if decision.decision != "train":
+            self._tell(
+                task,
+                RunOutcome(decision.decision),
+                f"nothing to train: {decision.reason}",
+                dataset_version=task.ingest.dataset_version,
+            )
+        return decision
+
+    def record_refusal(self, task: RecordRefusalTask) -> None:
+        """Closes the run of a refused upload. Idempotent by run."""
+        if self._registry.record_refusal(task.run_id, task.ingest):
+            _count(METRICS.UPLOADS_REFUSED, task.model)
+        self._tell(
+            task,
+            RunOutcome.REFUSED,
+            f"upload refused: {task.ingest.reason}",
+            key=task.source.key,
+            code=task.ingest.code,
+            rows=task.ingest.rows.model_dump(),
+            quarantine=task.ingest.quarantine_prefix,
+        )
+
+    def record_trial(self, task: RecordTrialTask) -> None:
+        """Keeps a trial on its run. Idempotent by run and trial."""
+        self._registry.record_trial(task.run_id, task.trial)
+
+    def register(self, task: RegisterTask) -> Registration:
+        """Gives the run's model a version number. Idempotent by run."""
+        return self._registry.register_version(task, task.ingest, task.fit)
+
+    def read_champion(self, task: ReadChampionTask) -> Registration:
+        """The run's version, and the champion as it is now."""
+        return Registration(
+            version=task.registration.version,
+            champion=self._registry.champion_ref(task.model),
+        )
+
+    def record_evaluation(self, task: RecordEvaluationTask) -> Verdict:
+        """Attaches the evaluation and decides. Idempotent by the evaluation's key."""
+        spec = self._read_spec(task)
+        version = task.registration.version
+        verdict = self._registry.record_evaluation(
+            task, version, task.evaluation, automatic=spec.approve.mode == "automatic"
+        )
+        passed = verdict.decision != "reject"
+        _count(METRICS.GATES_PASSED if passed else METRICS.GATES_FAILED, task.model)
+        if verdict.decision == "reject":
+            self._tell_judged(
+                task, RunOutcome.GATES_FAILED, f"{task.model}@{version} failed its gates"
+            )
+        elif verdict.decision == "await_approval":
+            self._tell_judged(
+                task,
+                RunOutcome.AWAITING_APPROVAL,
+                f"{task.model}@{version} passed its gates and waits for approval",
+            )
+        return verdict
+
+    def promote(self, task: PromoteTask) -> Promotion:
+        """Makes the version champion. Idempotent by version and expected champion.
+
+        Raises:
+            ChampionChangedError: The champion is not the one of the evaluation any more.
+        """
+        version = task.registration.version
+        promotion = self._registry.promote(
+            task.model,
+            version,
+            actor=PIPELINE,
+            reason=task.evaluation.reason,
+            expected_champion=task.evaluation.champion_version,
+            correlation_id=task.correlation_id,
+            finishing_run=task.run_id,
+        )
+        _count(METRICS.PROMOTIONS, task.model)
+        self._tell_judged(
+            task,
+            RunOutcome.PROMOTED,
+            f"{task.model}@{version} is champion",
+            previous=promotion.previous,
+        )
+        return promotion
+
+    def record_failure(self, task: RecordFailureTask) -> None:
+        """Closes the run as failed, unless it was closed before."""
+        error, cause = task.failure.Error, task.failure.Cause[:_MAX_CAUSE]
+        self._fail(task.run_id, task.model, error, cause, task.correlation_id)
+
+    def execution_ended_badly(
+        self,
+        *,
+        run_id: str,
+        status: Literal["FAILED", "TIMED_OUT", "ABORTED"],
+        error: str,
+        cause: str,
+    ) -> bool:
+        """Closes the run of an execution that could not do so itself.
+
+        Returns:
+            False when the run was closed before, or there is no such run.
+        """
+        try:
+            run = self._registry.get_run(run_id)
+        except NotFoundError:
+            logger.warning("an execution without a run ended badly", run_id=run_id, status=status)
+            return False
+        reason = ENDED_BADLY[status] + (f": {cause[:_MAX_CAUSE]}" if cause else "")
+        return self._fail(run_id, run.model, error or status, reason, run.correlation_id)
+
+    def _fail(self, run_id: str, model: str, error: str, reason: str, correlation_id: str) -> bool:
+        closed = self._registry.finish_run(
+            run_id,
+            RunOutcome.FAILED,
+            error=error,
+            reason=reason,
+            correlation_id=correlation_id,
+        )
+        if closed:
+            _count(METRICS.RUNS_FAILED, model)
+            logger.error("run failed", error=error)
+            self._notifier.notify(
+                Notice(
+                    model=model,
+                    event=RunOutcome.FAILED.value,
+                    subject=f"{model}: training failed with {error or 'an unnamed error'}",
+                    details={
+                        "run_id": run_id,
+                        "error": error,
+                        "reason": reason,
+                        "correlation_id": correlation_id,
+                    },
+                )
+            )
+        return closed
+
+    def _tell_judged(
+        self,
+        task: RecordEvaluationTask | PromoteTask,
+        outcome: RunOutcome,
+        summary: str,
+        **facts: Any,
+    ) -> None:
+        judged = task.evaluation
+        self._tell(
+            task,
+            outcome,
+            summary,
+            version=task.registration.version,
+            reason=judged.reason,
+            compared_with=judged.champion_version,
+            metrics={name: m.value for name, m in judged.metrics.items()},
+            gates=[g.model_dump(mode="json") for g in judged.gates],
+            report_key=judged.report_key,
+            **facts,
+        )
+
+    def _tell(self, task: TrainingInput, outcome: RunOutcome, summary: str, **facts: Any) -> None:
+        logger.info("run ends", outcome=outcome.value)
+        self._notifier.notify(
+            Notice(
+                model=task.model,
+                event=outcome.value,
+                subject=summary if summary.startswith(task.model) else f"{task.model}: {summary}",
+                details={
+                    "run_id": task.run_id,
+                    "correlation_id": task.correlation_id,
+                    "outcome": outcome.value,
+                    **facts,
+                },
+            )
+        )
+
+
+def _count(metric: str, model: str) -> None:
+    metrics.add_dimension(name="model", value=model)
+    metrics.add_metric(name=metric, unit=MetricUnit.Count, value=1)
