@@ -154,7 +154,7 @@ def _what_next(api: ApiClient, target: Target) -> None:
     report = _save_report(api, target)
     out.print()
     out.print(Rule(Text("Where to look next", style="bold"), align="left", style="dim"))
-    out.print(render.versions_table(api.get(f"/v1/models/{MODEL}/versions")["versions"]))
+    out.print(render.versions_table(api.get(f"/v1/models/{MODEL}/versions")["items"]))
     out.print(f"  report of the champion: {report.relative_to(PROJECT)}")
     out.print("  your own CSV:           .venv/bin/millrace init NAME --data FILE --target COLUMN")
     out.print("  keep a cloud running:   .venv/bin/millrace local up")

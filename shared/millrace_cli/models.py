@@ -33,7 +33,7 @@ def models(
         page = ApiClient(chosen(context).target()).get(
             "/v1/models", limit=limit, page_token=page_token
         )
-        print_page(page, render.models_table(page["models"]), as_json)
+        print_page(page, render.models_table(page["items"]), as_json)
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -64,10 +64,10 @@ def show(
             model = api.get(f"/v1/models/{name}")
             versions = api.get(f"/v1/models/{name}/versions")
             if as_json:
-                print_json({"model": model, **versions})
+                print_json({"model": model, "versions": versions["items"]})
                 return
             out.print(render.models_table([model]))
-            out.print(render.versions_table(versions["versions"]))
+            out.print(render.versions_table(versions["items"]))
             return
         document = api.get(f"/v1/models/{name}/versions/{version}")
         if as_json:

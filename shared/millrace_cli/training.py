@@ -134,11 +134,11 @@ def status(
         health = api.get("/v1/health")
         models_page = api.get("/v1/models")
         if as_json:
-            print_json({"target": target.where, "health": health, **models_page})
+            print_json({"target": target.where, "health": health, "models": models_page["items"]})
             return
         out.print(f"[bold]millrace[/] {health.get('version', '')} {target.where}")
         out.print(f"API {target.outputs.api_url}  authorizer {target.outputs.authorizer}")
-        out.print(render.models_table(models_page["models"]))
+        out.print(render.models_table(models_page["items"]))
 
 
 @app.command(epilog="Example: millrace runs churn --limit 5")
@@ -154,7 +154,7 @@ def runs(
         page = ApiClient(chosen(context).target()).get(
             f"/v1/models/{model}/runs", limit=limit, page_token=page_token
         )
-        print_page(page, render.runs_table(page["runs"]), as_json)
+        print_page(page, render.runs_table(page["items"]), as_json)
 
 
 @app.command(epilog="Example: millrace retrain churn --why 'new spec'")

@@ -56,9 +56,9 @@ def test_listings_and_one_version(millrace: Any, trained: dict[str, Any]) -> Non
     runs = millrace("runs", "tumor", "--json")
     state = millrace("status", trained["run_id"])
 
-    assert "tumor" in [m["name"] for m in json.loads(listed.stdout)["models"]]
+    assert "tumor" in [m["name"] for m in json.loads(listed.stdout)["items"]]
     assert json.loads(shown.stdout)["status"] == "champion"
-    assert trained["run_id"] in [r["run_id"] for r in json.loads(runs.stdout)["runs"]]
+    assert trained["run_id"] in [r["run_id"] for r in json.loads(runs.stdout)["items"]]
     assert "400 accepted" in state.output
 
 

@@ -100,7 +100,7 @@ def test_the_same_rows_again_train_nothing(
 def test_an_event_delivered_twice_starts_one_run(
     api: ApiClient, target: Target, trained: dict[str, Any]
 ) -> None:
-    before = api.get("/v1/models/tumor/runs")["runs"]
+    before = api.get("/v1/models/tumor/runs")["items"]
     source = trained["source"]
     event = {
         "version": "0",
@@ -134,7 +134,7 @@ def test_an_event_delivered_twice_starts_one_run(
 
     assert "FunctionError" not in answer
     assert trained["run_id"] in answer["Payload"].read().decode()
-    assert len(api.get("/v1/models/tumor/runs")["runs"]) == len(before)
+    assert len(api.get("/v1/models/tumor/runs")["items"]) == len(before)
 
 
 def test_a_second_file_is_judged_against_the_champion_on_the_same_rows(
@@ -168,7 +168,7 @@ def test_a_rollback_shows_in_answers_within_the_refresh_interval(
 
     assert (answer["version"], answer["previous"]) == (1, 2)
     assert _answering(api, row, 1)
-    actions = [e["action"] for e in api.get("/v1/models/tumor-roll/audit")["entries"]]
+    actions = [e["action"] for e in api.get("/v1/models/tumor-roll/audit")["items"]]
     assert actions[0] == "rolled_back"
 
 
@@ -239,13 +239,13 @@ def test_manual_approval_waits_for_a_person(
 def test_a_retraining_trains_the_same_rows_again_and_reproduces_the_metrics(
     api: ApiClient, follow: Follow, trained: dict[str, Any]
 ) -> None:
-    latest = api.get("/v1/models/tumor/versions")["versions"][0]
+    latest = api.get("/v1/models/tumor/versions")["items"][0]
 
     answer = api.post("/v1/models/tumor/retrain", {"reason": "a test"})
     run = follow(answer["run_id"])
 
     again = api.get(f"/v1/models/tumor/versions/{run['model_version']}")
-    same = api.get("/v1/models/tumor/versions")["versions"]
+    same = api.get("/v1/models/tumor/versions")["items"]
     twin = next(
         v
         for v in same
