@@ -30,9 +30,10 @@ PYTHON_VERSION = "3.13"
 PLATFORM = "x86_64-manylinux_2_28"
 
 # What no function needs at run time. Globs on the path inside the tree; a folder goes whole.
-# tests/infra/test_artifacts.py exercises every trimmed tree, and fails on a rule that no longer
-# matches anything. Two things look idle and are not: onnxruntime's providers_shared library and
-# numpy.typing. The *.libs folders are never stripped: that broke SciPy's OpenBLAS.
+# tests/infra/test_artifacts.py runs a whole training and a prediction through the trimmed trees,
+# and fails on a rule that no longer matches anything. Two things look idle and are not:
+# onnxruntime's providers_shared library and numpy.typing. The *.libs folders are never stripped:
+# that broke SciPy's OpenBLAS.
 TRIM: tuple[str, ...] = (
     # Packages' own tests: 30 MB in scipy, scikit-learn and numpy together.
     "**/tests",
@@ -45,7 +46,6 @@ TRIM: tuple[str, ...] = (
     "**/*.pxd",
     "**/*.pxi",
     "**/*.h",
-    "**/*.hpp",
     "**/*.cc",
     "**/*.cpp",
     "**/*.c",
@@ -56,7 +56,6 @@ TRIM: tuple[str, ...] = (
     "**/*.proto",
     "**/meson.build",
     "numpy/_core/include",
-    "numpy/_core/lib/npy-pkg-config",
     # Scripts: a function has no command line.
     "bin",
     # Installers' notes; METADATA, entry points and licences stay.
@@ -107,9 +106,11 @@ def function_names() -> list[str]:
 
 def tree_key(function: str) -> str:
     """A name for the dependency tree, from all that decides its content."""
+    locked = (FUNCTIONS / function / "requirements.txt").read_text("utf-8").splitlines()
+    pins = "\n".join(line for line in locked if not line.lstrip().startswith("#"))
     digest = hashlib.sha256()
     for part in (
-        (FUNCTIONS / function / "requirements.txt").read_bytes(),
+        pins.encode(),
         Path(__file__).read_bytes(),
         sys.version.encode(),
     ):
@@ -173,26 +174,35 @@ def dependency_tree(function: str) -> Path:
     """The function's installed, trimmed and compiled dependencies; made once per content."""
     ready = CACHE / tree_key(function)
     if ready.is_dir():
-        return ready
+        return ready / "tree"
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{function}-", dir=CACHE) as scratch:
-        tree = Path(scratch) / "tree"
+        entry = Path(scratch) / "entry"
+        tree = entry / "tree"
         install(function, tree)
-        for _, path in list(trimmed(tree)):
+        applied = set()
+        for rule, path in list(trimmed(tree)):
+            applied.add(rule)
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         (tree / ".lock").unlink(missing_ok=True)
+        (entry / "rules").write_text("\n".join(sorted(applied)), encoding="utf-8")
         # A module that does not compile (a template, another Python's syntax) only loads slower.
         compile_tree(tree, workers=os.cpu_count() or 1)
         try:
-            tree.rename(ready)
+            entry.rename(ready)
         except OSError:
             if not ready.is_dir():
                 raise
             # Another build of the same requirements was quicker; its tree is the same.
-    return ready
+    return ready / "tree"
+
+
+def applied_rules(function: str) -> set[str]:
+    """The trim rules that found something in the function's dependencies."""
+    return set((dependency_tree(function).parent / "rules").read_text("utf-8").splitlines())
 
 
 def link_or_copy(source: str, target: str) -> None:
