@@ -48,6 +48,8 @@ class Signature(BaseModel):
     """Type the labels are given back in: integer 1, boolean true or string "1"."""
     algorithm: Algorithm
     onnx_opset: int
+    null_values: tuple[str, ...] = ()
+    """Texts that meant "no value" in the training data, and mean it in requests."""
 
     @property
     def numeric(self) -> tuple[FeatureField, ...]:

@@ -151,4 +151,5 @@ def make_signature(spec: ModelSpec, schema: TableSchema, algorithm: Algorithm) -
         target_type=target.type,
         algorithm=algorithm,
         onnx_opset=OPSET,
+        null_values=spec.data.null_values,
     )

@@ -9,7 +9,8 @@ What is refused is what the model could not read the way it was trained: a missi
 feature, a wrong type (a boolean is no integer, ``"41"`` no number), null where the contract has
 none, NaN and infinities, integers beyond 2^53 and numbers beyond 32-bit floats. The contract's
 ``min``, ``max`` and ``allowed`` are facts about the training data: a value outside is answered,
-and said so in ``warnings``.
+and said so in ``warnings``. Texts are cleaned as ingest cleaned them: surrounding whitespace is
+cut, and the spec's ``null_values`` mean "no value".
 """
 
 import difflib
@@ -39,6 +40,8 @@ MAX_PROBLEMS: Final = 20
 """Problems listed in one error; the message counts the rest."""
 MAX_INTEGER: Final = 2**53
 """Beyond it a double, which is what JSON numbers become, no longer tells integers apart."""
+WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+"""Cut from both ends of a text, as ingest does (``datasets.contract``)."""
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 _MAX_NAME_SHOWN: Final = 64
 _PAIR: Final = re.compile(rb'"\s*:')
@@ -147,6 +150,7 @@ class SignatureCodec:
             for positions, types in ((plain, _NUMBERS), (flags, _BOOLEANS))
             if positions
         )
+        self._null_texts = frozenset(t.strip(WHITESPACE) for t in signature.null_values)
         self._strings = _getter([f.name for f in self._categorical])
         self._string_required = np.array([not f.nullable for f in self._categorical], dtype=bool)
         self._low = np.array([-np.inf if f.min is None else f.min for f in self._numeric])
@@ -288,19 +292,32 @@ class SignatureCodec:
             else list(map(self._strings, data))
         )
         flat = list(chain.from_iterable(values))
-        kinds = set(map(type, flat))
-        if not kinds <= _STRINGS or "\0" in "".join(filter(None, flat)):
+        if not set(map(type, flat)) <= _STRINGS:
             return None
-        matrix = np.array(values, dtype=object)
+        # Categories repeat: each distinct text is looked at once.
+        cleaned = {text: self._cleaned(text) for text in set(flat)}
+        if any("\0" in text for text in cleaned.values()):
+            return None
+        if any(clean != text for text, clean in cleaned.items()):
+            flat = [cleaned[text] for text in flat]
+        matrix = np.array(flat, dtype=object)
         if by_column:
-            matrix = np.ascontiguousarray(matrix.T)
-        if _NULL in kinds:
-            matrix[matrix == None] = MISSING_CATEGORY  # noqa: E711 - elementwise
-        if (_NULL in kinds or MISSING_CATEGORY in flat) and (
-            (matrix == MISSING_CATEGORY).any(axis=0) & self._string_required
-        ).any():
+            matrix = np.ascontiguousarray(matrix.reshape(-1, rows).T)
+        else:
+            matrix = matrix.reshape(rows, -1)
+        if (
+            MISSING_CATEGORY in cleaned.values()
+            and ((matrix == MISSING_CATEGORY).any(axis=0) & self._string_required).any()
+        ):
             return None
         return matrix
+
+    def _cleaned(self, text: str | None) -> str:
+        """A category as ingest would have cleaned it."""
+        if text is None:
+            return MISSING_CATEGORY
+        text = text.strip(WHITESPACE)
+        return MISSING_CATEGORY if text in self._null_texts else text
 
     # ── Naming what is wrong ────────────────────────────────────────────────────────────────────
 
@@ -327,7 +344,9 @@ class SignatureCodec:
                 )
             )
             for index, value in values:
-                message = _wrong(feature, value)
+                message = _wrong(
+                    feature, self._cleaned(value) if isinstance(value, str) else value
+                )
                 if message:
                     report.add(feature.name, message, index)
         report.refuse()
@@ -561,7 +580,7 @@ def _wrong(feature: FeatureField, value: Any) -> str | None:
             if not isinstance(value, str):
                 return f"expected a string, got {_kind(value)}"
             if value == MISSING_CATEGORY and not feature.nullable:
-                return "expected a string, got an empty one, which means no value"
+                return "expected a string, got an empty one, or one that means no value"
             return "the string contains a NUL character" if "\0" in value else None
         case ColumnType.BOOLEAN:
             return None if isinstance(value, bool) else f"expected {expected}, got {_kind(value)}"

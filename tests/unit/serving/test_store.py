@@ -1,0 +1,388 @@
+"""Which version answers, how often the registry is asked, and what survives a bad artifact."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from millrace.errors import (
+    ArtifactError,
+    DigestMismatchError,
+    MillraceError,
+    NoChampionError,
+    NotFoundError,
+    ServiceUnavailableError,
+    ThrottledError,
+)
+from millrace.observability import METRICS, metrics
+from millrace.registry.records import ServingRecord
+from millrace.serving import store as store_module
+from millrace.serving import telemetry
+from millrace.serving.store import ModelStore
+from tests.fakes.onnx_models import StoredModel, churn_signature, stored
+from tests.fakes.store import FakeStore
+
+BUCKET = "artifacts"
+REFRESH = 30.0
+ROW = {"age": 41, "plan": "basic", "tenure": None, "active": True, "city": "Graz"}
+
+
+@dataclass
+class FakeSource:
+    """Says what to serve, and counts how often it is asked."""
+
+    records: dict[str, ServingRecord | MillraceError] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def get_serving(self, model: str) -> ServingRecord:
+        self.asked.append(model)
+        answer = self.records.get(model) or NotFoundError(f"there is no model {model!r}")
+        if isinstance(answer, MillraceError):
+            raise answer
+        return answer
+
+
+@dataclass
+class World:
+    """A store with its surroundings."""
+
+    source: FakeSource = field(default_factory=FakeSource)
+    objects: FakeStore = field(default_factory=FakeStore)
+    now: float = 1000.0
+    capacity: int = 2**20
+    store: ModelStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = ModelStore(
+            self.source,
+            self.objects,
+            BUCKET,
+            refresh_seconds=REFRESH,
+            clock=lambda: self.now,
+            capacity_bytes=self.capacity,
+        )
+
+    def publish(
+        self, version: int, model: StoredModel | None = None, **changes: str
+    ) -> StoredModel:
+        """Makes a version the champion."""
+        model = model or stored(f"run-{version}", bias=float(version))
+        self.objects.write(BUCKET, model.model_key, model.onnx, content_type="x")
+        self.objects.write(BUCKET, model.signature_key, model.signature_body, content_type="x")
+        self.source.records[model.signature.model] = ServingRecord(
+            model=model.signature.model,
+            version=version,
+            run_id=f"run-{version}",
+            model_key=model.model_key,
+            sha256=changes.get("sha256", model.sha256),
+            signature_key=model.signature_key,
+            signature_sha256=changes.get("signature_sha256", model.signature_sha256),
+            updated_at=datetime(2026, 11, 1, tzinfo=UTC),
+        )
+        return model
+
+    def damage(self, key: str) -> None:
+        """Flips one bit of a stored object."""
+        body = bytearray(self.objects.read(BUCKET, key))
+        body[len(body) // 2] ^= 1
+        self.objects.write(BUCKET, key, bytes(body), content_type="x")
+
+
+@pytest.fixture
+def world() -> World:
+    metrics.provider.clear_metrics()
+    return World()
+
+
+def counted(metric: str) -> float:
+    held = metrics.provider.metric_set.get(metric)
+    return float(sum(held["Value"])) if held else 0.0
+
+
+def test_the_champion_answers(world: World) -> None:
+    world.publish(1)
+
+    loaded = world.store.get("churn")
+    batch = loaded.codec.decode(orjson.dumps({"rows": [ROW]}))
+
+    # age gives 0.41, active 0.5, plan basic minus one, the bias one
+    assert loaded.run(batch)[0, 1] == pytest.approx(1 / (1 + 2.718281828**-0.91), abs=1e-6)
+    assert loaded.version == 1
+    assert counted(METRICS.MODEL_LOADS) == 1
+
+
+def test_the_warm_path_asks_nobody_within_the_interval(world: World) -> None:
+    world.publish(1)
+    first = world.store.get("churn")
+    world.objects.objects.clear()
+    world.now += REFRESH - 0.1
+
+    assert all(world.store.get("churn") is first for _ in range(5))
+    assert world.source.asked == ["churn"]
+
+
+def test_an_unchanged_champion_is_not_loaded_again(world: World) -> None:
+    world.publish(1)
+    first = world.store.get("churn")
+    world.objects.objects.clear()
+    world.now += REFRESH
+
+    assert world.store.get("churn") is first
+    assert world.source.asked == ["churn", "churn"]
+
+
+def test_a_promotion_is_visible_after_the_interval_and_not_before(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.publish(2)
+
+    world.now += REFRESH - 0.1
+    assert world.store.get("churn").version == 1
+    world.now += 0.2
+    assert world.store.get("churn").version == 2
+
+
+def test_a_rollback_to_a_version_in_memory_loads_nothing(world: World) -> None:
+    world.publish(1)
+    first = world.store.get("churn")
+    before = world.source.records["churn"]
+    world.publish(2)
+    world.now += REFRESH
+    world.store.get("churn")
+    world.source.records["churn"] = before
+    world.objects.objects.clear()
+    world.now += REFRESH
+
+    assert world.store.get("churn") is first
+
+
+@pytest.mark.parametrize("what", ["model_key", "signature_key"])
+def test_a_damaged_artifact_leaves_the_last_good_version_answering(world: World, what: str) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    bad = world.publish(2)
+    world.damage(getattr(bad, what))
+    world.now += REFRESH
+
+    assert world.store.get("churn").version == 1
+    assert counted(METRICS.MODEL_LOAD_FAILURES) == 1
+    assert world.store.get("churn").version == 1
+    assert counted(METRICS.MODEL_LOAD_FAILURES) == 1
+
+
+def test_a_mended_version_is_taken_at_the_next_refresh(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    bad = world.publish(2)
+    world.damage(bad.model_key)
+    world.now += REFRESH
+    world.store.get("churn")
+    world.objects.write(BUCKET, bad.model_key, bad.onnx, content_type="x")
+
+    assert world.store.get("churn").version == 1
+    world.now += REFRESH
+    assert world.store.get("churn").version == 2
+
+
+@pytest.mark.parametrize("what", ["model_key", "signature_key"])
+def test_a_damaged_first_version_is_refused_and_not_read_at_every_request(
+    world: World, what: str
+) -> None:
+    bad = world.publish(1)
+    world.damage(getattr(bad, what))
+
+    for _ in range(3):
+        with pytest.raises(DigestMismatchError, match="churn@1"):
+            world.store.get("churn")
+
+    assert world.source.asked == ["churn"]
+    assert counted(METRICS.MODEL_LOAD_FAILURES) == 1
+
+
+def test_a_registered_artifact_that_is_gone_is_no_missing_model(world: World) -> None:
+    model = world.publish(1)
+    del world.objects.objects[BUCKET, model.model_key]
+
+    with pytest.raises(ArtifactError, match="does not exist"):
+        world.store.get("churn")
+
+
+def test_a_signature_of_another_model_is_refused(world: World) -> None:
+    other = stored("run-1", signature=churn_signature("other"))
+    world.publish(1, other)
+    world.source.records["churn"] = world.source.records["other"].model_copy(  # type: ignore[union-attr]
+        update={"model": "churn"}
+    )
+
+    with pytest.raises(ArtifactError, match="expected model churn, got other"):
+        world.store.get("churn")
+
+
+def test_an_unreachable_registry_leaves_the_last_version_answering(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.source.records["churn"] = ServiceUnavailableError("down")
+    world.now += REFRESH
+
+    assert world.store.get("churn").version == 1
+    assert world.store.get("churn").version == 1
+    assert len(world.source.asked) == 2
+
+
+def test_an_unreachable_registry_is_asked_again_while_nothing_is_loaded(world: World) -> None:
+    world.source.records["churn"] = ServiceUnavailableError("down")
+    with pytest.raises(ServiceUnavailableError):
+        world.store.get("churn")
+    world.publish(1)
+
+    assert world.store.get("churn").version == 1
+
+
+def test_an_unreachable_bucket_is_asked_again_while_nothing_is_loaded(world: World) -> None:
+    class Down(FakeStore):
+        def read(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+            raise ThrottledError("slow down")
+
+    world.publish(1)
+    good, world.store._objects = world.store._objects, Down()
+    with pytest.raises(ThrottledError):
+        world.store.get("churn")
+    world.store._objects = good
+
+    assert world.store.get("churn").version == 1
+
+
+def test_a_model_without_champion_is_said_so_and_noticed_later(world: World) -> None:
+    world.source.records["churn"] = NoChampionError("model 'churn' has no champion yet")
+    for _ in range(3):
+        with pytest.raises(NoChampionError):
+            world.store.get("churn")
+    world.publish(1)
+    world.now += REFRESH
+
+    assert world.store.get("churn").version == 1
+    assert len(world.source.asked) == 2
+
+
+def test_a_champion_that_is_taken_away_stops_answering(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.source.records["churn"] = NoChampionError("model 'churn' has no champion yet")
+    world.now += REFRESH
+
+    with pytest.raises(NoChampionError):
+        world.store.get("churn")
+
+
+def test_unknown_names_are_remembered_within_bounds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_ABSENT", 5)
+    for _ in range(3):
+        for number in range(4):
+            with pytest.raises(NotFoundError):
+                world.store.get(f"name-{number}")
+    assert len(world.source.asked) == 4
+
+    for number in range(50):
+        with pytest.raises(NotFoundError):
+            world.store.get(f"other-{number}")
+    assert len(world.store._absent) == 5
+
+
+def test_invented_names_do_not_hammer_the_registry(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_LOOKUPS_PER_INTERVAL", 10)
+    world.publish(1)
+    world.store.get("churn")
+    outcomes = []
+    for number in range(30):
+        with pytest.raises((NotFoundError, ThrottledError)) as caught:
+            world.store.get(f"invented-{number}")
+        outcomes.append(caught.type)
+
+    assert len(world.source.asked) == 10
+    assert outcomes.count(ThrottledError) == 21
+    assert world.store.get("churn").version == 1
+    world.now += REFRESH
+    with pytest.raises(NotFoundError):
+        world.store.get("invented-99")
+
+
+def test_memory_is_bounded_and_the_least_recently_used_goes_first() -> None:
+    models = [stored("run-1", name=name) for name in ("model-a", "model-b", "model-c")]
+    world = World(capacity=2 * len(models[0].onnx) + 10)
+    for model in models:
+        world.publish(1, model)
+    first, second = world.store.get("model-a"), world.store.get("model-b")
+
+    world.store.get("model-c")
+
+    assert len(world.store._loaded) == 2
+    assert world.store.get("model-b") is second
+    assert world.store.get("model-a") is not first
+
+
+def test_a_model_larger_than_the_memory_still_answers() -> None:
+    world = World(capacity=1)
+    world.publish(1)
+
+    assert world.store.get("churn") is world.store.get("churn")
+
+
+def in_threads(count: int, action: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=action) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert not any(t.is_alive() for t in threads)
+
+
+def test_one_thread_loads_for_all(world: World) -> None:
+    world.publish(1)
+    got: list[int] = []
+
+    in_threads(8, lambda: got.append(world.store.get("churn").version))
+
+    assert got == [1] * 8
+    assert world.source.asked == ["churn"]
+
+
+def test_a_slow_reload_does_not_keep_others_waiting(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.publish(2)
+    world.now += REFRESH
+    entered, release = threading.Event(), threading.Event()
+    quick = world.source.get_serving
+
+    def slow(model: str) -> ServingRecord:
+        entered.set()
+        assert release.wait(10)
+        return quick(model)
+
+    world.source.get_serving = slow  # type: ignore[method-assign]
+    reloading = threading.Thread(target=world.store.get, args=("churn",))
+    reloading.start()
+    assert entered.wait(10)
+
+    assert world.store.get("churn").version == 1
+
+    release.set()
+    reloading.join(timeout=10)
+    assert world.store.get("churn").version == 2
+
+
+def test_telemetry_that_fails_harms_no_load(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("metrics are down")
+
+    monkeypatch.setattr(telemetry.metrics, "add_metric", broken)
+    world.publish(1)
+
+    assert world.store.get("churn").version == 1
