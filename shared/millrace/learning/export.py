@@ -73,6 +73,7 @@ def to_onnx(model: FittedModel, *, doc: str, metadata: Mapping[str, str]) -> byt
 
 def _whole_graph(model: FittedModel, estimator: onnx.GraphProto) -> onnx.GraphProto:
     nodes, constants = model.encoder.onnx_nodes()
+    _set_apart(estimator)
     nodes += estimator.node
     constants += estimator.initializer
     if model.task is Task.REGRESSION:
@@ -118,6 +119,21 @@ def _whole_graph(model: FittedModel, estimator: onnx.GraphProto) -> onnx.GraphPr
         [helper.make_tensor_value_info(wanted, TensorProto.FLOAT, ["rows", columns])],
         initializer=[constant for constant in constants if constant.name in used],
     )
+
+
+def _set_apart(estimator: onnx.GraphProto) -> None:
+    """Prefixes the names skl2onnx gave, so that none meets one of ours."""
+
+    def renamed(name: str) -> str:
+        return name if name in ("", FEATURES) else f"estimator/{name}"
+
+    for node in estimator.node:
+        node.name = renamed(node.name)
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed(name)
+    for named in (*estimator.initializer, *estimator.output):
+        named.name = renamed(named.name)
 
 
 def _needed(nodes: list[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:

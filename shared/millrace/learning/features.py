@@ -133,7 +133,7 @@ class Encoder:
     Attributes:
         numbers: How many numeric columns there are.
         medians: float32 [k], or None without imputation.
-        flagged: Numeric columns that had missing values when fitted; each gets a 0/1 feature.
+        flagged: Numeric columns that had some missing values when fitted; each gets a 0/1 feature.
         offset: float32 [k], or None without scaling.
         scale: float32 [k], or None without scaling.
         vocabulary: Per categorical column the values that get a feature; all else encodes as zeros.
@@ -158,7 +158,9 @@ class Encoder:
         flagged: tuple[int, ...] = ()
         if recipe.impute:
             missing = np.isnan(rows.numeric)
-            flagged = tuple(int(i) for i in np.flatnonzero(missing.any(axis=0)))
+            # A column that is always missing has a flag that is always 1, and tells nothing.
+            some = missing.any(axis=0) & ~missing.all(axis=0)
+            flagged = tuple(int(i) for i in np.flatnonzero(some))
             medians = _medians(rows.numeric, missing)
             if recipe.scale:
                 filled = np.where(missing, medians, rows.numeric).astype(np.float64)

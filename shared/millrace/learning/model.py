@@ -15,6 +15,15 @@ from millrace.learning.features import Encoder, Rows
 from millrace.messages import Trial
 from millrace.spec import Algorithm, Task
 
+THREADS = 1
+"""Threads of BLAS and OpenMP in one fit.
+
+BLAS splits its sums by the number of threads: one makes them repeatable. OpenMP's threads spin at
+every barrier: with two of them on a processor that others use too (a Lambda's share, or trials side
+by side) boosting was measured 6 to 80 times slower than with one. The Map over trials is the
+parallelism.
+"""
+
 type Values = npt.NDArray[np.float64]
 
 
@@ -42,7 +51,7 @@ class FittedModel:
     def predict(self, rows: Rows) -> Values:
         """Probabilities [n, classes] in the order of the class codes, or numbers [n]."""
         features = self.encoder.transform(rows)
-        with threadpool_limits(limits=1, user_api="blas"):
+        with threadpool_limits(limits=THREADS):
             if self.task is Task.REGRESSION:
                 predicted: Values = self.estimator.predict(features).astype(np.float64)
                 return predicted
@@ -74,6 +83,9 @@ def fit_model(
         )
     encoder = Encoder.fit(rows, RECIPES[trial.algorithm])
     features = encoder.transform(rows)
+    # A column without any value says nothing; as a constant no tree splits on it, whatever comes
+    # when serving. (Boosting fails on a column that is all NaN.)
+    features[:, np.isnan(features).all(axis=0)] = 0.0
     linear = trial.algorithm is Algorithm.LINEAR
     try:
         estimator: Any = build_estimator(
@@ -85,8 +97,7 @@ def fit_model(
             width=encoder.width,
             classes=classes,
         )
-        # BLAS splits its sums by the number of threads: one thread makes them repeatable.
-        with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+        with threadpool_limits(limits=THREADS), warnings.catch_warnings():
             # A linear model a little short of its optimum is still a candidate: its score decides.
             warnings.simplefilter("ignore", ConvergenceWarning)
             estimator.fit(features.astype(np.float64) if linear else features, target)
