@@ -30,13 +30,20 @@ retry      eventbridge._invoke_target,                a rule invokes a function 
            eventbridge._dispatch_to_lambda            forgets it: no retries, no on-failure
                                                       destination, and no dead letter when
                                                       there is no such function
+asl-yaml   provisioners._sfn_definition               a state machine's definition file is
+                                                      read as JSON only, and every execution
+                                                      of one in YAML fails
+ttl        provisioners._RESOURCE_HANDLERS            CloudFormation drops a table's
+                                                      ``TimeToLiveSpecification``
 alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses alarms on
                                                       metric math
 ========== ========================================== ===================================
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
-``lambda_runtime.execution_credentials``.
+``lambda_runtime.execution_credentials``, ``lambda_svc.invoke_async_with_retry``,
+``_get_func_record_for_ref`` and ``_execution_record_for_config``, ``eventbridge._dispatch_to_sqs``,
+``arn.parse_arn``, ``dynamodb._update_ttl``.
 """
 
 import importlib
@@ -73,6 +80,8 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "states": _count_executions,
         "version-id": _name_object_versions,
         "retry": _retry_events,
+        "asl-yaml": _read_definitions_in_yaml,
+        "ttl": _expire_items,
         "alarms": _evaluate_alarms,
         "alarm-math": _accept_alarms_on_math,
     }
@@ -283,6 +292,44 @@ def _retry_events() -> None:
 
     _replace(eventbridge, "_invoke_target", remembering)
     _replace(eventbridge, "_dispatch_to_lambda", retrying)
+
+
+def _read_definitions_in_yaml() -> None:
+    yaml = importlib.import_module("yaml")
+
+    def reading(original: Callable[..., str]) -> Callable[..., str]:
+        def definition(properties: dict[str, Any]) -> str:
+            plain = {k: v for k, v in properties.items() if k != "DefinitionSubstitutions"}
+            # JSON is YAML. CloudFormation makes JSON of it first and substitutes in that.
+            text = json.dumps(yaml.safe_load(original(plain)))
+            for name, value in (properties.get("DefinitionSubstitutions") or {}).items():
+                text = text.replace(f"${{{name}}}", json.dumps(str(value))[1:-1])
+            return text
+
+        return definition
+
+    _replace(_service("cloudformation.provisioners"), "_sfn_definition", reading)
+
+
+def _expire_items() -> None:
+    dynamodb = _service("dynamodb")
+    handlers = _service("cloudformation.provisioners")._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]
+
+    def expiring(original: Callable[..., Any], position: int) -> Callable[..., Any]:
+        def provision(*arguments: Any, **named: Any) -> Any:
+            table, attributes = original(*arguments, **named)
+            wanted = arguments[position].get("TimeToLiveSpecification")
+            if wanted:
+                enabled = str(wanted.get("Enabled")).lower() == "true"
+                specification = wanted | {"Enabled": enabled}
+                dynamodb._update_ttl({"TableName": table, "TimeToLiveSpecification": specification})
+            return table, attributes
+
+        return provision
+
+    # The properties are the second argument of create, and the third of update, after the old.
+    handlers["create"] = expiring(handlers["create"], 1)
+    handlers["update"] = expiring(handlers["update"], 2)
 
 
 ALARM_SECONDS = 5.0

@@ -1,0 +1,141 @@
+"""A cloud of its own with a small stack on it, shared by the conformance tests."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from millrace_cli import cloud
+from millrace_cli.deploy import sam_executable
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[2]
+STACK = "conformance"
+
+
+def deploy(info: cloud.CloudInfo) -> None:
+    """Deploys the small stack with SAM CLI, as people deploy."""
+    done = subprocess.run(
+        [
+            str(sam_executable(PROJECT)),
+            "deploy",
+            "--template-file",
+            str(HERE / "template.yaml"),
+            "--stack-name",
+            STACK,
+            "--resolve-s3",
+            "--capabilities",
+            "CAPABILITY_IAM",
+            "--no-progressbar",
+        ],
+        cwd=info.folder,
+        env=info.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
+
+
+def until[T](look: Callable[[], T | None], *, seconds: float = 15.0) -> T:
+    """The first thing ``look`` finds that is not None or empty; fails when time is up."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"nothing after {seconds:.0f} s")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The deployed stack and clients for its services."""
+
+    info: cloud.CloudInfo
+    outputs: dict[str, str]
+
+    @staticmethod
+    def of(info: cloud.CloudInfo) -> "Stack":
+        """The stack on a cloud."""
+        described = client(info, "cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+        return Stack(info, {o["OutputKey"]: o["OutputValue"] for o in described["Outputs"]})
+
+    def client(self, service: str) -> Any:
+        """A boto3 client that does not retry: a refused call is what some tests look at."""
+        return client(self.info, service)
+
+    def invoke(self, event: object, *, function: str = "Function") -> tuple[Any, str | None]:
+        """The function's answer and Lambda's word for its failure."""
+        answer = self.client("lambda").invoke(
+            FunctionName=self.outputs[function], Payload=json.dumps(event).encode()
+        )
+        return json.loads(answer["Payload"].read()), answer.get("FunctionError")
+
+    def execute(self, payload: object) -> dict[str, Any]:
+        """The state machine's execution, once it ended."""
+        states = self.client("stepfunctions")
+        arn = states.start_execution(
+            stateMachineArn=self.outputs["Machine"], input=json.dumps(payload)
+        )["executionArn"]
+
+        def ended() -> dict[str, Any] | None:
+            found: dict[str, Any] = states.describe_execution(executionArn=arn)
+            return found if found["status"] != "RUNNING" else None
+
+        return until(ended)
+
+    def received(self, queue: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first message of a queue that is wanted, as JSON; others go back to the queue."""
+        sqs = self.client("sqs")
+        url = self.outputs[queue]
+
+        def look() -> dict[str, Any] | None:
+            answer = sqs.receive_message(
+                QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0, VisibilityTimeout=1
+            )
+            for message in answer.get("Messages", ()):
+                body: dict[str, Any] = json.loads(message["Body"])
+                if wanted(body):
+                    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                    return body
+            return None
+
+        return until(look)
+
+    def alarm(self, name: str) -> dict[str, Any]:
+        """An alarm as CloudWatch describes it."""
+        described = self.client("cloudwatch").describe_alarms(AlarmNames=[self.outputs[name]])
+        found: dict[str, Any] = described["MetricAlarms"][0]
+        return found
+
+
+@cache
+def client(info: cloud.CloudInfo, service: str) -> Any:
+    """A client for a service of an embedded cloud."""
+    session: Any = boto3
+    return session.client(
+        service,
+        endpoint_url=info.endpoint,
+        region_name=cloud.LOCAL_REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
+    )
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The small stack, deployed once."""
+    with cloud.ephemeral(PROJECT) as info:
+        deploy(info)
+        yield Stack.of(info)

@@ -1,0 +1,68 @@
+"""Gaps ``metrics``, ``states``, ``alarms`` and ``alarm-math``: what is measured, and what rings."""
+
+import datetime as dt
+from typing import Any
+
+from tests.e2e.conformance.conftest import Stack, until
+
+
+def test_embedded_metrics_are_extracted_from_logs(stack: Stack) -> None:
+    stack.invoke({"do": "measure", "metric": "Rows", "value": [2, 3], "service": "extracted"})
+
+    dimensions = {"service": "extracted"}
+    assert until(lambda: _sum(stack, "Conformance", "Rows", dimensions)) == 5
+
+
+def test_invocations_by_a_state_machine_are_counted(stack: Stack) -> None:
+    """Gap ``metrics``."""
+    dimensions = {"FunctionName": stack.outputs["Function"]}
+    before = _sum(stack, "AWS/Lambda", "Invocations", dimensions)
+
+    stack.execute({"route": "map", "key": "k", "numbers": [1, 2]})
+
+    assert _sum(stack, "AWS/Lambda", "Invocations", dimensions) == before + 2
+
+
+def test_an_alarm_minds_its_dimensions(stack: Stack) -> None:
+    """Gap ``alarms``: another function's error does not ring it."""
+    stack.invoke({"do": "raise"})
+
+    assert stack.alarm("QuietErrorsAlarm")["StateValue"] == "OK"
+
+
+def test_an_alarm_on_an_embedded_metric_rings_and_notifies(stack: Stack) -> None:
+    """Gap ``alarms``: it is evaluated although no client put a metric."""
+    quiet = {"do": "measure", "metric": "Pressure", "value": 99, "service": "quiet"}
+    stack.invoke(quiet)
+    assert stack.alarm("MeasuredAlarm")["StateValue"] == "OK"
+
+    stack.invoke(quiet | {"service": "loud"})
+
+    until(lambda: stack.alarm("MeasuredAlarm")["StateValue"] == "ALARM")
+    name = stack.outputs["MeasuredAlarm"]
+    notice = stack.received("Heard", lambda m: m.get("AlarmName") == name)
+    assert notice["NewStateValue"] == "ALARM"
+
+
+def test_an_alarm_on_metric_math_rings(stack: Stack) -> None:
+    """Gaps ``alarm-math`` and ``states``."""
+    alarm = stack.alarm("FailedExecutionsAlarm")
+    assert [query["Id"] for query in alarm["Metrics"]] == ["all", "failed", "aborted"]
+
+    stack.execute({"route": "nowhere"})
+
+    until(lambda: stack.alarm("FailedExecutionsAlarm")["StateValue"] == "ALARM")
+
+
+def _sum(stack: Stack, namespace: str, name: str, dimensions: dict[str, str]) -> float:
+    now = dt.datetime.now(dt.UTC)
+    points: list[dict[str, Any]] = stack.client("cloudwatch").get_metric_statistics(
+        Namespace=namespace,
+        MetricName=name,
+        Dimensions=[{"Name": k, "Value": v} for k, v in dimensions.items()],
+        StartTime=now - dt.timedelta(hours=1),
+        EndTime=now + dt.timedelta(minutes=1),
+        Period=3600,
+        Statistics=["Sum"],
+    )["Datapoints"]
+    return float(sum(point["Sum"] for point in points))

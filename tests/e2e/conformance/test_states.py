@@ -1,0 +1,91 @@
+"""Step Functions as Millrace's machines use it."""
+
+import json
+import time
+from collections import Counter
+
+from tests.e2e.conformance.conftest import Stack
+
+
+def test_a_named_error_is_retried(stack: Stack) -> None:
+    """Gap ``runtime``: Retry matches the class of the error."""
+    done = stack.execute({"route": "retry", "key": f"retry-{time.time_ns()}", "times": 2})
+
+    assert done["status"] == "SUCCEEDED"
+    assert json.loads(done["output"])["flaky"] == {"calls": 3}
+
+
+def test_a_named_error_is_caught_when_retries_are_used_up(stack: Stack) -> None:
+    """Gap ``runtime``: Catch matches the class of the error, and its cause is Lambda's."""
+    done = stack.execute({"route": "retry", "key": f"catch-{time.time_ns()}", "times": 9})
+
+    failure = json.loads(done["output"])["failure"]
+    assert failure["Error"] == "PassingError"
+    assert json.loads(failure["Cause"])["errorMessage"] == "call 3"
+
+
+def test_a_map_selects_its_items_and_one_failure_stays_in_its_iteration(stack: Stack) -> None:
+    done = stack.execute({"route": "map", "key": "k", "numbers": [1, -2, 3]})
+
+    assert json.loads(done["output"])["squares"] == [
+        {"number": 1, "square": 1, "of": "k"},
+        {"number": -2, "error": "DocumentedError"},
+        {"number": 3, "square": 9, "of": "k"},
+    ]
+
+
+def test_the_history_names_states_entered_and_exited_inside_a_map_too(stack: Stack) -> None:
+    done = stack.execute({"route": "map", "key": "k", "numbers": [1, -2, 3]})
+
+    pages = stack.client("stepfunctions").get_paginator("get_execution_history")
+    events = [
+        event
+        for page in pages.paginate(executionArn=done["executionArn"])
+        for event in page["events"]
+    ]
+    entered = Counter(
+        e["stateEnteredEventDetails"]["name"] for e in events if "stateEnteredEventDetails" in e
+    )
+    exited = Counter(
+        e["stateExitedEventDetails"]["name"] for e in events if "stateExitedEventDetails" in e
+    )
+    assert entered == Counter(Route=1, Squares=1, Square=3, NoSquare=1, Done=1)
+    assert exited == entered
+    assert [e["id"] for e in events] == sorted(e["id"] for e in events)
+    assert all(e["timestamp"] for e in events)
+
+
+def test_a_failed_execution_says_why(stack: Stack) -> None:
+    done = stack.execute({"route": "nowhere"})
+
+    assert (done["status"], done["error"]) == ("FAILED", "UnknownRoute")
+    assert done["cause"] == "there is no such route"
+
+
+def test_a_name_starts_one_execution(stack: Stack) -> None:
+    states = stack.client("stepfunctions")
+    name = f"once-{time.time_ns()}"
+
+    def start(payload: str) -> str:
+        answer = states.start_execution(
+            stateMachineArn=stack.outputs["Machine"], name=name, input=payload
+        )
+        return str(answer["executionArn"])
+
+    first = start('{"route": "wait"}')
+
+    assert start('{"route": "wait"}') == first
+    try:
+        start('{"route": "map"}')
+    except states.exceptions.ExecutionAlreadyExists:
+        return
+    raise AssertionError("another input under the same name was accepted")
+
+
+def test_waits_are_scaled_down(stack: Stack) -> None:
+    started = time.monotonic()
+
+    done = stack.execute({"route": "wait"})
+
+    assert done["status"] == "SUCCEEDED"
+    assert time.monotonic() - started < 4
