@@ -1,9 +1,10 @@
 """Splits as NumPy arrays: written by ingest, read by train and evaluate, without pickled objects.
 
-A split is one uncompressed ``.npz``. Per column of the contract that is a feature, the target, a
-group or a sensitive column it holds one array named like the column's position (``c0``, ``c1`` …):
+A split is one uncompressed ``.npz``. Per column of the contract that is a feature, the target, the
+time, a group or a sensitive column it holds one array named like the column's position (``c0``,
+``c1`` …):
 
-* numeric and boolean columns: float64, missing as NaN;
+* numeric and boolean columns: float64, missing as NaN; timestamps: float64, growing with time;
 * string columns: int32 codes into `ColumnSchema.categories`, missing as -1;
 * the target of a classification: int32 codes into `TableSchema.classes`.
 

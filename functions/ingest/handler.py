@@ -1,0 +1,84 @@
+"""The ingest function: an upload becomes a dataset version, or a refusal with its reasons.
+
+Task of the TRAINING machine; the event is the whole payload. Idempotent by content: the objects of
+a dataset version are named by their rows and written once, the quarantine by the run.
+"""
+
+import os
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from millrace.aws.clients import client
+from millrace.aws.s3 import S3ObjectStore
+from millrace.datasets.engine import Limits
+from millrace.datasets.ingestion import ingest
+from millrace.messages import IngestResult, TrainingInput
+from millrace.observability import METRICS, MetricUnit, bind, logger, metrics, tracer
+from millrace.settings import EnvironmentSettings
+
+DEFAULT_MEMORY_MB = 2048
+
+
+class IngestSettings(EnvironmentSettings):
+    """Environment of the ingest function."""
+
+    data_bucket: str
+    artifact_bucket: str
+    max_upload_mb: int = 512
+    scratch: Path = Path("/tmp")  # noqa: S108  # Lambda's only writable directory
+
+
+@cache
+def settings() -> IngestSettings:
+    """The function's settings, read once."""
+    return IngestSettings.from_environment()
+
+
+def limits() -> Limits:
+    """What DuckDB may use: half of the function's memory, since the rows are copied at the end."""
+    memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", DEFAULT_MEMORY_MB))
+    return Limits(memory_mb=memory // 2, max_upload_mb=settings().max_upload_mb)
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001  # Lambda's signature
+    """Lambda's entry point."""
+    task = TrainingInput.model_validate(event)
+    bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
+    logger.info("ingest begins", key=task.source.key, size=task.source.size)
+    with tracer.provider.in_subsegment("## ingest"):
+        result = ingest(
+            task,
+            store=S3ObjectStore(client("s3")),
+            data_bucket=settings().data_bucket,
+            artifact_bucket=settings().artifact_bucket,
+            scratch=settings().scratch,
+            limits=limits(),
+            clock=lambda: datetime.now(UTC),
+        )
+    _count(task.model, result)
+    logger.info(
+        "ingest ends",
+        outcome=result.outcome,
+        code=result.code,
+        read=result.rows.read,
+        accepted=result.rows.accepted,
+        quarantined=result.rows.quarantined,
+        dataset_version=result.dataset_version,
+        seconds=result.seconds,
+    )
+    return result.model_dump(mode="json")
+
+
+def _count(model: str, result: IngestResult) -> None:
+    metrics.add_dimension(name="model", value=model)
+    counted = {
+        METRICS.ROWS_ACCEPTED: result.rows.accepted if result.outcome == "accepted" else 0,
+        METRICS.ROWS_QUARANTINED: result.rows.quarantined,
+        METRICS.UPLOADS_REFUSED: int(result.outcome == "refused"),
+    }
+    for name, value in counted.items():
+        metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
+    metrics.flush_metrics()

@@ -1,0 +1,322 @@
+"""The contract as SQL: every cell is cleaned, typed and judged in one pass over the upload.
+
+How a cell is read (the same in every format):
+
+* Whitespace around it is cut; the empty cell and the spec's ``null_values`` mean "no value".
+* ``integer``: an optional sign and digits within 64 bits. ``3.0`` is the integer 3, because tools
+  that know no missing integers write them so; ``3.5`` and ``3e2`` are not integers.
+* ``number``: decimal or scientific. ``NaN`` and infinities break the rule ``not_finite``, unless
+  ``null_values`` says that ``NaN`` means "no value". Minus zero is zero.
+* ``boolean``: true, false, 1, 0, yes, no, in any case.
+* ``timestamp``: ISO 8601 date, or date and time with optional seconds, fraction (to microseconds)
+  and offset; without an offset it is UTC; stored as UTC.
+* ``string``: any text.
+
+A cell breaks at most one rule, a row as many as it has cells.
+"""
+
+# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
+# the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import duckdb
+
+from millrace.datasets.reading import Cells
+from millrace.datasets.rules import CODE, Rule
+from millrace.spec import Column, ColumnType, ModelSpec, Role
+
+SQL_TYPES: Final = {
+    ColumnType.INTEGER: "BIGINT",
+    ColumnType.NUMBER: "DOUBLE",
+    ColumnType.BOOLEAN: "BOOLEAN",
+    ColumnType.STRING: "VARCHAR",
+    ColumnType.TIMESTAMP: "TIMESTAMP",
+}
+WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+_INTEGERS: Final = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+)
+_TIMESTAMP: Final = (
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}(:\d{2})?)?)?"
+)
+_TRUE: Final = "('true', '1', 'yes', '1.0')"
+_FALSE: Final = "('false', '0', 'no', '0.0')"
+
+
+@dataclass(slots=True)
+class _Query:
+    """One cell's SQL, and the parameters it needs."""
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def bind(self, name: str, value: Any) -> str:
+        self.parameters[name] = value
+        return f"${name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """The four layers of one column's SQL over ``c<source>``."""
+
+    number: str
+    """What a plain cast to a number gives for the uncleaned cell, or NULL."""
+    text: str
+    """Cleaned text or native value, NULL when there is none; may use ``n<k>``."""
+    value: str
+    """Typed value over ``t<k>``, NULL when it cannot be typed."""
+    code: str
+    """Rule code over ``t<k>`` and ``v<k>``."""
+
+
+def check_cells(
+    connection: duckdb.DuckDBPyConnection, cells: Cells, spec: ModelSpec, sources: Sequence[int]
+) -> None:
+    """Fills table ``checked(v0…, bad, fault, codes, raw)``, one row per readable row of the file.
+
+    ``codes`` and ``raw`` (rule codes and text of every contract column) are NULL in good rows.
+
+    Args:
+        connection: Where to work.
+        cells: The upload.
+        spec: The contract.
+        sources: Position in the file of each contract column.
+    """
+    query = _Query(parameters=dict(cells.parameters))
+    tokens = sorted({"", *(token.strip(WHITESPACE) for token in spec.data.null_values)})
+    nulls = ", ".join(query.bind(f"null{i}", token) for i, token in enumerate(tokens))
+    query.bind("white", WHITESPACE)
+    columns = spec.data.columns
+    parts = [
+        _cell(connection, k, column, cells.types[source], f"c{source}", nulls, tokens, query)
+        for k, (column, source) in enumerate(zip(columns, sources, strict=True))
+    ]
+    ks = range(len(columns))
+    line = ", line" if cells.format == "jsonl" else ""
+    raw = ", ".join(f"c{source}::VARCHAR" for source in sources)
+    used = ", ".join(f"c{source}" for source in dict.fromkeys(sources))
+    layers = (
+        f"SELECT {used}, fault{line}, {_each(ks, lambda k: f'{parts[k].number} AS n{k}')} "
+        f"FROM ({cells.relation})"
+    )
+    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].text} AS t{k}')} FROM ({layers})"
+    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].value} AS v{k}')} FROM ({layers})"
+    layers = (
+        f"SELECT *, {_each(ks, lambda k: f'({parts[k].code})::UTINYINT AS p{k}')} FROM ({layers})"
+    )
+    any_bad = " OR ".join(f"p{k} <> 0" for k in ks)
+    layers = f"SELECT *, fault IS NOT NULL OR {any_bad} AS bad FROM ({layers})"
+    whole = "CASE WHEN fault IS NOT NULL THEN [line] ELSE" if line else ""
+    connection.execute(
+        "CREATE TEMP TABLE checked AS "
+        f"SELECT {_each(ks, lambda k: f'CASE WHEN NOT bad THEN v{k} END AS v{k}')}, bad, fault, "
+        f"CASE WHEN bad AND fault IS NULL THEN [{_each(ks, lambda k: f'p{k}')}] END AS codes, "
+        f"CASE WHEN bad THEN {whole} [{raw}] {'END' if whole else ''} END AS raw FROM ({layers})",
+        query.parameters,
+    )
+
+
+def _each(ks: Sequence[int], expression: Any) -> str:
+    return ", ".join(expression(k) for k in ks)
+
+
+def _cell(
+    connection: duckdb.DuckDBPyConnection,
+    k: int,
+    column: Column,
+    sql_type: str,
+    c: str,
+    nulls: str,
+    tokens: Sequence[str],
+    query: _Query,
+) -> _Cell:
+    t, v = f"t{k}", f"v{k}"
+    if sql_type != "VARCHAR" and _is_native(column.type, sql_type):
+        number = "NULL"
+        shaped, value, typed = _native(column.type, sql_type, c, t, v, tokens)
+    else:
+        text = c if sql_type == "VARCHAR" else f"{c}::VARCHAR"
+        number, shaped, value, typed = _textual(column.type, text, k, nulls, tokens)
+    checks = [typed]
+    for bound, rule, sign in (
+        (column.min, Rule.BELOW_MIN, "<"),
+        (column.max, Rule.ABOVE_MAX, ">"),
+    ):
+        if bound is not None and math.isfinite(bound):
+            name = query.bind(f"{rule}{k}", float(bound))
+            checks.append(f"WHEN {v} {sign} {name} THEN {CODE[rule]}")
+    if column.allowed is not None:
+        connection.execute(
+            f"CREATE TYPE allowed{k} AS ENUM (SELECT DISTINCT unnest($values))",
+            {"values": list(column.allowed)},
+        )
+        checks.append(f"WHEN TRY_CAST({v} AS allowed{k}) IS NULL THEN {CODE[Rule.NOT_ALLOWED]}")
+    missing = CODE[Rule.MISSING] if column.required_value else 0
+    code = f"CASE WHEN {t} IS NULL THEN {missing} {' '.join(checks)} ELSE 0 END"
+    return _Cell(number=number, text=shaped, value=value, code=code)
+
+
+def _is_native(wanted: ColumnType, sql_type: str) -> bool:
+    match wanted:
+        case ColumnType.INTEGER:
+            return sql_type in _INTEGERS or sql_type == "DOUBLE"
+        case ColumnType.NUMBER:
+            return sql_type in _INTEGERS or sql_type == "DOUBLE"
+        case ColumnType.BOOLEAN:
+            return sql_type == "BOOLEAN"
+        case ColumnType.TIMESTAMP:
+            return sql_type.startswith("TIMESTAMP") or sql_type == "DATE"
+        case ColumnType.STRING:
+            return False
+
+
+def _native(
+    wanted: ColumnType, sql_type: str, c: str, t: str, v: str, tokens: Sequence[str]
+) -> tuple[str, str, str]:
+    bad_type = CODE[Rule.TYPE]
+    not_finite = f"WHEN NOT isfinite({t}) THEN {CODE[Rule.NOT_FINITE]}"
+    if wanted is ColumnType.TIMESTAMP:
+        if sql_type == "TIMESTAMP WITH TIME ZONE":
+            shaped = f"make_timestamp(epoch_us({c}))"
+        else:
+            shaped = f"{c}::TIMESTAMP"
+        return shaped, t, f"WHEN NOT isfinite({t}) THEN {bad_type}"
+    if sql_type != "DOUBLE":
+        return c, f"{t}::{SQL_TYPES[wanted]}", ""
+    nan_is_null = "nan" in {token.casefold() for token in tokens}
+    shaped = f"CASE WHEN NOT isnan({c}) THEN {c} END" if nan_is_null else c
+    if wanted is ColumnType.NUMBER:
+        return shaped, f"CASE WHEN {t} = 0 THEN 0 ELSE {t} END", not_finite
+    # Beyond 2**53 a double no longer tells neighbouring integers apart: such an id is refused.
+    value = f"CASE WHEN abs({t}) <= 9007199254740992 AND {t} = trunc({t}) THEN {t}::BIGINT END"
+    return shaped, value, f"{not_finite} WHEN {v} IS NULL THEN {bad_type}"
+
+
+def _textual(
+    wanted: ColumnType, c: str, k: int, nulls: str, tokens: Sequence[str]
+) -> tuple[str, str, str, str]:
+    n, t, v = f"n{k}", f"t{k}", f"v{k}"
+    untyped = f"WHEN {v} IS NULL THEN {CODE[Rule.TYPE]}"
+    clean = f"CASE WHEN {_trimmed(c)} NOT IN ({nulls}) THEN {_trimmed(c)} END"
+    match wanted:
+        case ColumnType.STRING:
+            return "NULL", clean, t, ""
+        case ColumnType.BOOLEAN:
+            value = (
+                f"CASE WHEN lower({t}) IN {_TRUE} THEN true "
+                f"WHEN lower({t}) IN {_FALSE} THEN false END"
+            )
+            return "NULL", clean, value, untyped
+        case ColumnType.TIMESTAMP:
+            value = (
+                f"CASE WHEN regexp_full_match({t}, '{_TIMESTAMP}') "
+                f"THEN make_timestamp(epoch_us(TRY_CAST({t} AS TIMESTAMPTZ))) END"
+            )
+            return "NULL", clean, value, untyped
+        case ColumnType.INTEGER:
+            number = f"TRY_CAST({c} AS BIGINT)"
+            # The plain form is recognised by its round trip, which spares most cells the regex.
+            value = (
+                f"CASE WHEN {n}::VARCHAR = {t} THEN {n} "
+                rf"WHEN regexp_full_match({t}, '[+-]?\d+(\.0*)?') "
+                f"THEN TRY_CAST({t} AS BIGINT) END"
+            )
+        case ColumnType.NUMBER:
+            number = f"TRY_CAST({c} AS DOUBLE)"
+            value = (
+                f"CASE WHEN {n} IS NULL THEN TRY_CAST({t} AS DOUBLE) "
+                f"WHEN contains({t}, '_') THEN NULL WHEN {n} = 0 THEN 0 ELSE {n} END"
+            )
+            untyped += f" WHEN NOT isfinite({v}) THEN {CODE[Rule.NOT_FINITE]}"
+    if any(_reads_as_number(token) for token in tokens):
+        return number, clean, value, untyped
+    return number, f"CASE WHEN {n} IS NOT NULL THEN {c} ELSE {clean} END", value, untyped
+
+
+def _trimmed(c: str) -> str:
+    """Trims only cells that begin or end outside visible ASCII: the full trim is ten times dearer."""
+    last = f"right({c}, 1)"
+    plain = f"{c} >= '!' AND {c} < '\u0080' AND {last} >= '!' AND {last} < '\u0080'"
+    return f"CASE WHEN {plain} THEN {c} ELSE trim({c}, $white) END"
+
+
+def _reads_as_number(token: str) -> bool:
+    try:
+        float(token)
+    except ValueError:
+        return False
+    return True
+
+
+# ── Problems ────────────────────────────────────────────────────────────────────────────────────
+
+
+def mark_duplicates(connection: duckdb.DuckDBPyConnection, spec: ModelSpec) -> int:
+    """Fills table ``duplicates(row_id)``: good rows whose id an earlier good row has.
+
+    Returns:
+        How many there are.
+    """
+    connection.execute("CREATE TEMP TABLE duplicates (row_id BIGINT)")
+    ids = spec.columns_with(Role.ID)
+    if not ids:
+        return 0
+    v = f"v{spec.data.columns.index(ids[0])}"
+    connection.execute(
+        f"INSERT INTO duplicates SELECT c.rowid FROM checked c JOIN ("
+        f" SELECT {v} AS id, min(rowid) AS first FROM checked WHERE NOT bad "
+        f" GROUP BY {v} HAVING count(*) > 1) d ON c.{v} = d.id "
+        "WHERE NOT c.bad AND c.rowid > d.first"
+    )
+    return _count(connection, "duplicates")
+
+
+def collect_problems(connection: duckdb.DuckDBPyConnection, spec: ModelSpec) -> None:
+    """Fills ``bad_rows(row, cells, line)`` and ``problems(row, k, rule, came)``.
+
+    ``row`` is the 1-based number among the file's data rows, blank lines not counted; ``k`` the
+    position of the contract column, or -1 for the row as a whole; ``came`` is not masked here.
+    """
+    count = len(spec.data.columns)
+    ids = spec.columns_with(Role.ID)
+    id_position = spec.data.columns.index(ids[0]) if ids else -1
+    # Rejected rows are absent from `checked`: each shifts the numbers of the rows after it.
+    connection.execute(
+        "CREATE TEMP TABLE gaps AS SELECT start, max(n) AS n FROM ("
+        "SELECT row - row_number() OVER (ORDER BY row) AS start, "
+        "row_number() OVER (ORDER BY row) AS n FROM rejected) GROUP BY start"
+    )
+    typed = ", ".join(f"c.v{k}::VARCHAR" for k in range(count))
+    connection.execute(
+        "CREATE TEMP TABLE faulty AS "
+        "SELECT r.row_id + 1 + coalesce(g.n, 0) AS row, r.codes, r.raw, r.fault FROM ("
+        " SELECT rowid AS row_id, codes, raw, fault FROM checked WHERE bad "
+        f" UNION ALL SELECT c.rowid, [CASE WHEN k = $id THEN $code ELSE 0 END FOR k IN "
+        f"  range({count})]::UTINYINT[], [{typed}], NULL FROM checked c "
+        "  JOIN duplicates d ON c.rowid = d.row_id) r "
+        "ASOF LEFT JOIN gaps g ON r.row_id >= g.start",
+        {"id": id_position, "code": CODE[Rule.DUPLICATE_ID]},
+    )
+    names = ", ".join(f"'{rule}'" for rule in CODE)
+    connection.execute(
+        "CREATE TEMP TABLE problems AS "
+        f"SELECT row, k, [{names}][code::INTEGER] AS rule, came FROM ("
+        f" SELECT row, unnest(range({count})) AS k, unnest(codes) AS code, unnest(raw) AS came "
+        " FROM faulty WHERE fault IS NULL) WHERE code <> 0 "
+        "UNION ALL SELECT row, -1, fault, raw[1] FROM faulty WHERE fault IS NOT NULL "
+        "UNION ALL SELECT row, -1, rule, line FROM rejected"
+    )
+    connection.execute(
+        "CREATE TEMP TABLE bad_rows AS "
+        "SELECT row, CASE WHEN fault IS NULL THEN raw END AS cells, "
+        "CASE WHEN fault IS NOT NULL THEN raw[1] END AS line FROM faulty "
+        "UNION ALL SELECT row, NULL, line FROM rejected"
+    )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(row[0]) if row else 0
