@@ -264,5 +264,5 @@ def _count(metric: str | None, model: str | None) -> None:
     if metric is None:
         return
     if model is not None:
-        metrics.add_dimension(name="model", value=model)
+        metrics.add_dimensions(model=model)
     metrics.add_metric(name=metric, unit=MetricUnit.Count, value=1)

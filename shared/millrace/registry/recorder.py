@@ -240,5 +240,5 @@ class Recorder:
 
 
 def _count(metric: str, model: str) -> None:
-    metrics.add_dimension(name="model", value=model)
+    metrics.add_dimensions(model=model)
     metrics.add_metric(name=metric, unit=MetricUnit.Count, value=1)

@@ -1,0 +1,140 @@
+"""A stack's resources on moto: what the handlers find in AWS, without the functions."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from millrace import layout
+from millrace.aws.clients import client, forget_clients
+from millrace.registry.registry import Registry, open_registry
+from millrace.spec import ModelSpec
+from tests.fakes import cases
+
+TABLE = "registry-table"
+SERVICES = ["dynamodb", "s3", "sns", "sqs", "stepfunctions", "sts", "iam", "lambda"]
+
+
+@dataclass
+class LambdaContext:
+    """What handlers and Powertools use of Lambda's context."""
+
+    remaining_ms: int = 30_000
+    aws_request_id: str = "request-1"
+    function_name: str = "function"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:function"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until Lambda would end the invocation."""
+        return self.remaining_ms
+
+
+@dataclass
+class Cloud:
+    """The resources of a stack on moto."""
+
+    state_machine_arn: str
+    topic_arn: str
+    queue_url: str
+    seen: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry on the stack's table."""
+        return open_registry(client("dynamodb"), TABLE)
+
+    def apply(self, spec: ModelSpec) -> None:
+        """Stores a spec and applies it, as the API does."""
+        client("s3").put_object(
+            Bucket=cases.ARTIFACT_BUCKET,
+            Key=layout.spec_key(spec.name, spec.digest),
+            Body=spec.to_json().encode(),
+        )
+        cases.apply(self.registry, spec)
+
+    def executions(self) -> list[str]:
+        """Names of the executions that were started."""
+        found = client("stepfunctions").list_executions(stateMachineArn=self.state_machine_arn)
+        return sorted(e["name"] for e in found["executions"])
+
+    def notices(self) -> list[dict[str, Any]]:
+        """Every notice sent so far, in no order."""
+        queue = boto3.client("sqs")
+        while messages := queue.receive_message(
+            QueueUrl=self.queue_url, MaxNumberOfMessages=10
+        ).get("Messages"):
+            for message in messages:
+                self.seen.append(json.loads(json.loads(message["Body"])["Message"]))
+                queue.delete_message(
+                    QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
+                )
+        return self.seen
+
+    def events_told(self) -> list[str]:
+        """Names of the events people were told of."""
+        return sorted(n["event"] for n in self.notices())
+
+
+@contextmanager
+def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """A fresh stack, and the environment of its functions."""
+    with mock_aws(config={"core": {"service_whitelist": SERVICES}}):
+        forget_clients()
+        create_table()
+        for bucket in (cases.DATA_BUCKET, cases.ARTIFACT_BUCKET):
+            client("s3").create_bucket(Bucket=bucket)
+            client("s3").put_bucket_versioning(
+                Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+            )
+        topic = client("sns").create_topic(Name="notices")["TopicArn"]
+        queue = boto3.client("sqs").create_queue(QueueName="told")["QueueUrl"]
+        client("sns").subscribe(
+            TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:told"
+        )
+        machine = client("stepfunctions").create_state_machine(
+            name="training",
+            definition='{"StartAt": "Wait", "States": {"Wait": {"Type": "Succeed"}}}',
+            roleArn="arn:aws:iam::123456789012:role/states",
+        )["stateMachineArn"]
+        for name, value in {
+            "TABLE_NAME": TABLE,
+            "DATA_BUCKET": cases.DATA_BUCKET,
+            "ARTIFACT_BUCKET": cases.ARTIFACT_BUCKET,
+            "STATE_MACHINE_ARN": machine,
+            "TOPIC_ARN": topic,
+        }.items():
+            monkeypatch.setenv(f"MILLRACE_{name}", value)
+        try:
+            yield Cloud(machine, topic, queue)
+        finally:
+            forget_clients()
+
+
+def create_table(name: str = TABLE) -> None:
+    """The registry table, with the keys and the index of the template."""
+    attributes = ["PK", "SK", "GSI1PK", "GSI1SK"]
+    client("dynamodb").create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": a, "AttributeType": "S"} for a in attributes],
+        KeySchema=[
+            {"AttributeName": "PK", "KeyType": "HASH"},
+            {"AttributeName": "SK", "KeyType": "RANGE"},
+        ],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "GSI1",
+                "KeySchema": [
+                    {"AttributeName": "GSI1PK", "KeyType": "HASH"},
+                    {"AttributeName": "GSI1SK", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "ALL"},
+            }
+        ],
+    )

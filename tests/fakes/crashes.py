@@ -1,0 +1,57 @@
+"""Crashes at a chosen write call: before AWS sees it, or after it was done."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from millrace.aws.clients import client
+
+When = Literal["before", "after"]
+
+WRITES = (
+    ("dynamodb", "TransactWriteItems"),
+    ("dynamodb", "PutItem"),
+    ("dynamodb", "UpdateItem"),
+    ("dynamodb", "DeleteItem"),
+    ("stepfunctions", "StartExecution"),
+    ("sns", "Publish"),
+)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of ours catches it, as nothing runs after a kill."""
+
+
+@dataclass
+class Crash:
+    """Kills at the n-th write call of the process's clients; counts them when n is None.
+
+    Attributes:
+        at: Number of the write call, from 0.
+        when: Before AWS sees it, or when it was done and the answer is lost.
+        calls: The write calls so far.
+    """
+
+    at: int | None = None
+    when: When = "before"
+    calls: list[str] = field(default_factory=list)
+    armed: bool = True
+
+    def install(self) -> None:
+        """Hooks into the clients; they must not be made anew afterwards."""
+        for service, operation in WRITES:
+            events = client(service).meta.events  # type: ignore[call-overload]
+            events.register_first(f"before-call.{service}.{operation}", self._before)
+            events.register_first(f"after-call.{service}.{operation}", self._after)
+
+    def _before(self, model: Any, **_: Any) -> None:
+        if not self.armed:
+            return
+        self.calls.append(model.name)
+        if self.when == "before" and self.at == len(self.calls) - 1:
+            self.armed = False
+            raise Killed(model.name)
+
+    def _after(self, model: Any, **_: Any) -> None:
+        if self.armed and self.when == "after" and self.at == len(self.calls) - 1:
+            self.armed = False
+            raise Killed(model.name)
