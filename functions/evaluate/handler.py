@@ -1,0 +1,73 @@
+"""The evaluate function: judges a candidate on held-out rows against its gates.
+
+One task of the TRAINING machine; its event is the whole payload. Running it again is safe: the same
+candidate against the same champion writes the same objects with the same figures.
+"""
+
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import boto3
+
+from millrace.aws.s3 import S3ObjectStore
+from millrace.evaluation.service import evaluate
+from millrace.messages import EvaluateTask
+from millrace.observability import METRICS, MetricUnit, bind, logger, metrics, tracer
+from millrace.settings import EnvironmentSettings
+from millrace.specstore import read_spec
+
+
+class EvaluateSettings(EnvironmentSettings):
+    """Environment of the evaluate function."""
+
+    data_bucket: str
+    artifact_bucket: str
+
+
+@cache
+def collaborators() -> tuple[EvaluateSettings, S3ObjectStore]:
+    """Settings and S3, made once per process."""
+    return EvaluateSettings.from_environment(), S3ObjectStore(boto3.client("s3"))
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001
+    """Lambda's entry point."""
+    task = EvaluateTask.model_validate(event)
+    bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
+    champion = task.registration.champion
+    logger.info(
+        "evaluation begins",
+        version=task.registration.version,
+        champion=champion.version if champion else None,
+        dataset_version=task.ingest.dataset_version,
+    )
+    settings, store = collaborators()
+    result = evaluate(
+        task,
+        spec=read_spec(store, settings.artifact_bucket, task.spec_key, task.spec_digest),
+        store=store,
+        data_bucket=settings.data_bucket,
+        artifact_bucket=settings.artifact_bucket,
+        clock=lambda: datetime.now(UTC),
+    )
+    passed = result.verdict == "passed"
+    metrics.add_dimension(name="model", value=task.model)
+    metrics.add_metric(
+        name=METRICS.GATES_PASSED if passed else METRICS.GATES_FAILED,
+        unit=MetricUnit.Count,
+        value=1,
+    )
+    metrics.flush_metrics()
+    logger.info(
+        "evaluation ends",
+        version=task.registration.version,
+        verdict=result.verdict,
+        failed_gates=[gate.gate for gate in result.gates if not gate.passed],
+        rows=result.rows,
+        metric=result.metric,
+        value=result.metrics[result.metric].value,
+        seconds=result.seconds,
+    )
+    return result.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Judging a candidate on held-out rows: metrics, intervals, comparison, gates, report."""
