@@ -7,9 +7,46 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.build.artifact import ROOT
+from infra.build.artifact import FUNCTIONS, ROOT
 
 RUNTIME = ROOT / ".tools" / "runtime" / "bin" / "python"
+
+
+def logical_id(function: str) -> str:
+    """The function's name in template.yaml."""
+    return f"{function.capitalize()}Function"
+
+
+def make_artifact(function: str, target: Path) -> None:
+    """Builds as `sam build` does."""
+    subprocess.run(
+        [
+            "make",
+            "--silent",
+            "--makefile",
+            str(ROOT / "infra/build/Makefile"),
+            f"build-{logical_id(function)}",
+        ],
+        cwd=FUNCTIONS / function,
+        env={**os.environ, "ARTIFACTS_DIR": str(target)},
+        check=True,
+        timeout=300,
+    )
+
+
+class Artifacts(dict[str, Path]):
+    """Artifacts by function, each built from the code as it is now when first asked for."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self._place = place
+
+    def __missing__(self, function: str) -> Path:
+        target = self._place / function
+        make_artifact(function, target)
+        self[function] = target
+        return target
+
 
 # Reads one event a line, answers one line on the descriptor it is given: what a function prints
 # is its log. `-I` keeps the working folder, PYTHONPATH and the user's packages out.

@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from infra.build import artifact as build
-from tests.infra.isolated import run_alone
+from tests.infra.isolated import Artifacts, logical_id, make_artifact, run_alone
 
 LAMBDA_LIMIT = 262_144_000
 
@@ -59,28 +55,6 @@ OWNERS: dict[str, set[str]] = {
 FUNCTIONS = sorted(BUDGETS)
 
 
-def logical_id(function: str) -> str:
-    """The function's name in template.yaml."""
-    return f"{function.capitalize()}Function"
-
-
-def make_artifact(function: str, target: Path) -> None:
-    """Builds as `sam build` does."""
-    subprocess.run(
-        [
-            "make",
-            "--silent",
-            "--makefile",
-            str(build.ROOT / "infra/build/Makefile"),
-            f"build-{logical_id(function)}",
-        ],
-        cwd=build.FUNCTIONS / function,
-        env={**os.environ, "ARTIFACTS_DIR": str(target)},
-        check=True,
-        timeout=300,
-    )
-
-
 def size_of(folder: Path) -> int:
     """Bytes of every file below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -94,30 +68,6 @@ def digest_of(folder: Path) -> str:
             digest.update(str(path.relative_to(folder)).encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-class Artifacts(dict[str, Path]):
-    """Artifacts by function, each built from the code as it is now when first asked for."""
-
-    def __init__(self, place: Path) -> None:
-        super().__init__()
-        self._place = place
-
-    def __missing__(self, function: str) -> Path:
-        target = self._place / function
-        make_artifact(function, target)
-        self[function] = target
-        return target
-
-
-@pytest.fixture(scope="module")
-def artifacts() -> Iterator[Artifacts]:
-    """Every function's artifact."""
-    place = build.ROOT / ".millrace"
-    place.mkdir(exist_ok=True)
-    # Beside the dependency trees, so that files are linked and not copied.
-    with tempfile.TemporaryDirectory(prefix="artifacts-", dir=place) as folder:
-        yield Artifacts(Path(folder))
 
 
 def test_every_function_has_a_budget() -> None:
