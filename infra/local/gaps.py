@@ -30,6 +30,13 @@ retry      eventbridge._invoke_target,                a rule invokes a function 
            eventbridge._dispatch_to_lambda            forgets it: no retries, no on-failure
                                                       destination, and no dead letter when
                                                       there is no such function
+history    stepfunctions._add_event,                  states inside a Map leave no events,
+           ``_run_sub_machine``, ``_execute_task``,   events have no ``previousEventId``, and
+           ``_execute_pass``, ``_execute_choice``,    two that come at once share an id
+           ``_execute_wait``
+start-once stepfunctions._start_execution             starting a running execution again by
+                                                      name and input is refused instead of
+                                                      answered as the first time
 asl-yaml   provisioners._sfn_definition               a state machine's definition file is
                                                       read as JSON only, and every execution
                                                       of one in YAML fails
@@ -53,6 +60,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from http import HTTPStatus
 from types import ModuleType
 from typing import Any
 
@@ -80,6 +88,8 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "states": _count_executions,
         "version-id": _name_object_versions,
         "retry": _retry_events,
+        "history": _write_whole_history,
+        "start-once": _start_once,
         "asl-yaml": _read_definitions_in_yaml,
         "ttl": _expire_items,
         "alarms": _evaluate_alarms,
@@ -292,6 +302,99 @@ def _retry_events() -> None:
 
     _replace(eventbridge, "_invoke_target", remembering)
     _replace(eventbridge, "_dispatch_to_lambda", retrying)
+
+
+def _write_whole_history() -> None:
+    stepfunctions = _service("stepfunctions")
+    lock = threading.Lock()
+    # Each iteration runs in a copy of its parent's context: a chain of events per branch.
+    last: ContextVar[int] = ContextVar("last", default=0)
+
+    def chained(original: Callable[..., Any]) -> Callable[..., Any]:
+        def add(execution: dict[str, Any], kind: str, details: dict[str, Any] | None = None) -> Any:
+            with lock:
+                event = original(execution, kind, details)
+                event["previousEventId"] = last.get() or event["id"] - 1
+                last.set(event["id"])
+            return event
+
+        return add
+
+    def iterated(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(
+            states: object, start: str, payload: object, execution: dict[str, Any], ctx: Any
+        ) -> Any:
+            item = (ctx.get("Map") or {}).get("Item")
+            if item is None:
+                return original(states, start, payload, execution, ctx)
+            details = {"name": ctx["State"]["Name"], "index": item["Index"]}
+
+            def note(what: str) -> None:
+                field = f"mapIteration{what}EventDetails"
+                stepfunctions._add_event(execution, f"MapIteration{what}", {field: details})
+
+            note("Started")
+            try:
+                result = original(states, start, payload, execution, ctx)
+            except Exception:
+                note("Failed")
+                raise
+            note("Succeeded")
+            return result
+
+        return run
+
+    def noted(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
+            # A Task is given its execution before the context; the others are not.
+            def execute(state: dict[str, Any], payload: object, *rest: Any) -> Any:
+                ctx = rest[-1] or {}
+                execution = stepfunctions._executions.get((ctx.get("Execution") or {}).get("Id"))
+                if execution is None or "Map" not in ctx:
+                    return original(state, payload, *rest)
+                name = ctx["State"]["Name"]
+                entered = {"name": name, "input": json.dumps(payload)}
+                stepfunctions._add_event(
+                    execution, f"{kind}StateEntered", {"stateEnteredEventDetails": entered}
+                )
+                output, following = original(state, payload, *rest)
+                exited = {"name": name, "output": json.dumps(output)}
+                stepfunctions._add_event(
+                    execution, f"{kind}StateExited", {"stateExitedEventDetails": exited}
+                )
+                return output, following
+
+            return execute
+
+        return replacement
+
+    _replace(stepfunctions, "_add_event", chained)
+    _replace(stepfunctions, "_run_sub_machine", iterated)
+    for kind in ("Task", "Pass", "Choice", "Wait"):
+        _replace(stepfunctions, f"_execute_{kind.lower()}", noted(kind))
+
+
+def _start_once() -> None:
+    stepfunctions = _service("stepfunctions")
+
+    def once(original: Callable[..., Any]) -> Callable[..., Any]:
+        def start(request: dict[str, Any]) -> Any:
+            answer = original(request)
+            if answer[0] != HTTPStatus.BAD_REQUEST or not request.get("name"):
+                return answer
+            machine = str(request.get("stateMachineArn", ""))
+            arn = f"{machine.replace(':stateMachine:', ':execution:')}:{request['name']}"
+            known = stepfunctions._executions.get(arn)
+            same = known is not None and known["input"] == request.get("input", "{}")
+            if not same or known["status"] != "RUNNING":
+                return answer
+            return stepfunctions.json_response(
+                {"executionArn": arn, "startDate": known["startDate"]}
+            )
+
+        return start
+
+    _replace(stepfunctions, "_start_execution", once)
 
 
 def _read_definitions_in_yaml() -> None:
