@@ -7,9 +7,9 @@ again is safe: plan and trial write nothing, and fit writes each artifact once b
 from functools import cache
 from typing import Annotated, Any, Protocol
 
-import boto3
 from pydantic import Field, TypeAdapter
 
+from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.learning.data import SplitReader
 from millrace.learning.deadline import Remaining
@@ -44,7 +44,7 @@ _TASKS: TypeAdapter[PlanTask | TrialTask | FitTask] = TypeAdapter(
 def training() -> Training:
     """The service, wired to S3 once per process."""
     settings = TrainSettings.from_environment()
-    store = S3ObjectStore(boto3.client("s3"))
+    store = S3ObjectStore(client("s3"))
     return Training(
         store=store,
         splits=SplitReader(store, settings.data_bucket),

@@ -13,6 +13,7 @@ Imports NumPy only, so that it fits in every artifact.
 """
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -131,7 +132,7 @@ class Table:
             with np.load(io.BytesIO(body), allow_pickle=False) as stored:
                 arrays = {c.name: stored[f"c{i}"] for i, c in enumerate(schema.columns)}
                 row = stored["row"]
-        except (ValueError, KeyError, OSError, EOFError) as exc:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as exc:
             raise ArtifactError(f"a stored split cannot be read: {exc}") from exc
         if any(len(a) != len(row) for a in arrays.values()):
             raise ArtifactError("a stored split has columns of different lengths")

@@ -43,9 +43,9 @@ def make_table(
         columns.append({"name": name, "type": "string"})
         arrays[name] = codes.astype(np.int32)
         categories[name] = values
-    for name, (role, values) in (extra or {}).items():
+    for name, (role, keys) in (extra or {}).items():
         columns.append({"name": name, "type": "number", "role": role})
-        arrays[name] = values
+        arrays[name] = keys
     regression = task is Task.REGRESSION
     columns.append({"name": "y", "type": "number" if regression else "integer", "role": "target"})
     arrays["y"] = target.astype(np.float64 if regression else np.int32)

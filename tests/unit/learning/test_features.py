@@ -88,7 +88,7 @@ def test_graph_encodes_hostile_rows_to_the_same_bits(recipe: Recipe) -> None:
 finite = st.one_of(
     st.just(float("nan")), st.floats(width=32, allow_nan=False, allow_infinity=False)
 )
-words = st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\x00"))
+words = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 
 
 @settings(max_examples=60, deadline=None)
