@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import duckdb
 
-from millrace.datasets.reading import Cells
+from millrace.datasets.reading import WHITESPACE, Cells
 from millrace.datasets.rules import CODE, Rule
 from millrace.spec import Column, ColumnType, ModelSpec, Role
 
@@ -36,13 +36,13 @@ SQL_TYPES: Final = {
     ColumnType.STRING: "VARCHAR",
     ColumnType.TIMESTAMP: "TIMESTAMP",
 }
-WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
 _INTEGERS: Final = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 )
 _TIMESTAMP: Final = (
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}(:\d{2})?)?)?"
 )
+_INTEGER: Final = r"[+-]?\d+(\.0*)?"
 _TRUE: Final = "('true', '1', 'yes', '1.0')"
 _FALSE: Final = "('false', '0', 'no', '0.0')"
 
@@ -200,7 +200,7 @@ def _textual(
 ) -> tuple[str, str, str, str]:
     n, t, v = f"n{k}", f"t{k}", f"v{k}"
     untyped = f"WHEN {v} IS NULL THEN {CODE[Rule.TYPE]}"
-    clean = f"CASE WHEN {_trimmed(c)} NOT IN ({nulls}) THEN {_trimmed(c)} END"
+    clean = cleaned(c, nulls)
     match wanted:
         case ColumnType.STRING:
             return "NULL", clean, t, ""
@@ -221,7 +221,7 @@ def _textual(
             # The plain form is recognised by its round trip, which spares most cells the regex.
             value = (
                 f"CASE WHEN {n}::VARCHAR = {t} THEN {n} "
-                rf"WHEN regexp_full_match({t}, '[+-]?\d+(\.0*)?') "
+                f"WHEN regexp_full_match({t}, '{_INTEGER}') "
                 f"THEN TRY_CAST({t} AS BIGINT) END"
             )
         case ColumnType.NUMBER:
@@ -234,6 +234,37 @@ def _textual(
     if any(_reads_as_number(token) for token in tokens):
         return number, clean, value, untyped
     return number, f"CASE WHEN {n} IS NOT NULL THEN {c} ELSE {clean} END", value, untyped
+
+
+def cleaned(c: str, nulls: str) -> str:
+    """SQL of a text cell without the whitespace around it, NULL when it means "no value".
+
+    Args:
+        c: SQL of the cell; the statement needs the parameter ``white``.
+        nulls: SQL of the values that mean "no value", separated by commas, or of one list of them.
+    """
+    trimmed = _trimmed(c)
+    return f"CASE WHEN {trimmed} NOT IN ({nulls}) THEN {trimmed} END"
+
+
+def reads_as(wanted: ColumnType, t: str) -> str:
+    """SQL of whether a cleaned text is a good value of a type, by the rules of this module.
+
+    Args:
+        wanted: Any type; every text is a string.
+        t: SQL of the text.
+    """
+    match wanted:
+        case ColumnType.STRING:
+            return "true"
+        case ColumnType.BOOLEAN:
+            return f"lower({t}) IN {_TRUE} OR lower({t}) IN {_FALSE}"
+        case ColumnType.TIMESTAMP:
+            return f"regexp_full_match({t}, '{_TIMESTAMP}') AND TRY_CAST({t} AS TIMESTAMPTZ) IS NOT NULL"
+        case ColumnType.INTEGER:
+            return f"regexp_full_match({t}, '{_INTEGER}') AND TRY_CAST({t} AS BIGINT) IS NOT NULL"
+        case ColumnType.NUMBER:
+            return f"NOT contains({t}, '_') AND isfinite(TRY_CAST({t} AS DOUBLE))"
 
 
 def _trimmed(c: str) -> str:

@@ -32,6 +32,9 @@ from millrace.spec import MAX_COLUMNS, Column, ModelSpec
 type Connection = duckdb.DuckDBPyConnection
 Format = Literal["csv", "jsonl", "parquet"]
 
+WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+"""What is cut from both ends of a cell."""
+
 _BLOCK: Final = 1024 * 1024
 _DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _PARSER_LINE_BYTES: Final = 2 * MAX_LINE_BYTES + 1024
