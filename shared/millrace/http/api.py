@@ -35,18 +35,20 @@ from millrace.http.models import (
     RunDetail,
     RunPage,
     SpecView,
+    VersionDetail,
     VersionPage,
-    VersionView,
     audit_view,
     model_view,
     run_detail,
     run_view,
     spec_view,
+    version_detail,
     version_view,
 )
 from millrace.observability import logger
 from millrace.registry.records import SpecVersion
 from millrace.registry.registry import Registry
+from millrace.signature import Signature
 from millrace.spec import MODEL_NAME_PATTERN
 
 DEFAULT_PAGE: Final = 50
@@ -237,9 +239,15 @@ def _add_model_routes(app: FastAPI, with_: Collaborators) -> None:
         summary="A model version, by number or alias",
         responses=problems.documented(404),
     )
-    async def get_version(name: Name, version: VersionOrAlias) -> VersionView:
+    async def get_version(name: Name, version: VersionOrAlias) -> VersionDetail:
         record = registry.get_version(name, version)
-        return version_view(record, _link(with_, with_.artifact_bucket, record.report_key))
+        body = with_.objects.read(with_.artifact_bucket, record.signature_key)
+        verify_sha256(body, record.signature_sha256, record.signature_key)
+        return version_detail(
+            record,
+            Signature.model_validate_json(body),
+            report_url=_link(with_, with_.artifact_bucket, record.report_key),
+        )
 
     @app.get(
         "/v1/models/{name}/audit",

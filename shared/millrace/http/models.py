@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from millrace.aws.stepfunctions import StepProgress
-from millrace.messages import ColumnProblem, GateResult, MetricValue, Parity, RowCounts
+from millrace.messages import (
+    ColumnProblem,
+    GateResult,
+    MetricValue,
+    Parity,
+    RowCounts,
+    SourceObject,
+)
 from millrace.registry.records import (
     AuditEntry,
     ModelVersion,
@@ -18,6 +25,7 @@ from millrace.registry.records import (
     SpecVersion,
     TrialRecord,
 )
+from millrace.signature import Signature
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1_000)]
 
@@ -204,6 +212,16 @@ class VersionView(Answer):
     size_bytes: int
     created_at: datetime
     updated_at: datetime
+    correlation_id: str = Field(description="Joins the version to the logs of its training.")
+
+
+class VersionDetail(VersionView):
+    """A model version with what a caller sends it and where its artifacts lie."""
+
+    signature: Signature
+    model_key: str
+    evaluation_key: str
+    report_key: str
     report_url: str | None = Field(
         None, description="The evaluation report; the link holds for 15 minutes."
     )
@@ -241,7 +259,7 @@ class RunView(Answer):
     error: str
     requested_by: str
     spec_version: int
-    source_key: str
+    source: SourceObject
     dataset_version: str
     rows: RowCounts | None
     problems: list[ColumnProblem]
@@ -319,14 +337,23 @@ def model_view(record: RegisteredModel) -> ModelView:
     return ModelView.model_validate(_fields(record, ModelView))
 
 
-def version_view(record: ModelVersion, report_url: str | None = None) -> VersionView:
-    """A model version as the API shows it."""
-    return VersionView.model_validate(_fields(record, VersionView) | {"report_url": report_url})
+def version_view(record: ModelVersion) -> VersionView:
+    """A model version as lists show it."""
+    return VersionView.model_validate(_fields(record, VersionView))
+
+
+def version_detail(
+    record: ModelVersion, signature: Signature, *, report_url: str | None
+) -> VersionDetail:
+    """A model version as it is shown alone."""
+    return VersionDetail.model_validate(
+        _fields(record, VersionDetail) | {"signature": signature, "report_url": report_url}
+    )
 
 
 def run_view(record: Run) -> RunView:
     """A run as lists show it."""
-    return RunView.model_validate(_fields(record, RunView) | {"source_key": record.source.key})
+    return RunView.model_validate(_fields(record, RunView))
 
 
 def run_detail(
@@ -340,7 +367,6 @@ def run_detail(
     return RunDetail.model_validate(
         _fields(record, RunDetail)
         | {
-            "source_key": record.source.key,
             "steps": [step_view(step) for step in steps],
             "report_url": report_url,
             "quarantine_url": quarantine_url,
