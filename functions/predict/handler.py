@@ -1,5 +1,7 @@
 """POST /v1/models/{name}/predict: the champion's answer."""
 
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -24,20 +26,30 @@ class Settings(EnvironmentSettings):
     model_cache_mb: int = 256
 
 
-@cache
-def gateway() -> Gateway:
-    """The app and its clients, built from the environment at the first request."""
-    settings = Settings.from_environment()
+def build(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Gateway:
+    """The app and its clients.
+
+    Args:
+        settings: The function's settings.
+        clock: Monotonic seconds, by which the champion is read anew.
+    """
     limits = Limits(rows=settings.max_rows)
     store = ModelStore(
         open_registry(client("dynamodb"), settings.table_name),
         S3ObjectStore(client("s3")),
         settings.artifact_bucket,
         refresh_seconds=settings.refresh_seconds,
+        clock=clock,
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
     )
     return Gateway(create_app(store, new_id=lambda: str(uuid4()), limits=limits))
+
+
+@cache
+def gateway() -> Gateway:
+    """The app of this environment, built at the first request."""
+    return build(Settings.from_environment())
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -344,9 +344,7 @@ class SignatureCodec:
                 )
             )
             for index, value in values:
-                message = _wrong(
-                    feature, self._cleaned(value) if isinstance(value, str) else value
-                )
+                message = _wrong(feature, self._cleaned(value) if isinstance(value, str) else value)
                 if message:
                     report.add(feature.name, message, index)
         report.refuse()

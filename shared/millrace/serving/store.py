@@ -31,10 +31,9 @@ from millrace.errors import (
     RetryableError,
     ThrottledError,
 )
-from millrace.observability import METRICS, logger
 from millrace.registry.records import ServingRecord
+from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Batch, Limits, SignatureCodec
-from millrace.serving.telemetry import count
 from millrace.signature import Signature
 
 type _Key = tuple[str, int, str, str]
@@ -192,10 +191,7 @@ class ModelStore:
         except RetryableError as exc:
             if entry.current is None:
                 raise
-            logger.warning(
-                "registry unreachable, the last version goes on answering",
-                extra={"model": model, "version": entry.current.version, "error": str(exc)},
-            )
+            telemetry.note_stale(model=model, version=entry.current.version, error=exc)
         else:
             self._adopt(model, entry, record)
         entry.due = self._clock() + self._refresh_seconds
@@ -209,7 +205,12 @@ class ModelStore:
             entry.current = self._load(record)
             entry.failure = None
         except MillraceError as exc:
-            self._note_failure(record, exc, current)
+            telemetry.note_load_failure(
+                model=record.model,
+                version=record.version,
+                error=exc,
+                still_serving=None if current is None else current.version,
+            )
             if current is None:
                 if isinstance(exc, FinalError):
                     entry.failure = exc
@@ -249,16 +250,12 @@ class ModelStore:
             size=len(body),
         )
         self._keep(loaded)
-        logger.info(
-            "model loaded",
-            extra={
-                "model": record.model,
-                "version": record.version,
-                "bytes": len(body),
-                "seconds": round(time.perf_counter() - started, 4),
-            },
+        telemetry.note_load(
+            model=record.model,
+            version=record.version,
+            size=len(body),
+            seconds=time.perf_counter() - started,
         )
-        count(METRICS.MODEL_LOADS)
         return loaded
 
     def _read(self, key: str, what: str) -> bytes:
@@ -280,21 +277,6 @@ class ModelStore:
                 entry = self._entries.get(evicted.record.model)
                 if entry is not None and entry.current is evicted:
                     entry.current, entry.due = None, float("-inf")
-
-    def _note_failure(
-        self, record: ServingRecord, error: MillraceError, current: LoadedModel | None
-    ) -> None:
-        logger.error(
-            "model cannot be loaded",
-            exc_info=error,
-            extra={
-                "model": record.model,
-                "version": record.version,
-                "error": type(error).__name__,
-                "still_serving": None if current is None else current.version,
-            },
-        )
-        count(METRICS.MODEL_LOAD_FAILURES)
 
 
 def _key(record: ServingRecord) -> _Key:

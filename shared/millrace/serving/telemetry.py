@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from millrace.errors import MillraceError
 from millrace.observability import METRICS, MetricUnit, logger, metrics
 
 
@@ -15,10 +16,48 @@ def harmless() -> Iterator[None]:
         logger.error("telemetry failed", exc_info=exc)
 
 
-def count(metric: str, value: float = 1) -> None:
-    """Adds to a metric of the request; `flush` sends them together."""
+def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
+    """A version was loaded."""
     with harmless():
-        metrics.add_metric(metric, MetricUnit.Count, value)
+        logger.info(
+            "model loaded",
+            extra={
+                "model": model,
+                "version": version,
+                "bytes": size,
+                "milliseconds": round(seconds * 1e3, 1),
+            },
+        )
+    with harmless():
+        metrics.add_metric(METRICS.MODEL_LOADS, MetricUnit.Count, 1)
+
+
+def note_load_failure(
+    *, model: str, version: int, error: MillraceError, still_serving: int | None
+) -> None:
+    """A version could not be loaded; an alarm watches the metric."""
+    with harmless():
+        logger.error(
+            "model cannot be loaded",
+            exc_info=error,
+            extra={
+                "model": model,
+                "version": version,
+                "error": type(error).__name__,
+                "still_serving": still_serving,
+            },
+        )
+    with harmless():
+        metrics.add_metric(METRICS.MODEL_LOAD_FAILURES, MetricUnit.Count, 1)
+
+
+def note_stale(*, model: str, version: int, error: MillraceError) -> None:
+    """The registry could not say who the champion is; the last known one goes on answering."""
+    with harmless():
+        logger.warning(
+            "champion not confirmed",
+            extra={"model": model, "version": version, "error": type(error).__name__},
+        )
 
 
 def note_answer(*, model: str, version: int, prediction_id: str, rows: int, seconds: float) -> None:

@@ -20,7 +20,6 @@ from millrace.errors import (
 from millrace.observability import METRICS, metrics
 from millrace.registry.records import ServingRecord
 from millrace.serving import store as store_module
-from millrace.serving import telemetry
 from millrace.serving.store import ModelStore
 from tests.fakes.onnx_models import StoredModel, churn_signature, stored
 from tests.fakes.store import FakeStore
@@ -382,7 +381,7 @@ def test_telemetry_that_fails_harms_no_load(world: World, monkeypatch: pytest.Mo
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("metrics are down")
 
-    monkeypatch.setattr(telemetry.metrics, "add_metric", broken)
+    monkeypatch.setattr(metrics, "add_metric", broken)
     world.publish(1)
 
     assert world.store.get("churn").version == 1

@@ -1,0 +1,114 @@
+"""The predict function on a fresh stack, with champions that are real ONNX models."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from functions.predict import handler as predict
+from millrace.aws.clients import client
+from millrace.http.problems import Problem
+from millrace.observability import metrics
+from tests.fakes import cases, cloud
+from tests.fakes.gateway import Caller, Reply
+from tests.fakes.onnx_models import StoredModel, stored
+
+ROW: dict[str, Any] = {
+    "age": 41,
+    "plan": "basic",
+    "tenure": 3.5,
+    "active": True,
+    "city": "Graz",
+}
+
+
+@dataclass
+class Serving:
+    """A stack whose predict function tests call."""
+
+    stack: cloud.Cloud
+    call: Caller
+    now: float = 5_000.0
+
+    def predict(self, body: Any, name: str = "churn", **how: Any) -> Reply:
+        """Asks for a prediction."""
+        return self.call("POST", f"/v1/models/{name}/predict", body, **how)
+
+    def crown(self, number: int, model: StoredModel | None = None) -> StoredModel:
+        """Trains version `number` of the model, as the pipeline does, and makes it champion."""
+        registry = self.stack.registry
+        name = model.signature.model if model else cases.MODEL
+        spec = cases.spec(name)
+        cases.apply(registry, spec)
+        run = cases.run(number, spec)
+        registry.create_run(run)
+        task = cases.training_input(run)
+        ingest = cases.ingested(f"d{number}", name)
+        registry.record_dataset(task, ingest, train_on_upload=True)
+        model = model or stored(run.run_id, bias=float(number))
+        self.put(model.model_key, model.onnx)
+        self.put(model.signature_key, model.signature_body)
+        registration = registry.register_version(
+            task,
+            ingest,
+            cases.fitted(
+                run.run_id,
+                name,
+                model_key=model.model_key,
+                sha256=model.sha256,
+                signature_key=model.signature_key,
+                signature_sha256=model.signature_sha256,
+            ),
+        )
+        before = registration.champion.version if registration.champion else None
+        registry.record_evaluation(
+            task,
+            registration.version,
+            cases.evaluated(run.run_id, champion=before, model=name),
+            automatic=True,
+        )
+        registry.promote(name, registration.version, actor="ada", expected_champion=before)
+        return model
+
+    def put(self, key: str, body: bytes) -> None:
+        """Writes an artifact."""
+        client("s3").put_object(Bucket=cases.ARTIFACT_BUCKET, Key=key, Body=body)
+
+
+def problem(reply: Reply, status: int, code: str) -> Problem:
+    """The problem details of a refusal."""
+    assert reply.status == status, reply.body
+    assert reply.headers["content-type"] == "application/problem+json"
+    told = Problem.model_validate_json(reply.body)
+    assert (told.status, told.code) == (status, code)
+    assert told.correlation_id == "req-1"
+    return told
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    predict.gateway.cache_clear()
+    metrics.provider.clear_metrics()
+    monkeypatch.setenv("MILLRACE_REFRESH_SECONDS", "30")
+    with cloud.stack(monkeypatch) as stack:
+        made = Serving(stack, Caller(predict.handler))
+        monkeypatch.setattr(
+            predict,
+            "gateway",
+            cached(lambda: predict.build(predict.Settings.from_environment(), lambda: made.now)),
+        )
+        yield made
+
+
+def cached(build: Any) -> Any:
+    """Builds once."""
+    held: list[Any] = []
+
+    def get() -> Any:
+        if not held:
+            held.append(build())
+        return held[0]
+
+    get.cache_clear = held.clear  # type: ignore[attr-defined]
+    return get
