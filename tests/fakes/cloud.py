@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import boto3
@@ -11,10 +12,11 @@ import pytest
 from moto import mock_aws
 
 from millrace import layout
-from millrace.aws.clients import client, forget_clients
+from millrace.aws.clients import client
 from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
 from tests.fakes import cases
+from tests.fakes.crashes import uninstall_all
 
 TABLE = "registry-table"
 SERVICES = ["dynamodb", "s3", "sns", "sqs", "stepfunctions", "sts", "iam", "lambda"]
@@ -65,7 +67,7 @@ class Cloud:
 
     def notices(self) -> list[dict[str, Any]]:
         """Every notice sent so far, in no order."""
-        queue = boto3.client("sqs")
+        queue = _sqs()
         while messages := queue.receive_message(
             QueueUrl=self.queue_url, MaxNumberOfMessages=10
         ).get("Messages"):
@@ -81,11 +83,15 @@ class Cloud:
         return sorted(n["event"] for n in self.notices())
 
 
+@cache
+def _sqs() -> Any:
+    return boto3.client("sqs")
+
+
 @contextmanager
 def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """A fresh stack, and the environment of its functions."""
     with mock_aws(config={"core": {"service_whitelist": SERVICES}}):
-        forget_clients()
         create_table()
         for bucket in (cases.DATA_BUCKET, cases.ARTIFACT_BUCKET):
             client("s3").create_bucket(Bucket=bucket)
@@ -93,7 +99,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
                 Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
             )
         topic = client("sns").create_topic(Name="notices")["TopicArn"]
-        queue = boto3.client("sqs").create_queue(QueueName="told")["QueueUrl"]
+        queue = _sqs().create_queue(QueueName="told")["QueueUrl"]
         client("sns").subscribe(
             TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:told"
         )
@@ -113,7 +119,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         try:
             yield Cloud(machine, topic, queue)
         finally:
-            forget_clients()
+            uninstall_all()
 
 
 def create_table(name: str = TABLE) -> None:

@@ -17,6 +17,16 @@ WRITES = (
 )
 
 
+_installed: list[tuple[Any, str, Any]] = []
+
+
+def uninstall_all() -> None:
+    """Takes every hook out again; the clients outlive the tests, as making them is slow."""
+    while _installed:
+        events, name, handler = _installed.pop()
+        events.unregister(name, handler)
+
+
 class Killed(BaseException):
     """The process is gone: nothing of ours catches it, as nothing runs after a kill."""
 
@@ -37,11 +47,13 @@ class Crash:
     armed: bool = True
 
     def install(self) -> None:
-        """Hooks into the clients; they must not be made anew afterwards."""
+        """Hooks into the process's clients, until `uninstall_all`."""
         for service, operation in WRITES:
             events = client(service).meta.events  # type: ignore[call-overload]
-            events.register_first(f"before-call.{service}.{operation}", self._before)
-            events.register_first(f"after-call.{service}.{operation}", self._after)
+            for hook, handler in (("before-call", self._before), ("after-call", self._after)):
+                name = f"{hook}.{service}.{operation}"
+                events.register_first(name, handler)
+                _installed.append((events, name, handler))
 
     def _before(self, model: Any, **_: Any) -> None:
         if not self.armed:
