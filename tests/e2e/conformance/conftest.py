@@ -35,6 +35,7 @@ def deploy(info: cloud.CloudInfo) -> None:
             "--capabilities",
             "CAPABILITY_IAM",
             "--no-progressbar",
+            "--no-fail-on-empty-changeset",
         ],
         cwd=info.folder,
         env=info.environment(),
