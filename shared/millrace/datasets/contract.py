@@ -15,7 +15,7 @@ How a cell is read (the same in every format):
 A cell breaks at most one rule, a row as many as it has cells.
 """
 
-# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
+# SQL is put together from positions (c0, v0, …); names, values and paths of
 # the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
 
 import math
@@ -217,12 +217,12 @@ def _textual(
             )
             return "NULL", clean, value, untyped
         case ColumnType.INTEGER:
-            number = f"TRY_CAST({c} AS BIGINT)"
             # The plain form is recognised by its round trip, which spares most cells the regex.
+            plain = f"TRY_CAST({c} AS BIGINT)"
+            number = f"CASE WHEN {plain}::VARCHAR = {c} THEN {plain} END"
             value = (
-                f"CASE WHEN {n}::VARCHAR = {t} THEN {n} "
-                f"WHEN regexp_full_match({t}, '{_INTEGER}') "
-                f"THEN TRY_CAST({t} AS BIGINT) END"
+                f"CASE WHEN {n} IS NOT NULL THEN {n} "
+                f"WHEN regexp_full_match({t}, '{_INTEGER}') THEN TRY_CAST({t} AS BIGINT) END"
             )
         case ColumnType.NUMBER:
             number = f"TRY_CAST({c} AS DOUBLE)"
@@ -232,7 +232,7 @@ def _textual(
             )
             untyped += f" WHEN NOT isfinite({v}) THEN {CODE[Rule.NOT_FINITE]}"
     if any(_reads_as_number(token) for token in tokens):
-        return number, clean, value, untyped
+        return number, clean, f"CASE WHEN {t} IS NOT NULL THEN {value} END", untyped
     return number, f"CASE WHEN {n} IS NOT NULL THEN {c} ELSE {clean} END", value, untyped
 
 

@@ -5,7 +5,7 @@ within a limit, proves the encoding, finds the longest line and counts records, 
 CSV parser might skip in silence (it does skip lines longer than its buffer) is ever lost.
 """
 
-# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
+# SQL is put together from positions (c0, v0, …); names, values and paths of
 # the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
 
 import codecs
@@ -489,7 +489,7 @@ def _open_jsonl(connection: Connection, path: Path, facts: _TextFacts) -> Cells:
     # A JSON text holds no bare control character, so this separator never splits a valid line.
     connection.execute(
         "CREATE TEMP TABLE json_lines AS SELECT line, "
-        "coalesce(json_valid(line) AND json_type(line) = 'OBJECT', false) AS readable "
+        "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS readable "
         f"FROM read_csv({literal(str(path))}, auto_detect = false, "
         "columns = {'line': 'VARCHAR'}, header = false, delim = '\x01', quote = '', escape = '', "
         f"store_rejects = true, rejects_limit = 0, max_line_size = {_PARSER_LINE_BYTES}) "
