@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+from tests.fakes.cloud import LambdaContext
+
+Handler = Callable[..., dict[str, Any]]
 
 IAM_USER = {"userArn": "arn:aws:iam::123456789012:user/ada"}
 
@@ -88,7 +90,7 @@ class Caller:
         if body is not None and not isinstance(body, str | bytes):
             body = json.dumps(body)
             headers.setdefault("Content-Type", "application/json")
-        raw = self.handler(event(method, path, body, headers=headers, **how), None)
+        raw = self.handler(event(method, path, body, headers=headers, **how), LambdaContext())
         assert raw["isBase64Encoded"] is False
         return Reply(
             raw["statusCode"], {k.lower(): v for k, v in raw["headers"].items()}, raw["body"]

@@ -1,12 +1,14 @@
 """Small real models, built by hand: no trainer needed, and the answer can be worked out."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from millrace.layout import model_key, signature_key
+from millrace.registry.registry import Registry
 from millrace.signature import (
     CATEGORICAL_INPUT,
     NUMERIC_INPUT,
@@ -16,6 +18,7 @@ from millrace.signature import (
     Signature,
 )
 from millrace.spec import Algorithm, ColumnType, Task
+from tests.fakes import cases
 
 PLAN_WEIGHTS = {"basic": -1.0, "premium": 1.0}
 
@@ -87,6 +90,54 @@ def stored(
         model_key=model_key(name, run_id),
         signature_key=signature_key(name, run_id),
     )
+
+
+def crown(
+    registry: Registry,
+    put: Callable[[str, bytes], None],
+    number: int,
+    model: StoredModel | None = None,
+) -> StoredModel:
+    """Trains one more version, as the pipeline does, and makes it champion.
+
+    Args:
+        registry: The registry.
+        put: Writes an artifact under a key.
+        number: Which upload it is trained on, and the bias of the default model.
+        model: The model; one called churn by default.
+    """
+    name = model.signature.model if model else cases.MODEL
+    spec = cases.spec(name)
+    cases.apply(registry, spec)
+    run = cases.run(number, spec)
+    registry.create_run(run)
+    task = cases.training_input(run)
+    ingest = cases.ingested(f"d{number}", name)
+    registry.record_dataset(task, ingest, train_on_upload=True)
+    model = model or stored(run.run_id, bias=float(number))
+    put(model.model_key, model.onnx)
+    put(model.signature_key, model.signature_body)
+    registration = registry.register_version(
+        task,
+        ingest,
+        cases.fitted(
+            run.run_id,
+            name,
+            model_key=model.model_key,
+            sha256=model.sha256,
+            signature_key=model.signature_key,
+            signature_sha256=model.signature_sha256,
+        ),
+    )
+    before = registration.champion.version if registration.champion else None
+    registry.record_evaluation(
+        task,
+        registration.version,
+        cases.evaluated(run.run_id, champion=before, model=name),
+        automatic=True,
+    )
+    registry.promote(name, registration.version, actor="ada", expected_champion=before)
+    return model
 
 
 def _linear(signature: Signature, bias: float) -> bytes:

@@ -371,8 +371,10 @@ class Registry:
         One item each, so that a run never outgrows an item. Repeating it changes nothing.
 
         Raises:
+            NotFoundError: There is no such run.
             ConflictError: A param was logged before with another value.
         """
+        self._run(run_id)
         now = _text(self._clock())
         pk = items.run_pk(run_id)
         writes: list[Write] = [
@@ -977,6 +979,8 @@ class Registry:
                 raise NotFoundError(f"model {model!r} has no version {number}")
             version = items.to_version(item)
             subject = f"{model}@{number}"
+            if (meta.champion_version == number) != (version.status is VersionStatus.CHAMPION):
+                raise ConcurrentWriteError(f"{what}: the champion changed between two reads")
             if restore:
                 event = Event.RESTORE
             elif force and version.status is not VersionStatus.VALIDATED:

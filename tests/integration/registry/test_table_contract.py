@@ -45,12 +45,12 @@ def table(request: pytest.FixtureRequest) -> Iterator[Table]:
     yield DynamoTable(client("dynamodb"), cloud.TABLE)
 
 
-def put(table: Table, sk: str, pk: str = "P", **item: object) -> None:
+def put(table: Table, sk: str, pk: str = "P", **item: Any) -> None:
     table.transact([Put("put", Key(pk, sk), item)], "put")
 
 
 def test_item_comes_back_as_it_was(table: Table) -> None:
-    item = {
+    item: dict[str, Any] = {
         "text": "",
         "whole": 3,
         "part": 0.1,
@@ -253,7 +253,7 @@ class BrokenClient:
 
 def cancelled(*codes: str) -> ClientError:
     return ClientError(
-        {  # type: ignore[typeddict-unknown-key]
+        {
             "Error": {"Code": "TransactionCanceledException", "Message": "cancelled"},
             "CancellationReasons": [{"Code": c} for c in codes],
         },

@@ -1,0 +1,109 @@
+"""What always holds of the registry, read from its raw items."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from millrace.aws.dynamodb import Item
+from millrace.registry.records import VersionStatus
+
+
+def check_model(items: Iterable[Item], model: str, *, in_order: bool = True) -> None:
+    """Asserts the invariants of one model.
+
+    Args:
+        items: Every item of the table.
+        model: The model.
+        in_order: Whether audit entries stand in the order of their commits, which holds for one
+            writer at a time.
+    """
+    everything = list(items)
+    mine = {i["SK"]: i for i in everything if i["PK"] == f"MODEL#{model}"}
+    if not mine:
+        return
+    meta = mine["META"]
+    versions = {i["version"]: i for sk, i in mine.items() if sk.startswith("VERSION#")}
+    audit = [i for sk, i in sorted(mine.items()) if sk.startswith("AUDIT#")]
+    runs = {
+        i["run_id"]: i
+        for i in everything
+        if i["PK"].startswith("RUN#") and i["SK"] == "META" and i["model"] == model
+    }
+    _check_champion(meta, mine, versions)
+    _check_versions(meta, versions, runs)
+    _check_audit(meta, versions, audit, in_order=in_order)
+    _check_runs(runs, mine)
+
+
+def _check_champion(meta: Item, mine: dict[str, Item], versions: dict[int, Item]) -> None:
+    champion = meta.get("champion_version")
+    champions = [n for n, v in versions.items() if v["status"] == VersionStatus.CHAMPION]
+    assert champions == ([] if champion is None else [champion])
+    for name in ("ALIAS#champion", "SERVING"):
+        assert mine.get(name, {}).get("version") == champion, name
+    if champion is not None:
+        for fact in ("run_id", "sha256", "model_key", "signature_key", "signature_sha256"):
+            assert mine["SERVING"][fact] == versions[champion][fact]
+    previous = meta.get("previous_champion_version")
+    if previous is not None:
+        assert versions[previous]["status"] in (VersionStatus.ARCHIVED, VersionStatus.CHAMPION)
+
+
+def _check_versions(meta: Item, versions: dict[int, Item], runs: dict[str, Item]) -> None:
+    assert sorted(versions) == list(range(1, meta["latest_version"] + 1))
+    made_by = [v["run_id"] for v in versions.values()]
+    assert len(made_by) == len(set(made_by))
+    for number, version in versions.items():
+        assert runs[version["run_id"]].get("model_version") == number
+    for run in runs.values():
+        if "model_version" in run:
+            assert versions[run["model_version"]]["run_id"] == run["run_id"]
+
+
+def _check_audit(
+    meta: Item, versions: dict[int, Item], audit: list[Item], *, in_order: bool
+) -> None:
+    crownings = [e for e in audit if e["action"] in ("promoted", "forced_promotion", "rolled_back")]
+    balance = Counter[str]()
+    for entry in crownings:
+        balance[entry["after"]] += 1
+        balance[entry["before"]] -= 1
+    champion = meta.get("champion_version")
+    expected = {} if champion is None else {f"{meta['name']}@{champion}": 1, "no champion": -1}
+    assert {k: n for k, n in balance.items() if n} == expected
+    registered = [e["subject"] for e in audit if e["action"] == "version_registered"]
+    assert sorted(registered) == sorted(f"{meta['name']}@{n}" for n in versions)
+    for entry in crownings:
+        number = int(entry["after"].rsplit("@", 1)[1])
+        if entry["action"] == "forced_promotion":
+            assert entry["actor"] == "ann"
+            assert entry["reason"]
+        elif entry["action"] == "promoted":
+            assert versions[number]["verdict"] == "passed"
+    if in_order:
+        assert _replayed(audit) == {f"{meta['name']}@{n}": v["status"] for n, v in versions.items()}
+
+
+def _replayed(audit: list[Item]) -> dict[str, str]:
+    """The states the audit tells of."""
+    states: dict[str, str] = {}
+    for entry in audit:
+        match entry["action"]:
+            case "version_registered" | "version_validated" | "version_rejected":
+                states[entry["subject"]] = entry["after"]
+            case "promoted" | "forced_promotion" | "rolled_back":
+                if entry["before"] != "no champion":
+                    assert states[entry["before"]] == VersionStatus.CHAMPION
+                    states[entry["before"]] = VersionStatus.ARCHIVED.value
+                states[entry["after"]] = VersionStatus.CHAMPION.value
+    return states
+
+
+def _check_runs(runs: dict[str, Item], mine: dict[str, Item]) -> None:
+    trained = {i["run_id"]: i for sk, i in mine.items() if sk.startswith("TRAINED#")}
+    for run_id, item in trained.items():
+        assert runs[run_id]["outcome"] == item["outcome"]
+    for run in runs.values():
+        closed = run["status"] in ("FINISHED", "FAILED")
+        assert closed == ("outcome" in run) == ("ended_at" in run)
+        if run.get("outcome") == "promoted":
+            assert mine[f"VERSION#{run['model_version']:06d}"]["verdict"] == "passed"
