@@ -38,7 +38,7 @@ class Line:
     style: str
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     """Round numbers from low to high."""
     span = high - low
     if not (span > 0 and math.isfinite(span)):
@@ -140,11 +140,10 @@ def _image(
     )
 
 
-def _legend(entries: Sequence[tuple[str, str]], *, box: bool = False) -> Markup:
+def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
     """A legend in HTML, so that it wraps and can be selected."""
-    mark = "box" if box else "stroke"
     items = Markup("").join(
-        Markup('<li><span class="key {} {}"></span>{}</li>').format(mark, style, name)
+        Markup('<li><span class="key {}"></span>{}</li>').format(style, name)
         for name, style in entries
     )
     return Markup('<ul class="legend">{}</ul>').format(items)
@@ -158,7 +157,7 @@ def roc(candidate: Curves, champion: Curves | None) -> Markup:
     axes = _Axes((0, 1), (0, 1))
     parts = axes.frame("false positive rate", "true positive rate")
     parts.append(axes.path(((0, 0), (1, 1)), "reference"))
-    parts += [axes.path(line.points, line.style) for line in reversed(lines)]
+    parts += [axes.path(line.points, line.style) for line in lines]
     chart = _image(parts, "ROC curve", "True against false positive rate at every threshold.")
     return chart + _legend([*((line.name, line.style) for line in lines), ("guess", "reference")])
 
@@ -172,7 +171,7 @@ def precision_recall(candidate: Curves, champion: Curves | None) -> Markup:
     parts = axes.frame("recall", "precision")
     share = candidate.prevalence
     parts.append(axes.path(((0, share), (1, share)), "reference"))
-    parts += [axes.path(line.points, line.style) for line in reversed(lines)]
+    parts += [axes.path(line.points, line.style) for line in lines]
     chart = _image(
         parts,
         "Precision-recall curve",
@@ -221,7 +220,7 @@ def reliability(calibration: Calibration, *, top_label: bool) -> Markup:
         f"Observed against {predicted} in ten bins, with 95 % intervals; "
         f"the expected calibration error is {number(calibration.error)}.",
     )
-    return chart + _legend([("candidate", "candidate"), ("perfect", "reference")])
+    return chart + _legend([("candidate", "candidate dotted"), ("perfect", "reference")])
 
 
 def value_calibration(calibration: Calibration) -> Markup:
@@ -250,7 +249,9 @@ def value_calibration(calibration: Calibration) -> Markup:
         "Calibration",
         "Mean actual value in each tenth of the predictions; whiskers hold the middle 80 %.",
     )
-    return chart + _legend([("mean actual, middle 80 %", "candidate"), ("perfect", "reference")])
+    return chart + _legend(
+        [("mean actual, middle 80 %", "candidate dotted"), ("perfect", "reference")]
+    )
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -286,7 +287,8 @@ def histogram(data: Histogram, title: str, x_label: str, styles: Sequence[str]) 
     names = ", ".join(f"{n}: {sum(c):,} rows" for n, c in data.series.items())
     chart = _image(parts, title, f"Share of rows per bin of {x_label}. {names}.")
     counts = [f"{name} ({sum(c):,})" for name, c in data.series.items()]
-    return chart + _legend(list(zip(counts, styles, strict=False)), box=False)
+    keys = [f"{style} filled" if style == styles[0] else style for style in styles]
+    return chart + _legend(list(zip(counts, keys, strict=False)))
 
 
 def density(data: Density, target: str) -> Markup:
@@ -312,9 +314,9 @@ def density(data: Density, target: str) -> Markup:
     chart = _image(
         parts,
         f"Predicted and actual {target}",
-        f"Rows counted in a grid; darker is more, the diagonal is right.{outside}",
+        f"Rows counted in a grid; the diagonal is right.{outside}",
     )
-    return chart + _legend([("rows", "candidate"), ("perfect", "reference")])
+    return chart + _legend([("rows", "candidate filled"), ("perfect", "line-strong")])
 
 
 def importance_bars(importance: Importance) -> Markup:

@@ -128,7 +128,7 @@ def slice_gate(
         passed=within and (gate.max_gap is None or gap <= gate.max_gap),
         expected=expected,
         actual=f"worst {number(worst)}{where}, best {number(best)}, gap {number(gap)} "
-        f"over {len(ranked)} slices{aside}",
+        f"over {len(ranked)} {'slice' if len(ranked) == 1 else 'slices'}{aside}",
     )
 
 

@@ -144,7 +144,7 @@ def _regression_figures(evaluation: Evaluation) -> list[dict[str, Any]]:
         {
             "title": "Predicted and actual",
             "picture": charts.density(drawings.density, evaluation.target),
-            "note": "Rows counted in a grid, darker is more; the line is a perfect prediction."
+            "note": "Rows counted in a grid, the stronger the more; the line is a perfect prediction."
             + (f" {outside:,} rows lie outside the grid." if outside else ""),
         },
         {

@@ -160,7 +160,7 @@ def slice_table(
                 rows=part.rows,
                 judged=part.rows >= min_rows and measured is not None,
                 metric=measured,
-                facts=group_facts(part),
+                facts={k: v for k, v in group_facts(part).items() if k != metric},
             )
         )
     judged = [s.metric.value for s in slices if s.judged and s.metric is not None]
