@@ -8,6 +8,7 @@ from pathlib import Path
 
 from millrace.errors import ConfigurationError, FinalError
 from millrace_cli import cloud
+from millrace_cli.packing import packed_template
 from millrace_cli.target import DEFAULT_STACK
 
 BUILD_FOLDER = ".aws-sam/build"
@@ -61,7 +62,7 @@ def deploy_local(
         str(sam_executable(project)),
         "deploy",
         "--template-file",
-        str(project / BUILD_FOLDER / "template.yaml"),
+        str(packed_template(project / BUILD_FOLDER, project / ".millrace" / "packages")),
         "--config-file",
         str(project / "samconfig.toml"),
         "--config-env",
