@@ -122,6 +122,7 @@ class Dispatcher:
         self.invocations: list[Invocation] = []
         self.waits: list[float] = []
         self._faults: list[_Fault] = []
+        self._beforehand: dict[str, Callable[[], object]] = {}
         self._lock = threading.RLock()
 
     def fail(
@@ -135,6 +136,10 @@ class Dispatcher:
         """Makes the next invocations of an action fail before its handler is called."""
         self._faults.append(_Fault(action, error, times, when))
 
+    def before(self, action: str, happens: Callable[[], object]) -> None:
+        """Lets something happen right before the next invocation of an action."""
+        self._beforehand[action] = happens
+
     def actions(self) -> list[str]:
         """The actions that were called, in order."""
         return [i.action for i in self.invocations]
@@ -147,6 +152,9 @@ class Dispatcher:
         """
         with self._lock:
             invocation = Invocation(function, event)
+            happens = self._beforehand.pop(invocation.action, None)
+            if happens is not None:
+                happens()
             try:
                 self._raise_fault(invocation)
                 context = Context(f"millrace-{function}", 900, f"request-{len(self.invocations)}")
@@ -216,6 +224,15 @@ class Machine:
             stateMachineArn=self.arn, name=str(payload["run_id"]), input=json.dumps(payload)
         )
         return self.ended(started["executionArn"])
+
+    def abort(self, execution_arn: str) -> None:
+        """Stops an execution from outside, as a person would in the console."""
+        self._client.stop_execution(executionArn=execution_arn, error="", cause="by hand")
+
+    def executions(self) -> list[str]:
+        """Names of all executions."""
+        found = self._client.list_executions(stateMachineArn=self.arn)["executions"]
+        return [execution["name"] for execution in found]
 
     def ended(self, execution_arn: str) -> Ended:
         """Waits until an execution has ended."""

@@ -1,0 +1,308 @@
+"""The whole deployment in one process: real handlers, moto's services, the real machine.
+
+Tables, buckets, rules and each function's environment are taken from the template, so that what is
+wired here is what will be deployed. Every AWS call a handler makes is kept, to be compared with the
+rights its role has (moto checks none).
+"""
+
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from moto.events.models import EventPattern
+
+from millrace import layout
+from millrace.aws.clients import forget_clients
+from millrace.registry.registry import Registry, open_registry
+from millrace.spec import ModelSpec
+from tests.infra.deployment import FUNCTIONS, ROOT, Resolver
+from tests.integration.pipeline.machine import (
+    ACCOUNT,
+    MACHINE_ARN,
+    REGION,
+    Dispatcher,
+    Ended,
+    Event,
+    Machine,
+    emulated,
+)
+
+DATA_BUCKET = "millrace-data"
+ARTIFACT_BUCKET = "millrace-artifacts"
+TABLE = "millrace-registry"
+TOPIC_ARN = f"arn:aws:sns:{REGION}:{ACCOUNT}:millrace-notices"
+
+_PHYSICAL = {
+    "${DataBucket}": DATA_BUCKET,
+    "${ArtifactBucket}": ARTIFACT_BUCKET,
+    "${RegistryTable}": TABLE,
+    "${NotificationTopic}": TOPIC_ARN,
+    "${TrainingStateMachine}": MACHINE_ARN,
+    **{f"${{{name}Function}}": f"millrace-{name.lower()}" for name in FUNCTIONS},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One AWS call of one function."""
+
+    function: str
+    service: str
+    operation: str
+    parameters: dict[str, Any]
+
+
+@cache
+def _deployed() -> dict[str, dict[str, Any]]:
+    return Resolver(RefreshSeconds="1").resources()
+
+
+def environment(function: str) -> dict[str, str]:
+    """The environment the template gives a function, with the names used here."""
+    variables = _deployed()[f"{function.capitalize()}Function"]["Properties"]["Environment"]
+    return {name: _PHYSICAL.get(value, value) for name, value in variables["Variables"].items()}
+
+
+def _load(function: str) -> ModuleType:
+    """A handler's module, new, so that no cached client or model outlives a test."""
+    path = ROOT / "functions" / function / "handler.py"
+    found = importlib.util.spec_from_file_location(f"function_{function}", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+class Twin:
+    """Upload, wait, ask: what a user does, without a cloud."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.functions = dispatcher
+        self.calls: list[Call] = []
+        self._running: list[tuple[str, threading.Thread]] = []
+        self._s3 = boto3.client("s3", region_name=REGION)
+        self._make_resources()
+        self.machine = Machine()
+        self._events = 0
+        self.modules = {name.lower(): _load(name.lower()) for name in FUNCTIONS}
+        dispatcher.handlers |= {n: self._with_environment(n, m) for n, m in self.modules.items()}
+
+    @property
+    def registry(self) -> Registry:
+        """The registry, read beside the functions."""
+        return open_registry(boto3.client("dynamodb", region_name=REGION), TABLE)
+
+    # ── What a user does ────────────────────────────────────────────────────────────────────────
+
+    def apply(self, spec: ModelSpec) -> None:
+        """Applies a spec over the API."""
+        answer = self.api("PUT", f"/v1/specs/{spec.name}", json.loads(spec.to_json()))
+        assert answer["statusCode"] in (200, 201), answer["body"]
+
+    def upload(self, model: str, filename: str, body: bytes) -> Event:
+        """Puts a file under ``incoming/`` and gives the event S3 would send."""
+        key = layout.incoming_key(model, filename)
+        put = self._s3.put_object(Bucket=DATA_BUCKET, Key=key, Body=body)
+        self._events += 1
+        event = {
+            "version": "0",
+            "id": f"00000000-0000-4000-8000-{self._events:012d}",
+            "detail-type": "Object Created",
+            "source": "aws.s3",
+            "account": ACCOUNT,
+            "time": "2026-11-01T12:00:00Z",
+            "region": REGION,
+            "resources": [f"arn:aws:s3:::{DATA_BUCKET}"],
+            "detail": {
+                "version": "0",
+                "bucket": {"name": DATA_BUCKET},
+                "object": {
+                    "key": key,
+                    "size": len(body),
+                    "etag": put["ETag"].strip('"'),
+                    "version-id": put["VersionId"],
+                    "sequencer": f"{self._events:018X}",
+                },
+                "request-id": "REQUEST",
+                "requester": ACCOUNT,
+                "source-ip-address": "192.0.2.1",
+                "reason": "PutObject",
+            },
+        }
+        assert self.rule_matches("UploadRule", event)
+        return event
+
+    def deliver(self, function: str, event: Event) -> Any:
+        """Invokes a function with an event; raises what it reports as an error."""
+        answer, error = self.functions.invoke(function, event)
+        if error:
+            raise AssertionError(f"{function} failed with {answer['errorType']}: {answer}")
+        return answer
+
+    def train(self, model: str, filename: str, body: bytes) -> Ended:
+        """Uploads a file, delivers its event and waits for the training to end."""
+        admitted = self.deliver("trigger", self.upload(model, filename, body))
+        assert admitted["started"], admitted
+        return self.follow(admitted["run_id"])
+
+    def follow(self, run_id: str) -> Ended:
+        """Waits for a training to end; a bad end is told to the registry as the rule does."""
+        arn = MACHINE_ARN.replace(":stateMachine:", ":execution:") + f":{run_id}"
+        ended = self.machine.ended(arn)
+        if ended.status != "SUCCEEDED":
+            self.deliver("registry", self.execution_event(run_id, ended))
+        return ended
+
+    def execution_event(self, run_id: str, ended: Ended) -> Event:
+        """The event of an execution that ended badly."""
+        event = {
+            "version": "0",
+            "id": f"execution-{run_id}",
+            "detail-type": "Step Functions Execution Status Change",
+            "source": "aws.states",
+            "account": ACCOUNT,
+            "time": "2026-11-01T12:00:00Z",
+            "region": REGION,
+            "resources": [],
+            "detail": {
+                "executionArn": MACHINE_ARN.replace("stateMachine", "execution") + f":{run_id}",
+                "stateMachineArn": MACHINE_ARN,
+                "name": run_id,
+                "status": ended.status,
+                "error": ended.error,
+                "cause": ended.cause,
+                "startDate": 1793534400000,
+                "stopDate": 1793534460000,
+            },
+        }
+        assert self.rule_matches("ExecutionFailureRule", event)
+        return event
+
+    def api(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Calls the API through the function that the route reaches."""
+        function = "predict" if path.endswith("/predict") else "api"
+        answer: dict[str, Any] = self.deliver(
+            function,
+            {
+                "resource": path,
+                "path": path,
+                "httpMethod": method,
+                "headers": {"Content-Type": "application/json", "Host": "api.example.org"},
+                "multiValueHeaders": {
+                    "Content-Type": ["application/json"],
+                    "Host": ["api.example.org"],
+                },
+                "queryStringParameters": None,
+                "multiValueQueryStringParameters": None,
+                "pathParameters": None,
+                "stageVariables": None,
+                "requestContext": {
+                    "requestId": f"request-{len(self.functions.invocations)}",
+                    "stage": "live",
+                    "path": f"/live{path}",
+                    "httpMethod": method,
+                    "identity": {"sourceIp": "192.0.2.1"},
+                },
+                "body": None if body is None else json.dumps(body),
+                "isBase64Encoded": False,
+            },
+        )
+        return answer
+
+    def ask(self, model: str, rows: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        """A prediction: status and body."""
+        answer = self.api("POST", f"/v1/models/{model}/predict", {"rows": rows})
+        return answer["statusCode"], json.loads(answer["body"])
+
+    # ── Wiring ──────────────────────────────────────────────────────────────────────────────────
+
+    def rule_matches(self, rule: str, event: Event) -> bool:
+        """Whether the template's rule lets the event pass."""
+        pattern = json.loads(
+            json.dumps(_deployed()[rule]["Properties"]["EventPattern"])
+            .replace("${DataBucket}", DATA_BUCKET)
+            .replace("${TrainingStateMachine}", MACHINE_ARN)
+        )
+        matcher: Any = EventPattern.load(json.dumps(pattern))
+        return bool(matcher.matches_event(event))
+
+    def _make_resources(self) -> None:
+        for bucket in (DATA_BUCKET, ARTIFACT_BUCKET):
+            self._s3.create_bucket(Bucket=bucket)
+            self._s3.put_bucket_versioning(
+                Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+            )
+        table = _deployed()["RegistryTable"]["Properties"]
+        boto3.client("dynamodb", region_name=REGION).create_table(
+            TableName=TABLE,
+            **{
+                name: table[name]
+                for name in (
+                    "AttributeDefinitions",
+                    "BillingMode",
+                    "GlobalSecondaryIndexes",
+                    "KeySchema",
+                )
+            },
+        )
+        boto3.client("sns", region_name=REGION).create_topic(Name=TOPIC_ARN.rsplit(":", 1)[1])
+
+    def _with_environment(self, function: str, module: ModuleType) -> Any:
+        variables = environment(function)
+
+        def handler(event: Event, context: Any) -> Any:
+            with pytest.MonkeyPatch.context() as patched:
+                for name, value in variables.items():
+                    patched.setenv(name, value)
+                patched.setenv("POWERTOOLS_TRACE_DISABLED", "true")
+                self._running.append((function, threading.current_thread()))
+                try:
+                    return module.handler(event, context)
+                finally:
+                    self._running.pop()
+
+        return handler
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keeps the AWS calls of the functions, those of S3's transfer threads too."""
+        base: Any = BaseClient
+        original = base._make_api_call
+
+        def make_api_call(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
+            here = threading.current_thread()
+            # One function runs at a time; beside it run moto's interpreter and the test itself.
+            if self._running:
+                function, thread = self._running[-1]
+                if here is thread or here.name.startswith("ThreadPoolExecutor"):
+                    service = client.meta.service_model.service_name
+                    self.calls.append(Call(function, service, operation, dict(parameters)))
+            return original(client, operation, parameters)
+
+        with patch.object(base, "_make_api_call", make_api_call):
+            yield
+
+
+@contextmanager
+def twin() -> Iterator[Twin]:
+    """A fresh deployment."""
+    dispatcher = Dispatcher({})
+    with emulated(), dispatcher.wired():
+        forget_clients()
+        try:
+            made = Twin(dispatcher)
+            with made.recorded():
+                yield made
+        finally:
+            forget_clients()
