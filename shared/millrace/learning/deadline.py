@@ -12,6 +12,8 @@ from millrace.errors import TrainingError
 RESERVE_SECONDS = 3.0
 """Kept free at the end: to raise, log and answer."""
 
+REPEAT_SECONDS = 0.2
+
 type Remaining = Callable[[], float]
 """Seconds the invocation still has."""
 
@@ -38,17 +40,31 @@ def deadline(remaining: Remaining | None, what: str) -> Iterator[None]:
     if seconds <= 0:
         raise _too_late(what, 0.0)
     started = time.monotonic()
+    armed = True
+    rang = False
 
     def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise _too_late(what, time.monotonic() - started)
+        nonlocal rang
+        if armed:
+            rang = True
+            raise _too_late(what, time.monotonic() - started)
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # It rings again, as an exception raised inside a C library's callback is swallowed.
+    theirs, repeat = signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
     try:
-        yield
+        try:
+            yield
+        finally:
+            armed = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if theirs:  # Somebody else's alarm was on: it goes on, and rings now if it is late.
+            left = max(theirs - (time.monotonic() - started), 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, left, repeat)
+    if rang:
+        raise _too_late(what, time.monotonic() - started)
 
 
 def check_time(remaining: Remaining | None, needed: float, what: str) -> None:

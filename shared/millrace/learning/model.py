@@ -2,12 +2,13 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from millrace.errors import TrainingError
 from millrace.learning.candidates import RECIPES, build_estimator
@@ -25,6 +26,12 @@ parallelism.
 """
 
 type Values = npt.NDArray[np.float64]
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    # Looking for the loaded libraries takes longer than a small fit: done once.
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class FittedModel:
     def predict(self, rows: Rows) -> Values:
         """Probabilities [n, classes] in the order of the class codes, or numbers [n]."""
         features = self.encoder.transform(rows)
-        with threadpool_limits(limits=THREADS):
+        with _threads().limit(limits=THREADS):
             if self.task is Task.REGRESSION:
                 predicted: Values = self.estimator.predict(features).astype(np.float64)
                 return predicted
@@ -97,7 +104,7 @@ def fit_model(
             width=encoder.width,
             classes=classes,
         )
-        with threadpool_limits(limits=THREADS), warnings.catch_warnings():
+        with _threads().limit(limits=THREADS), warnings.catch_warnings():
             # A linear model a little short of its optimum is still a candidate: its score decides.
             warnings.simplefilter("ignore", ConvergenceWarning)
             estimator.fit(features.astype(np.float64) if linear else features, target)
