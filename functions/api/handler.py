@@ -1,7 +1,7 @@
 """The registry over HTTPS: specs, models, versions, runs, audit, champions, retraining."""
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from millrace.aws.clients import client
@@ -11,9 +11,12 @@ from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
 from millrace.http.api import Collaborators, create_app
 from millrace.http.gateway import Gateway
-from millrace.observability import metrics
+from millrace.observability import logger, metrics, tracer
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
 class Settings(EnvironmentSettings):
@@ -52,7 +55,9 @@ def gateway() -> Gateway:
     )
 
 
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Answers one API Gateway proxy event."""
     try:
         return gateway()(event, context)

@@ -10,6 +10,7 @@ from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.http.gateway import Gateway
 from millrace.http.predict import create_app
+from millrace.observability import tracer
 from millrace.registry.registry import open_registry
 from millrace.serving.codec import Limits
 from millrace.serving.store import ModelStore
@@ -52,6 +53,7 @@ def gateway() -> Gateway:
     return build(Settings.from_environment())
 
 
+@tracer.capture_lambda_handler(capture_response=False)
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answers one API Gateway proxy event."""
     return gateway()(event, context)

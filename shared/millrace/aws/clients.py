@@ -48,6 +48,8 @@ def client(service: str) -> Any:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS[service],
         retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS.get(service, 3)},
+        # Presigned addresses still default to version 2, which KMS-encrypted buckets refuse.
+        signature_version="s3v4" if service == "s3" else None,
     )
     return boto3.client(service, config=config)  # type: ignore[call-overload]  # names checked above
 

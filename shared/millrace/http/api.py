@@ -7,11 +7,13 @@ a hop to a thread.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Body, FastAPI, Header, Path, Query
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +21,14 @@ import millrace
 from millrace.aws.s3 import ObjectStore, verify_sha256
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
-from millrace.errors import ArtifactError, MillraceError, NotFoundError
+from millrace.errors import (
+    ArtifactError,
+    FieldProblem,
+    InvalidEventError,
+    InvalidRequestError,
+    MillraceError,
+    NotFoundError,
+)
 from millrace.http import operations, problems
 from millrace.http.bodies import expect_media_type, media_type, read_body
 from millrace.http.caller import actor, correlation_id
@@ -46,8 +55,8 @@ from millrace.http.models import (
     version_view,
 )
 from millrace.observability import logger
-from millrace.registry.records import SpecVersion
-from millrace.registry.registry import Registry
+from millrace.registry.records import ModelVersion, SpecVersion
+from millrace.registry.registry import Page, Registry
 from millrace.signature import Signature
 from millrace.spec import MODEL_NAME_PATTERN
 
@@ -206,7 +215,7 @@ def _add_model_routes(app: FastAPI, with_: Collaborators) -> None:
 
     @app.get("/v1/models", tags=["models"], operation_id="list_models", summary="Registered models")
     async def list_models(limit: Limit = DEFAULT_PAGE, page_token: PageToken = None) -> ModelPage:
-        items, token = registry.list_models(limit=limit, token=page_token)
+        items, token = _page(registry.list_models, limit, page_token)
         return ModelPage(items=[model_view(m) for m in items], next_page_token=token)
 
     @app.get(
@@ -229,7 +238,7 @@ def _add_model_routes(app: FastAPI, with_: Collaborators) -> None:
     async def list_versions(
         name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
     ) -> VersionPage:
-        items, token = registry.list_versions(name, limit=limit, token=page_token)
+        items, token = _page(partial(registry.list_versions, name), limit, page_token)
         return VersionPage(items=[version_view(v) for v in items], next_page_token=token)
 
     @app.get(
@@ -241,11 +250,9 @@ def _add_model_routes(app: FastAPI, with_: Collaborators) -> None:
     )
     async def get_version(name: Name, version: VersionOrAlias) -> VersionDetail:
         record = registry.get_version(name, version)
-        body = with_.objects.read(with_.artifact_bucket, record.signature_key)
-        verify_sha256(body, record.signature_sha256, record.signature_key)
         return version_detail(
             record,
-            Signature.model_validate_json(body),
+            _signature(with_, record),
             report_url=_link(with_, with_.artifact_bucket, record.report_key),
         )
 
@@ -259,8 +266,37 @@ def _add_model_routes(app: FastAPI, with_: Collaborators) -> None:
     async def list_audit(
         name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
     ) -> AuditPage:
-        items, token = registry.audit(name, limit=limit, token=page_token)
+        items, token = _page(partial(registry.audit, name), limit, page_token)
         return AuditPage(items=[audit_view(a) for a in items], next_page_token=token)
+
+
+def _signature(with_: Collaborators, record: ModelVersion) -> Signature | None:
+    """The version's signature; none when it is not what was registered.
+
+    Whoever looks into a damaged version must be able to see the rest of it.
+    """
+    try:
+        body = with_.objects.read(with_.artifact_bucket, record.signature_key)
+        verify_sha256(body, record.signature_sha256, record.signature_key)
+        return Signature.model_validate_json(body)
+    except (NotFoundError, ArtifactError, ValidationError) as exc:
+        logger.error(
+            "signature cannot be shown",
+            exc_info=exc,
+            extra={"model": record.model, "version": record.version},
+        )
+        return None
+
+
+def _page[T](listing: Callable[..., Page[T]], limit: int, token: str | None) -> Page[T]:
+    """One page of a listing; a forged or foreign token is the caller's field `page_token`."""
+    try:
+        return listing(limit=limit, token=token)
+    except InvalidEventError as exc:
+        message = "expected the next_page_token of this listing's last page"
+        raise InvalidRequestError(
+            f"page_token: {message}", [FieldProblem("page_token", message)]
+        ) from exc
 
 
 def _link(with_: Collaborators, bucket: str, key: str) -> str | None:
@@ -340,7 +376,7 @@ def _add_run_routes(app: FastAPI, with_: Collaborators) -> None:
     async def list_runs(
         name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
     ) -> RunPage:
-        items, token = with_.registry.list_runs(name, limit=limit, token=page_token)
+        items, token = _page(partial(with_.registry.list_runs, name), limit, page_token)
         return RunPage(items=[run_view(r) for r in items], next_page_token=token)
 
     @app.get(
@@ -431,6 +467,7 @@ def _add_change_routes(app: FastAPI, with_: Collaborators) -> None:
             invoker=with_.invoker,
             trigger_function=with_.trigger_function,
             actor=actor(request.scope),
+            correlation_id=correlation_id(request.scope),
             new_token=with_.new_token,
         )
         response.headers["Location"] = f"/v1/runs/{accepted.run_id}"

@@ -218,7 +218,9 @@ class VersionView(Answer):
 class VersionDetail(VersionView):
     """A model version with what a caller sends it and where its artifacts lie."""
 
-    signature: Signature
+    signature: Signature | None = Field(
+        description="What to send; null when the stored one is not what was registered."
+    )
     model_key: str
     evaluation_key: str
     report_key: str
@@ -343,7 +345,7 @@ def version_view(record: ModelVersion) -> VersionView:
 
 
 def version_detail(
-    record: ModelVersion, signature: Signature, *, report_url: str | None
+    record: ModelVersion, signature: Signature | None, *, report_url: str | None
 ) -> VersionDetail:
     """A model version as it is shown alone."""
     return VersionDetail.model_validate(

@@ -223,6 +223,7 @@ def retrain(
     invoker: Invoker,
     trigger_function: str,
     actor: str,
+    correlation_id: str,
     new_token: Callable[[], str],
 ) -> RetrainAccepted:
     """Asks the trigger, the one door to training, for a run on the newest dataset version.
@@ -235,6 +236,7 @@ def retrain(
         invoker: Runs the trigger function.
         trigger_function: Its name.
         actor: Who asks.
+        correlation_id: The request's id, which the run carries on.
         new_token: Makes a token for a caller without one.
 
     Raises:
@@ -244,6 +246,7 @@ def retrain(
     answer = invoker.invoke(
         trigger_function,
         {
+            "id": correlation_id,
             "source": RETRAIN_SOURCE,
             "detail-type": RETRAIN_DETAIL_TYPE,
             "detail": {

@@ -12,7 +12,7 @@ from millrace.http.problems import Problem
 from millrace.observability import metrics
 from tests.fakes import cases, cloud
 from tests.fakes.gateway import Caller, Reply
-from tests.fakes.onnx_models import StoredModel, stored
+from tests.fakes.onnx_models import StoredModel, crown
 
 ROW: dict[str, Any] = {
     "age": 41,
@@ -37,39 +37,7 @@ class Serving:
 
     def crown(self, number: int, model: StoredModel | None = None) -> StoredModel:
         """Trains version `number` of the model, as the pipeline does, and makes it champion."""
-        registry = self.stack.registry
-        name = model.signature.model if model else cases.MODEL
-        spec = cases.spec(name)
-        cases.apply(registry, spec)
-        run = cases.run(number, spec)
-        registry.create_run(run)
-        task = cases.training_input(run)
-        ingest = cases.ingested(f"d{number}", name)
-        registry.record_dataset(task, ingest, train_on_upload=True)
-        model = model or stored(run.run_id, bias=float(number))
-        self.put(model.model_key, model.onnx)
-        self.put(model.signature_key, model.signature_body)
-        registration = registry.register_version(
-            task,
-            ingest,
-            cases.fitted(
-                run.run_id,
-                name,
-                model_key=model.model_key,
-                sha256=model.sha256,
-                signature_key=model.signature_key,
-                signature_sha256=model.signature_sha256,
-            ),
-        )
-        before = registration.champion.version if registration.champion else None
-        registry.record_evaluation(
-            task,
-            registration.version,
-            cases.evaluated(run.run_id, champion=before, model=name),
-            automatic=True,
-        )
-        registry.promote(name, registration.version, actor="ada", expected_champion=before)
-        return model
+        return crown(self.stack.registry, self.put, number, model)
 
     def put(self, key: str, body: bytes) -> None:
         """Writes an artifact."""
