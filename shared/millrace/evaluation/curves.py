@@ -13,6 +13,7 @@ from millrace.evaluation.document import (
     Curves,
     Density,
     Histogram,
+    OperatingPoint,
     Points,
 )
 from millrace.evaluation.metrics import Floats, Outcome
@@ -219,3 +220,23 @@ def class_scores(outcome: Outcome, classes: tuple[str, ...]) -> tuple[ClassScore
         )
         for code in np.argsort(-actual[: len(classes)], kind="stable")[:50]
     )
+
+
+def operating_points(outcome: Outcome) -> tuple[OperatingPoint, ...]:
+    """Precision, recall and more at thresholds of 0.1 to 0.9."""
+    positive = outcome.truth == 1
+    points = []
+    for threshold in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        selected = outcome.scores >= threshold
+        hits, chosen = int((selected & positive).sum()), int(selected.sum())
+        points.append(
+            OperatingPoint(
+                threshold=threshold,
+                selected=chosen / outcome.rows,
+                precision=hits / chosen if chosen else None,
+                recall=hits / int(positive.sum()),
+                f1=2 * hits / (chosen + int(positive.sum())),
+                accuracy=float((selected == positive).mean()),
+            )
+        )
+    return tuple(points)

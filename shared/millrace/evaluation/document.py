@@ -104,6 +104,18 @@ class ClassScores(Part):
     f1: float | None
 
 
+class OperatingPoint(Part):
+    """What a binary model does when rows from a probability on are called positive."""
+
+    threshold: float
+    selected: float
+    """Share of rows called positive."""
+    precision: float | None
+    recall: float
+    f1: float
+    accuracy: float
+
+
 class Drawings(Part):
     """What the report draws of the candidate's answers, by task."""
 
@@ -115,6 +127,7 @@ class Drawings(Part):
     density: Density | None
     confusion: Confusion | None
     class_scores: tuple[ClassScores, ...]
+    operating_points: tuple[OperatingPoint, ...] = ()
 
 
 class Slice(Part):

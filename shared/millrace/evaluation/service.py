@@ -76,7 +76,8 @@ def evaluate(
     candidate = score(session, signature, table, f"{task.model}@{task.registration.version}")
     champion = _score_champion(task, store, artifact_bucket, table, threads)
 
-    metrics, comparison = _measure(spec, candidate, champion, _clusters(spec, table))
+    clusters = _clusters(spec, table)
+    metrics, comparison = _measure(spec, candidate, champion, clusters)
     gates = apply_gates(
         spec,
         parity=task.fit.parity,
@@ -118,7 +119,7 @@ def evaluate(
         verdict="passed" if passed else "failed",
         reason=reason,
         slices=tuple(
-            slice_table(spec, table, candidate, column, gate, spec.train.seed)
+            slice_table(spec, table, candidate, column, gate, spec.train.seed, clusters)
             for column, gate in columns_to_slice(spec).items()
         ),
         importance=permutation_importance(
@@ -325,6 +326,7 @@ def _drawings(candidate: Outcome, champion: _Champion | None, table: Table) -> D
         density=curves.density(candidate) if regression else None,
         confusion=None if regression else curves.confusion(candidate, classes),
         class_scores=() if regression else curves.class_scores(candidate, classes),
+        operating_points=curves.operating_points(candidate) if binary else (),
     )
 
 

@@ -116,7 +116,13 @@ def columns_to_slice(spec: ModelSpec) -> dict[str, SliceGate | None]:
 
 
 def slice_table(
-    spec: ModelSpec, table: Table, outcome: Outcome, column: str, gate: SliceGate | None, seed: int
+    spec: ModelSpec,
+    table: Table,
+    outcome: Outcome,
+    column: str,
+    gate: SliceGate | None,
+    seed: int,
+    clusters: Codes | None = None,
 ) -> SliceTable:
     """The figures of every group of a column.
 
@@ -127,6 +133,7 @@ def slice_table(
         column: The column.
         gate: Its first gate, which names the metric and the row limit.
         seed: Names the resamples.
+        clusters: See `bootstrap.resamples`.
     """
     metric = gate.metric if gate is not None else spec.training_metric
     min_rows = gate.min_rows if gate is not None else MIN_ROWS
@@ -143,9 +150,11 @@ def slice_table(
         value = compute(metric, part)
         measured = None
         if not np.isnan(value):
-            draws = draw({metric: prepare(metric, part)}, part.rows, spec.evaluate.bootstrap, seed)[
-                metric
-            ]
+            together = None
+            if clusters is not None:
+                together = np.unique(clusters[rows], return_inverse=True)[1].astype(np.int64)
+            prepared = {metric: prepare(metric, part)}
+            draws = draw(prepared, part.rows, spec.evaluate.bootstrap, seed, together)[metric]
             interval = draws.interval(spec.evaluate.confidence)
             measured = Measured(
                 value=value,

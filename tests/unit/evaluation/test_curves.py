@@ -131,3 +131,24 @@ def test_residuals_of_a_perfect_model_can_be_drawn() -> None:
     outcome = Outcome(Task.REGRESSION, np.arange(5.0), np.arange(5.0))
 
     assert sum(curves.residual_histogram(outcome, outcome).series["champion"]) == 5
+
+
+def test_operating_points_are_scikit_learns() -> None:
+    outcome = cases.random_binary(400, 2)
+
+    points = curves.operating_points(outcome)
+
+    assert [p.threshold for p in points] == pytest.approx(np.arange(0.1, 0.95, 0.1))
+    for point in points:
+        labels = outcome.scores >= point.threshold
+        assert point.precision == pytest.approx(sk.precision_score(outcome.truth, labels))
+        assert point.recall == pytest.approx(sk.recall_score(outcome.truth, labels))
+        assert point.f1 == pytest.approx(sk.f1_score(outcome.truth, labels))
+        assert point.accuracy == pytest.approx(sk.accuracy_score(outcome.truth, labels))
+
+
+def test_a_threshold_nobody_reaches_has_no_precision() -> None:
+    points = curves.operating_points(cases.binary_outcome([1, 0], [0.3, 0.2]))
+
+    assert points[-1].precision is None
+    assert points[-1].selected == 0

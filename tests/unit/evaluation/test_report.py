@@ -92,6 +92,7 @@ def evaluation(task: Task = Task.BINARY, name: str = "plain", **changes: Any) ->
             density=curves.density(answers) if regression else None,
             confusion=None if regression else curves.confusion(answers, classes),
             class_scores=() if regression else curves.class_scores(answers, classes),
+            operating_points=curves.operating_points(answers) if binary else (),
         ),
         slices=(
             SliceTable(
