@@ -44,6 +44,8 @@ INIT_SECONDS = 60.0
 IDLE_SECONDS = 300.0
 """An idle environment beyond a function's first is stopped after this long."""
 STOP_SECONDS = 2.0
+CODE_FOLDERS = 24
+CODE_SECONDS = 86_400.0
 LOG_BYTES = 1_048_576
 """Log kept for one invocation; the oldest bytes go first."""
 
@@ -103,45 +105,62 @@ class Reply:
 
 
 class CodeStore:
-    """Unpacked archives on disk, once per content and function; survives restarts.
+    """Unpacked archives on disk, once per content; shared by the clouds of a project.
 
     Args:
-        root: Folder it owns.
+        root: Folder it owns, with one folder per digest.
+        limit: Archives kept unpacked; the longest unused go first.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit: int = CODE_FOLDERS) -> None:
         self._root = root
+        self._limit = limit
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
+
+    def folder(self, digest: str, archive: bytes) -> Path:
+        """The folder with an archive's files, unpacked when it is not there yet.
+
+        Args:
+            digest: SHA-256 of the archive, as Lambda reports it (Base64).
+            archive: The archive.
+        """
+        name = base64.b64decode(digest).hex()
+        target = self._root / name
+        with self._lock(name):
+            if not target.is_dir():
+                self._make_room()
+                self._fill(target, name, archive)
+            os.utime(target)
+        return target
 
     def _lock(self, name: str) -> threading.Lock:
         with self._guard:
             return self._locks.setdefault(name, threading.Lock())
 
-    def folder(self, function: Function, archive: bytes) -> Path:
-        """The folder with the function's code, unpacked when it is not there yet."""
-        digest = base64.b64decode(function.code_sha256).hex()
-        target = self._root / function.name / digest
-        with self._lock(function.name):
-            if not target.is_dir():
-                if hashlib.sha256(archive).hexdigest() != digest:
-                    raise ValueError(
-                        f"archive of function {function.name} does not have sha256 {digest}"
-                    )
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-                _unpack(archive, partial)
-                partial.replace(target)
-        return target
+    def _fill(self, target: Path, name: str, archive: bytes) -> None:
+        if hashlib.sha256(archive).hexdigest() != name:
+            raise ValueError(f"expected an archive with sha256 {name}, got another")
+        self._root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self._root))
+        try:
+            _unpack(archive, partial)
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # Else another cloud was faster.
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
-    def forget_others(self, function: Function) -> None:
-        """Deletes older code of the same function; call when no process runs from it."""
-        digest = base64.b64decode(function.code_sha256).hex()
-        folders = self._root / function.name
-        with self._lock(function.name):
-            for folder in folders.iterdir() if folders.is_dir() else ():
-                if folder.name != digest:
-                    shutil.rmtree(folder, ignore_errors=True)
+    def _make_room(self) -> None:
+        """Deletes what no cloud used for long, and never what this one did."""
+        with self._guard:
+            used = set(self._locks)
+        folders = [one for one in self._root.glob("*/") if not one.name.startswith(".")]
+        folders.sort(key=lambda one: one.stat().st_mtime)
+        for old in folders[: max(0, len(folders) + 1 - self._limit)]:
+            if old.name not in used and time.time() - old.stat().st_mtime > CODE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _unpack(archive: bytes, target: Path) -> None:
@@ -550,12 +569,6 @@ class EnvironmentPool:
             self._all.discard(environment)
         environment.stop()
 
-    @property
-    def busy(self) -> bool:
-        """Whether an environment is serving an event."""
-        with self._lock:
-            return len(self._all) > len(self._idle)
-
     def trim(self, idle_seconds: float) -> None:
         """Stops environments idle for long, but for the one used last."""
         now = time.monotonic()
@@ -580,15 +593,16 @@ class Executor:
 
     Args:
         interpreter: Python of the runtime: ``awslambdaric`` and ``boto3``, nothing else.
-        folder: Where code and temporary folders go.
+        code: Where unpacked code goes.
+        scratch: Where the functions' temporary folders go; emptied first.
         limit: Most environments per function.
     """
 
-    def __init__(self, *, interpreter: Path, folder: Path, limit: int) -> None:
+    def __init__(self, *, interpreter: Path, code: Path, scratch: Path, limit: int) -> None:
         self._interpreter = interpreter
-        self._scratch = folder / "tmp"
+        self._scratch = scratch
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._store = CodeStore(folder / "code")
+        self._store = CodeStore(code)
         self._limit = limit
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, str], tuple[Function, EnvironmentPool]] = {}
@@ -609,13 +623,11 @@ class Executor:
                 return known[1]
             if known is not None:
                 known[1].close(running=False)
-            if function.version == "$LATEST" and (known is None or not known[1].busy):
-                self._store.forget_others(function)
             pool = EnvironmentPool(
                 self._limit,
                 lambda: Environment(
                     function=function,
-                    code=self._store.folder(function, archive),
+                    code=self._store.folder(function.code_sha256, archive),
                     interpreter=self._interpreter,
                     scratch=self._scratch,
                     spawner=self._spawner,

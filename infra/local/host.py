@@ -27,7 +27,8 @@ def main() -> None:
     endpoint = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
     executor = Executor(
         interpreter=Path(os.environ["MILLRACE_CLOUD_RUNTIME"]),
-        folder=Path(os.environ["MILLRACE_CLOUD_FUNCTIONS"]),
+        code=Path(os.environ["MILLRACE_CLOUD_CODE"]),
+        scratch=Path(os.environ["MILLRACE_CLOUD_SCRATCH"]),
         limit=int(os.environ["MILLRACE_CLOUD_WORKERS"]),
     )
     lifeline = os.environ.get("MILLRACE_CLOUD_LIFELINE")

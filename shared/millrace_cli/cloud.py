@@ -8,8 +8,11 @@ it keeps lies under ``<project>/.millrace/cloud``::
     port          the port of the last start, taken again when it is free
     state/        what MiniStack saves on a clean stop
     s3/           objects, written as they come
-    functions/    unpacked code of the Lambda functions
+    functions/    temporary folders of the Lambda functions
     lock          held while starting or stopping
+
+Beside it, ``<project>/.millrace/code`` holds unpacked artifacts, by content, for every cloud of the
+project.
 
 Standard library only: every verb of the command line imports this module.
 """
@@ -309,7 +312,8 @@ def _environment(project: Path, folder: Path, port: int, wait_scale: float) -> d
         "TMPDIR": str(folder / "tmp"),
         "PYTHONPATH": str(project),
         "PYTHONUNBUFFERED": "1",
-        "MILLRACE_CLOUD_FUNCTIONS": str(folder / "functions"),
+        "MILLRACE_CLOUD_CODE": str(project / ".millrace" / "code"),
+        "MILLRACE_CLOUD_SCRATCH": str(folder / "functions"),
         "MILLRACE_CLOUD_RUNTIME": str(_interpreter(project, "runtime")),
         "MILLRACE_CLOUD_WORKERS": str(WORKERS_PER_FUNCTION),
     }
