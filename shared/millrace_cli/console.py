@@ -16,7 +16,10 @@ from millrace.errors import MillraceError, ProblemsError
 from millrace_cli.exits import exit_code_for
 from millrace_cli.target import Target, TargetKind, resolve_target
 
-out = Console(highlight=False)
+_LOG_WIDTH = 140
+"""Columns when the output is no terminal: logs need no wrapping at 80."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
