@@ -12,10 +12,12 @@ from importlib import resources
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import Body, FastAPI, Header, Path, Query
+from fastapi import Body, Depends, FastAPI, Header, Path, Query
 from pydantic import ValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import millrace
 from millrace.aws.s3 import ObjectStore, verify_sha256
@@ -30,7 +32,7 @@ from millrace.errors import (
     NotFoundError,
 )
 from millrace.http import operations, problems
-from millrace.http.bodies import expect_media_type, media_type, read_body
+from millrace.http.bodies import expect_media_type, is_unspecific, media_type, read_body
 from millrace.http.caller import actor, correlation_id
 from millrace.http.models import (
     AuditPage,
@@ -145,12 +147,32 @@ def create_app(with_: Collaborators) -> FastAPI:
         responses=problems.documented(422, 500, 502, 503),
     )
     problems.install(app)
+    app.add_middleware(AssumeJson)
     _add_service_routes(app, with_)
     _add_model_routes(app, with_)
     _add_spec_routes(app, with_)
     _add_run_routes(app, with_)
     _add_change_routes(app, with_)
     return app
+
+
+class AssumeJson:
+    """Takes a POST whose content type says nothing, as ``curl -d`` sends it, for JSON."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            headers = MutableHeaders(scope=scope)
+            if is_unspecific(headers.get("content-type", "")):
+                headers["content-type"] = "application/json"
+        await self._app(scope, receive, send)
+
+
+async def _json_only(request: Request) -> None:
+    expect_media_type(request, "application/json")
 
 
 # ── Service ─────────────────────────────────────────────────────────────────────────────────────
@@ -417,7 +439,8 @@ def _add_change_routes(app: FastAPI, with_: Collaborators) -> None:
         tags=["models"],
         operation_id="change_champion",
         summary="Promote a version, or roll back",
-        responses=problems.documented(400, 404, 409),
+        dependencies=[Depends(_json_only)],
+        responses=problems.documented(400, 404, 409, 415),
     )
     async def change_champion(
         name: Name,
@@ -450,7 +473,8 @@ def _add_change_routes(app: FastAPI, with_: Collaborators) -> None:
         tags=["runs"],
         operation_id="retrain",
         summary="Train again on the newest dataset version",
-        responses=problems.documented(400, 404, 409),
+        dependencies=[Depends(_json_only)],
+        responses=problems.documented(400, 404, 409, 415),
     )
     async def retrain(
         name: Name,

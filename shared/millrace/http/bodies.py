@@ -15,7 +15,16 @@ _LENIENT: Final = frozenset({"", "text/plain", "application/x-www-form-urlencode
 
 def media_type(request: Request) -> str:
     """The body's content type without its parameters, in lower case."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _bare(request.headers.get("content-type", ""))
+
+
+def is_unspecific(content_type: str) -> bool:
+    """Whether a content type says nothing of the body."""
+    return _bare(content_type) in _LENIENT
+
+
+def _bare(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def expect_media_type(request: Request, *expected: str) -> None:

@@ -18,7 +18,7 @@ import millrace
 from millrace.errors import MillraceError, NotFoundError
 from millrace.http import problems
 from millrace.http.bodies import expect_media_type, read_body
-from millrace.http.models import PredictColumns, Predictions, PredictRows
+from millrace.http.prediction_models import PredictColumns, Predictions, PredictRows
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Limits
 from millrace.serving.store import LoadedModel, ModelStore

@@ -100,3 +100,5 @@ def flush() -> None:
     with harmless():
         if metrics.provider.metric_set:
             metrics.flush_metrics()
+        else:
+            metrics.provider.clear_metrics()

@@ -480,6 +480,34 @@ def test_a_change_that_cannot_be_made_is_refused(
     assert stack.registry.get_serving("churn").version == 1
 
 
+@pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded"])
+def test_a_change_as_curl_sends_it_is_read(
+    call: Caller, stack: Cloud, content_type: str | None
+) -> None:
+    cases.champion(stack.registry, 1)
+    cases.champion(stack.registry, 2)
+    headers = {"Content-Type": content_type} if content_type else {}
+
+    reply = call(
+        "POST",
+        "/v1/models/churn/aliases/champion",
+        json.dumps({"action": "rollback", "reason": "complaints"}),
+        headers=headers,
+    )
+
+    assert reply.json["version"] == 1, reply.body
+
+
+def test_a_change_in_another_type_is_refused(call: Caller, stack: Cloud) -> None:
+    cases.champion(stack.registry, 1)
+
+    for path in ("aliases/champion", "retrain"):
+        reply = call(
+            "POST", f"/v1/models/churn/{path}", "a,b", headers={"Content-Type": "text/csv"}
+        )
+        problem(reply, 415, "unsupported_media_type")
+
+
 # ── Retraining ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from functions.predict import handler as predict
-from millrace.http.models import Predictions
+from millrace.http.prediction_models import Predictions
 from millrace.observability import logger, metrics
 from millrace.serving.store import LoadedModel
 from millrace.spec import Task

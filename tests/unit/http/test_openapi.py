@@ -10,8 +10,8 @@ from openapi_spec_validator import validate
 
 import millrace
 from millrace.http import api, predict
-from millrace.http.models import Predictions
 from millrace.http.openapi import document, render
+from millrace.http.prediction_models import Predictions
 from millrace.http.problems import Problem
 from millrace.http.routes import ROUTES
 
