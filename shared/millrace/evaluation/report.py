@@ -33,6 +33,13 @@ ALGORITHM_NAMES = {
     "hist_gradient_boosting": "histogram gradient boosting",
 }
 
+SPLIT_NAMES = {
+    "hash": "at random by row",
+    "stratified": "at random within each class",
+    "time": "by time, the test rows being the latest",
+    "group": "by group, no group being in two",
+}
+
 
 def render(evaluation: Evaluation) -> str:
     """The report of an evaluation as HTML."""
@@ -76,6 +83,7 @@ def _environment() -> jinja2.Environment:
         "metric_name": lambda name: METRIC_NAMES.get(name, name),
         "algorithm_name": lambda name: ALGORITHM_NAMES.get(str(name), str(name)),
         "better": lambda name: "higher" if HIGHER_IS_BETTER[name] else "lower",
+        "split_name": lambda name: SPLIT_NAMES.get(name, name),
         "parameter": _parameter,
         "percent": lambda value: f"{value * 100:.1f} %",
     }
@@ -235,7 +243,7 @@ def _limits(evaluation: Evaluation) -> list[str]:
     if sensitive:
         limits.append(
             f"Sensitive columns ({', '.join(sensitive)}) are no features, but other features may "
-            "stand in for them: the group figures below show the effect, not the cause."
+            "stand in for them: the group figures show the effect, not the cause."
         )
     limits.append(
         "Permutation importance is about this model on this data; it is no statement about causes, "
