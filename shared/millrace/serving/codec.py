@@ -41,7 +41,7 @@ MAX_PROBLEMS: Final = 20
 MAX_INTEGER: Final = 2**53
 """Beyond it a double, which is what JSON numbers become, no longer tells integers apart."""
 WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
-"""Cut from both ends of a text, as ingest does (``datasets.contract``)."""
+"""Cut from both ends of a text, as ingest does (``datasets.reading``)."""
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 _MAX_NAME_SHOWN: Final = 64
 _PAIR: Final = re.compile(rb'"\s*:')

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from millrace.datasets.contract import WHITESPACE as INGEST_WHITESPACE
+from millrace.datasets.reading import WHITESPACE as INGEST_WHITESPACE
 from millrace.errors import (
     ArtifactError,
     InvalidRequestError,
@@ -228,6 +228,23 @@ def test_any_other_document_is_refused_cleanly(document: Any) -> None:
 
     with pytest.raises(InvalidRequestError):
         CODEC.encode(document)
+
+
+@given(
+    st.binary(max_size=40)
+    | st.builds(
+        lambda at, piece: body_of(ROW, ROW)[:at] + piece + body_of(ROW, ROW)[at + len(piece) :],
+        st.integers(0, len(body_of(ROW, ROW))),
+        st.binary(min_size=1, max_size=3) | st.sampled_from([b"null", b'"a":1,', b"NaN", b"1e999"]),
+    )
+)
+def test_any_bytes_are_answered_or_refused_cleanly(body: bytes) -> None:
+    try:
+        batch = CODEC.decode(body)
+    except InvalidRequestError:
+        return
+    assert batch.numeric.shape == (batch.rows, 3)
+    assert not np.isinf(batch.numeric).any()
 
 
 def test_a_missing_feature_is_named() -> None:
