@@ -455,6 +455,17 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
         assert alarm["Properties"]["TreatMissingData"] == "notBreaching"
 
 
+def test_operations_page_says_what_each_alarm_means_and_costs() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    alarms = _of({}, "AWS::CloudWatch::Alarm")
+
+    assert re.findall(r"^\| `(\w+Alarm)`", page, re.MULTILINE) == [
+        name for name in source()["Resources"] if name in alarms
+    ]
+    count = sum(len(_metrics(alarm["Properties"])) for alarm in alarms.values())
+    assert f"{count} alarm metrics" in page
+
+
 def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
     ours = {v for k, v in vars(METRICS).items() if not k.startswith("_")}
     theirs = {

@@ -188,7 +188,9 @@ class Dispatcher:
             headers: Any,
             response_headers: dict[str, str],
         ) -> bytes:
-            function = function_name.rsplit(":", 1)[-1].removeprefix("millrace-")
+            # A name, or an ARN that may end in a qualifier.
+            name = function_name.split(":function:")[-1].split(":")[0]
+            function = name.removeprefix("millrace-")
             answer, error = self.invoke(function, json.loads(body))
             if error:
                 response_headers["x-amz-function-error"] = error

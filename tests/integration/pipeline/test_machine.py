@@ -1,5 +1,6 @@
 """Every way through the TRAINING machine, with scripted functions behind it."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -321,6 +322,29 @@ def test_retries_end_and_back_off(machine: Machine, functions: Dispatcher) -> No
     bounds = [2, 4, 8, 16, 32, 60]
     assert len(functions.waits) == len(bounds)
     assert all(wait <= bound for wait, bound in zip(functions.waits, bounds, strict=True))
+
+
+def test_largest_search_fits_into_a_payload() -> None:
+    """Step Functions ends an execution whose payload is over 256 KiB, and no Catch sees it."""
+    params = {f"hyperparameter_{n}": 0.123456789012345 for n in range(8)}
+    trial = {"trial_id": 100, "algorithm": "hist_gradient_boosting", "params": params}
+    scored = {**trial, "status": "finished", "metric": "balanced_accuracy", "seconds": 123.456}
+    problem = {
+        "column": "c" * 200,
+        "rule": "not in the allowed values",
+        "count": 10**6,
+        "first_row": 10**6,
+        "example": "e" * 200,
+    }
+    payload = {
+        **INPUT.model_dump(mode="json"),
+        "ingest": {**cases.ingested().model_dump(mode="json"), "problems": [problem] * 20},
+        "plan": {"metric": "roc_auc", "folds": 10, "trials": [{**trial, "seed": 2**31}] * 100},
+        "trials": [{**scored, "fold_scores": [0.123456789012345] * 10}] * 100,
+        "fit": cases.fitted(INPUT.run_id).model_dump(mode="json"),
+    }
+
+    assert len(json.dumps(payload)) < 256 * 1024 * 0.75
 
 
 def _trial(event: dict[str, Any]) -> int:
