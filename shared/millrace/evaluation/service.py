@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version as package_version
 from typing import Final
 
 import numpy as np
@@ -349,5 +348,5 @@ def _provenance(task: EvaluateTask, spec: ModelSpec) -> Provenance:
         bootstrap_seed=spec.train.seed,
         bootstrap_resamples=spec.evaluate.bootstrap,
         confidence=spec.evaluate.confidence,
-        packages={name: package_version(name) for name in ("numpy", "onnxruntime")},
+        packages={"numpy": np.__version__, "onnxruntime": onnxruntime.__version__},
     )
