@@ -76,8 +76,7 @@ class Recorder:
 
     def record_refusal(self, task: RecordRefusalTask) -> None:
         """Closes the run of a refused upload. Idempotent by run."""
-        if self._registry.record_refusal(task.run_id, task.ingest):
-            _count(METRICS.UPLOADS_REFUSED, task.model)
+        self._registry.record_refusal(task.run_id, task.ingest)
         self._tell(
             task,
             RunOutcome.REFUSED,

@@ -1,5 +1,6 @@
 """The registry function, task by task as the state machine calls it."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -227,7 +228,9 @@ def test_candidate_that_loses_to_the_new_champion_is_rejected(
     assert stack.registry.get_serving(M).version == 2
 
 
-def test_failure_closes_an_open_run_once(stack: cloud.Cloud, perform: Perform) -> None:
+def test_failure_closes_an_open_run_once(
+    stack: cloud.Cloud, perform: Perform, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = begin(stack)
     failure = {"Error": "NoViableTrialError", "Cause": '{"errorMessage": "every trial failed"}'}
 
@@ -241,6 +244,12 @@ def test_failure_closes_an_open_run_once(stack: cloud.Cloud, perform: Perform) -
         "NoViableTrialError",
     )
     assert stack.events_told() == ["failed"]
+    assert stack.notices()[0]["correlation_id"] == "event-1"
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (emitted,) = [line for line in lines if "RunsFailed" in line]
+    assert emitted["RunsFailed"] == [1.0]
+    # The alarm asks for the metric by service alone.
+    assert ["service"] in emitted["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
 
 
 def ended(run_id: str, status: str = "ABORTED", **detail: Any) -> dict[str, Any]:
