@@ -69,7 +69,9 @@ lock: setup ## Compile the hash-pinned requirements (UPGRADE=1 takes newer versi
 
 .PHONY: build
 build: setup ## Build every function's artifact with `sam build`
-	@$(SAM) build
+	@mkdir -p .millrace
+	@echo 'Building the functions (log: .millrace/build.log)'
+	@$(SAM) build >.millrace/build.log 2>&1 || { cat .millrace/build.log; exit 1; }
 
 .PHONY: bench
 bench: setup build ## Measure what docs and README state, as ratios within one run

@@ -246,7 +246,8 @@ def forget_stale_trees() -> None:
     current = {tree_key(function) for function in function_names()}
     for path in CACHE.glob("[!.]*"):
         if path.name not in current:
-            shutil.rmtree(path)
+            # Another function's build may be removing the same one.
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def main() -> int:
