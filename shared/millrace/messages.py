@@ -269,8 +269,6 @@ class EvaluateTask(TrainingInput):
     fit: FitResult
     trials: tuple[TrialResult, ...] = ()
     registration: Registration
-    attempt: str = "1"
-    """Distinguishes evaluations of one run when the champion changed in between."""
 
 
 class Verdict(Message):

@@ -79,8 +79,11 @@ def deploy_local(
 
 def _code_version(project: Path) -> str:
     """The commit a model version will name as its code, ``-dirty`` when files were changed."""
+    git = shutil.which("git")
+    if git is None:
+        return "unversioned"
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
+        [git, "describe", "--always", "--dirty"],
         cwd=project,
         check=False,
         capture_output=True,
