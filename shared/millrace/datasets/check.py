@@ -4,7 +4,7 @@
 a workspace what ingest stores: the quarantine, the rows, the profile and the splits.
 """
 
-# SQL is put together from positions (c0, v0, …); names, values and paths of
+# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
 # the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
 
 import tempfile

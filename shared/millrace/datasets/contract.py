@@ -6,7 +6,8 @@ How a cell is read (the same in every format):
 * ``integer``: an optional sign and digits within 64 bits. ``3.0`` is the integer 3, because tools
   that know no missing integers write them so; ``3.5`` and ``3e2`` are not integers.
 * ``number``: decimal or scientific. ``NaN`` and infinities break the rule ``not_finite``, unless
-  ``null_values`` says that ``NaN`` means "no value". Minus zero is zero.
+  ``null_values`` says that ``NaN`` means "no value"; so do features and targets beyond the range of
+  float32, in which models compute. Minus zero is zero.
 * ``boolean``: true, false, 1, 0, yes, no, in any case.
 * ``timestamp``: ISO 8601 date, or date and time with optional seconds, fraction (to microseconds)
   and offset; without an offset it is UTC; stored as UTC.
@@ -15,7 +16,7 @@ How a cell is read (the same in every format):
 A cell breaks at most one rule, a row as many as it has cells.
 """
 
-# SQL is put together from positions (c0, v0, …); names, values and paths of
+# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
 # the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
 
 import math
@@ -42,6 +43,9 @@ _INTEGERS: Final = frozenset(
 _TIMESTAMP: Final = (
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}(:\d{2})?)?)?"
 )
+_MODEL_MAX: Final = 3.4028234663852886e38
+"""Largest float32."""
+
 _INTEGER: Final = r"[+-]?\d+(\.0*)?"
 _TRUE: Final = "('true', '1', 'yes', '1.0')"
 _FALSE: Final = "('false', '0', 'no', '0.0')"
@@ -141,6 +145,8 @@ def _cell(
         text = c if sql_type == "VARCHAR" else f"{c}::VARCHAR"
         number, shaped, value, typed = _textual(column.type, text, k, nulls, tokens)
     checks = [typed]
+    if column.type is ColumnType.NUMBER and column.role in (Role.FEATURE, Role.TARGET):
+        checks.append(f"WHEN abs({v}) > {_MODEL_MAX!r}::DOUBLE THEN {CODE[Rule.NOT_FINITE]}")
     for bound, rule, sign in (
         (column.min, Rule.BELOW_MIN, "<"),
         (column.max, Rule.ABOVE_MAX, ">"),

@@ -4,7 +4,7 @@ Nothing is guessed in silence: `infer_spec` gives each column a sentence that sa
 and why it got its type and role, and `render_yaml` writes it beside the column.
 """
 
-# SQL is put together from positions (c0, c1, …); see contract.py.
+# ruff: noqa: S608  # SQL is put together from positions (c0, c1, …); see contract.py.
 
 import csv
 import difflib

@@ -88,11 +88,14 @@ def numeric_profile(
         return 0, None
     ordered = np.sort(values).astype(np.float64)
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    # Scaled to [-1, 1]: the sum and the squares of large numbers are not finite.
+    scale = float(np.abs(ordered[[0, -1]]).max()) or 1.0
+    scaled = ordered / scale
     return len(starts), NumericProfile(
         min=float(ordered[0]),
         max=float(ordered[-1]),
-        mean=float(ordered.mean()),
-        std=float(ordered.std()),
+        mean=float(scaled.mean()) * scale,
+        std=float(scaled.std()) * scale,
         quantiles={str(q): float(_at(ordered, q)) for q in QUANTILES},
         histogram=_histogram(ordered, starts),
     )

@@ -5,7 +5,7 @@ within a limit, proves the encoding, finds the longest line and counts records, 
 CSV parser might skip in silence (it does skip lines longer than its buffer) is ever lost.
 """
 
-# SQL is put together from positions (c0, v0, …); names, values and paths of
+# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
 # the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
 
 import codecs

@@ -8,7 +8,7 @@ contract's names and types and all row digests in ascending order, first 32 hex 
 occur twice count twice.
 """
 
-# SQL is put together from positions (c0, v0, …); names, values and paths of
+# ruff: noqa: S608  # SQL is put together from positions (c0, v0, …); names, values and paths of
 # the user's go in as parameters, or through engine.identifier and engine.literal where SQL takes none.
 
 import hashlib

@@ -34,6 +34,7 @@ CELLS = [
     pytest.param("score", "inf", "not_finite", "a finite number", id="inf"),
     pytest.param("score", "-Infinity", "not_finite", "a finite number", id="minus infinity"),
     pytest.param("score", "1e400", "not_finite", "a finite number", id="overflow"),
+    pytest.param("score", "-1e39", "not_finite", "a finite number", id="beyond float32"),
     pytest.param("city", "Berlin", "not_allowed", "one of 'Paris', 'Rome'", id="not allowed"),
     pytest.param("city", "paris", "not_allowed", "one of", id="case counts"),
     pytest.param("member", "2", "type", "true, false, 1, 0, yes or no", id="two for boolean"),
