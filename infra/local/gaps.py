@@ -2,7 +2,7 @@
 
 Written against MiniStack 1.5.33. A name that is gone stops the launcher with a sentence that
 says which; a gap that an upgrade closes makes the named test of ``tests/e2e/conformance`` pass
-without the patch (run it with ``MILLRACE_CLOUD_WITHOUT=<gap>``).
+without the patch (run it with ``EMBEDDED_CLOUD_WITHOUT=<gap>``).
 
 ========== ========================================== ===================================
 gap        name replaced                              why
@@ -68,7 +68,7 @@ from infra.local.alarms import Points, judge
 from infra.local.executor import Executor, Function, Invocation
 from infra.local.metrics import embedded_metrics
 
-WITHOUT = "MILLRACE_CLOUD_WITHOUT"
+WITHOUT = "EMBEDDED_CLOUD_WITHOUT"
 RESERVED = frozenset({"AWS_LAMBDA_RUNTIME_API", "_HANDLER", "LAMBDA_TASK_ROOT"})
 
 

@@ -294,7 +294,7 @@ def _spawn(
 
 def _environment(project: Path, folder: Path, port: int, wait_scale: float) -> dict[str, str]:
     """All the cloud's process gets: nothing of the user's AWS settings can reach it."""
-    kept = ("HOME", "LANG", "LC_ALL", "PATH", "TZ", "MILLRACE_CLOUD_WITHOUT")
+    kept = ("HOME", "LANG", "LC_ALL", "PATH", "TZ", "EMBEDDED_CLOUD_WITHOUT")
     return {k: os.environ[k] for k in kept if k in os.environ} | {
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),

@@ -143,7 +143,7 @@ def test_a_taken_port_is_named(project: Path) -> None:
 def test_a_cloud_that_cannot_start_shows_its_log(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MILLRACE_CLOUD_WITHOUT", "no-such-gap")
+    monkeypatch.setenv("EMBEDDED_CLOUD_WITHOUT", "no-such-gap")
 
     with pytest.raises(ConfigurationError, match="no-such-gap"):
         cloud.up(project)
