@@ -23,7 +23,7 @@ from millrace.spec import Algorithm, Task
 RECIPES: Final = {
     Algorithm.LINEAR: Recipe(impute=True, scale=True),
     Algorithm.RANDOM_FOREST: Recipe(impute=True, scale=False),
-    Algorithm.HIST_GRADIENT_BOOSTING: Recipe(impute=False, scale=False),
+    Algorithm.HIST_GRADIENT_BOOSTING: Recipe(impute=False, scale=False, rank=True),
 }
 
 SIMPLICITY: Final = {

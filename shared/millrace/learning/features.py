@@ -4,7 +4,7 @@ The encoder is ours rather than scikit-learn's `ColumnTransformer` for three rea
 two inputs of different types, which scikit-learn can only take as one object array or a data frame;
 here every step computes in float32 in the same order as its ONNX operator, so both sides agree to
 the bit; and skl2onnx 1.20 cannot convert a one-hot encoder that groups rare categories. A test
-holds it equal to `SimpleImputer`, `MissingIndicator`, `StandardScaler` and `OneHotEncoder`.
+holds the linear models' encoding equal to `SimpleImputer`, `MissingIndicator`, `StandardScaler` and `OneHotEncoder`.
 """
 
 from collections.abc import Iterable
@@ -26,6 +26,12 @@ MAX_CATEGORIES = 64
 
 MAX_ONE_HOT_WIDTH = 512
 """Most one-hot features of all columns together; more columns get fewer categories each."""
+
+MAX_RANKED = 200
+"""Most categories of one column that are ranked: each can have a bin of its own in boosting."""
+
+RANK_PRIOR_ROWS = 10.0
+"""Rows of average leaning that every category is given when ranked."""
 
 MIN_CATEGORY_ROWS = 5
 """Fewest rows of a category that gets a feature of its own (the most frequent always does)."""
@@ -120,15 +126,19 @@ class Recipe:
         impute: Replace missing numbers by the median and flag them; off where the algorithm
             understands NaN itself.
         scale: Centre and scale; never before trees, whose float32 thresholds it would shift.
+        rank: Encode a category as its rank by the target rather than as a feature of its own. For
+            trees that understand NaN: one cut then parts the categories as well as a native
+            category split would, at the cost of one feature, and unlike that it converts exactly.
     """
 
     impute: bool
     scale: bool
+    rank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Fitted encoding of rows as float32 [n, width]: numbers, flags, then one-hot categories.
+    """Fitted encoding of rows as float32 [n, width]: numbers, flags, then categories.
 
     Attributes:
         numbers: How many numeric columns there are.
@@ -136,7 +146,9 @@ class Encoder:
         flagged: Numeric columns that had some missing values when fitted; each gets a 0/1 feature.
         offset: float32 [k], or None without scaling.
         scale: float32 [k], or None without scaling.
-        vocabulary: Per categorical column the values that get a feature; all else encodes as zeros.
+        vocabulary: Per categorical column the values that are told apart. One-hot: each has a
+            feature and all else encodes as zeros. Ranked: in order of rank, all else as NaN.
+        ranked: Whether categories are ranked.
     """
 
     numbers: int
@@ -145,15 +157,26 @@ class Encoder:
     offset: Floats | None
     scale: Floats | None
     vocabulary: tuple[tuple[str, ...], ...]
+    ranked: bool = False
 
     @property
     def width(self) -> int:
         """Number of features."""
+        if self.ranked:
+            return self.numbers + len(self.flagged) + len(self.vocabulary)
         return self.numbers + len(self.flagged) + sum(len(v) for v in self.vocabulary)
 
     @classmethod
-    def fit(cls, rows: Rows, recipe: Recipe) -> Self:
-        """Learns medians, scales and vocabularies from the rows a model is fitted on."""
+    def fit(
+        cls, rows: Rows, recipe: Recipe, leaning: npt.NDArray[np.float64] | None = None
+    ) -> Self:
+        """Learns medians, scales, vocabularies and ranks from the rows a model is fitted on.
+
+        Args:
+            rows: The rows.
+            recipe: The steps.
+            leaning: Per row the number categories are ranked by; needed for a ranking recipe.
+        """
         medians = offset = scale = None
         flagged: tuple[int, ...] = ()
         if recipe.impute:
@@ -177,7 +200,8 @@ class Encoder:
             flagged=flagged,
             offset=offset,
             scale=scale,
-            vocabulary=_vocabularies(rows),
+            vocabulary=_ranked(rows, leaning) if recipe.rank else _vocabularies(rows),
+            ranked=recipe.rank,
         )
 
     def transform(self, rows: Rows) -> Floats:
@@ -199,6 +223,9 @@ class Encoder:
             slot = {value: position for position, value in enumerate(kept)}
             values = (*rows.categories[index], MISSING_CATEGORY)
             place = np.array([slot.get(value, -1) for value in values])[rows.codes[:, index]]
+            if self.ranked:
+                out[:, start + index] = np.where(place >= 0, place, np.nan)
+                continue
             known = place >= 0
             out[every[known], start + place[known]] = 1.0
             start += len(kept)
@@ -280,6 +307,21 @@ class Encoder:
             )
         blocks = []
         for index, (column, kept) in enumerate(zip(columns, self.vocabulary, strict=True)):
+            if self.ranked:
+                nodes.append(
+                    helper.make_node(
+                        "LabelEncoder",
+                        [column],
+                        [f"rank_{index}"],
+                        f"ranks_{index}",
+                        domain=ONNX_ML,
+                        keys_strings=[value.encode() for value in kept],
+                        values_floats=[float(rank) for rank in range(len(kept))],
+                        default_float=float("nan"),
+                    )
+                )
+                blocks.append(f"rank_{index}")
+                continue
             # [n, 1] becomes [n, 1, categories]; Flatten makes it [n, categories].
             nodes += [
                 helper.make_node(
@@ -322,6 +364,25 @@ def _vocabularies(rows: Rows) -> tuple[tuple[str, ...], ...]:
         _vocabulary(rows.codes[:, index], categories, most)
         for index, categories in enumerate(rows.categories)
     )
+
+
+def _ranked(rows: Rows, leaning: npt.NDArray[np.float64] | None) -> tuple[tuple[str, ...], ...]:
+    """The values told apart, by their mean leaning, shrunk so that a few rows rank nobody high."""
+    if leaning is None:
+        raise ValueError("ranking categories needs the leaning of each row")
+    found = []
+    usual = float(leaning.mean())
+    for index, categories in enumerate(rows.categories):
+        values = (*categories, MISSING_CATEGORY)
+        same = np.array([value == MISSING_CATEGORY for value in values])
+        codes = np.where(same[rows.codes[:, index]], len(categories), rows.codes[:, index])
+        counts = np.bincount(codes, minlength=len(values))
+        sums = np.bincount(codes, weights=leaning, minlength=len(values))
+        means = (sums + usual * RANK_PRIOR_ROWS) / (counts + RANK_PRIOR_ROWS)
+        mean = dict(zip(values, means.tolist(), strict=True))
+        kept = _vocabulary(rows.codes[:, index], categories, MAX_RANKED)
+        found.append(tuple(sorted(kept, key=lambda value: (mean[value], value))))
+    return tuple(found)
 
 
 def _vocabulary(

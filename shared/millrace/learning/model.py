@@ -68,6 +68,16 @@ class FittedModel:
         return probabilities
 
 
+def _leaning(task: Task, target: npt.NDArray[np.generic]) -> Values:
+    """What categories are ranked by: the number, the second class, or the most frequent one."""
+    if task is Task.REGRESSION:
+        return target.astype(np.float64)
+    codes = target.astype(np.int64)
+    told = 1 if task is Task.BINARY else int(np.bincount(codes).argmax())
+    leaning: Values = np.equal(codes, told).astype(np.float64)
+    return leaning
+
+
 def fit_model(
     trial: Trial, task: Task, rows: Rows, target: npt.NDArray[np.generic], classes: int
 ) -> FittedModel:
@@ -88,7 +98,7 @@ def fit_model(
         raise TrainingError(
             f"the rows to learn from hold {len(found)} of {classes} classes: two are needed"
         )
-    encoder = Encoder.fit(rows, RECIPES[trial.algorithm])
+    encoder = Encoder.fit(rows, RECIPES[trial.algorithm], _leaning(task, target))
     features = encoder.transform(rows)
     # A column without any value says nothing; as a constant no tree splits on it, whatever comes
     # when serving. (Boosting fails on a column that is all NaN.)

@@ -26,7 +26,8 @@ from millrace.spec import Task
 from tests.unit.learning.tables import bundled, make_table
 
 ALL = Recipe(impute=True, scale=True)
-RECIPES = (ALL, Recipe(impute=True, scale=False), Recipe(impute=False, scale=False))
+RANKED = Recipe(impute=False, scale=False, rank=True)
+RECIPES = (ALL, Recipe(impute=True, scale=False), Recipe(impute=False, scale=False), RANKED)
 
 
 def run_onnx(encoder: Encoder, rows: Rows) -> np.ndarray:
@@ -75,11 +76,11 @@ def test_encoding_equals_scikit_learns_own_steps() -> None:
     np.testing.assert_allclose(encoded, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=("scaled", "imputed", "raw"))
+@pytest.mark.parametrize("recipe", RECIPES, ids=("scaled", "imputed", "raw", "ranked"))
 def test_graph_encodes_hostile_rows_to_the_same_bits(recipe: Recipe) -> None:
     _, table = bundled("wine")
     rows = Rows.of_table(table)
-    encoder = Encoder.fit(rows, recipe)
+    encoder = Encoder.fit(rows, recipe, np.arange(len(rows), dtype=np.float64))
     hostile = hostile_rows(rows, {0: np.array([12.5, 13.0], np.float32)}, count=500, seed=1)
 
     np.testing.assert_array_equal(run_onnx(encoder, hostile), encoder.transform(hostile))
@@ -106,7 +107,7 @@ def test_any_rows_encode_to_the_same_bits(
     )
     rows = Rows(numeric, codes, (tuple(sorted(known)),))
 
-    encoder = Encoder.fit(rows, recipe)
+    encoder = Encoder.fit(rows, recipe, np.arange(len(rows), dtype=np.float64))
 
     encoded = encoder.transform(rows)
     np.testing.assert_array_equal(run_onnx(encoder, rows), encoded)
@@ -188,3 +189,15 @@ def test_features_are_those_of_the_table() -> None:
     numeric, categorical = table.features()
     np.testing.assert_array_equal(rows.numeric, numeric)
     np.testing.assert_array_equal(rows.strings(), categorical)
+
+
+def test_categories_are_ranked_by_the_target_and_the_rest_is_missing() -> None:
+    codes = np.array([0] * 20 + [1] * 20 + [-1] * 20 + [2] * 2, np.int32).reshape(-1, 1)
+    rows = Rows(np.empty((62, 0), np.float32), codes, (("high", "low", "rare"),))
+    leaning = np.repeat([0.9, 0.1, 0.5, 1.0], [20, 20, 20, 2])
+
+    encoder = Encoder.fit(rows, RANKED, leaning)
+
+    assert encoder.vocabulary == (("low", "", "high"),)
+    assert encoder.transform(rows)[[0, 20, 40], 0].tolist() == [2.0, 0.0, 1.0]
+    assert np.isnan(encoder.transform(rows)[60:]).all()
