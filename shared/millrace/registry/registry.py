@@ -978,96 +978,104 @@ class Registry:
             if item is None:
                 raise NotFoundError(f"model {model!r} has no version {number}")
             version = items.to_version(item)
-            subject = f"{model}@{number}"
-            if (meta.champion_version == number) != (version.status is VersionStatus.CHAMPION):
-                raise ConcurrentWriteError(f"{what}: the champion changed between two reads")
-            if restore:
-                event = Event.RESTORE
-            elif force and version.status is not VersionStatus.VALIDATED:
-                event = Event.FORCE_PROMOTE
-            else:
-                event = Event.PROMOTE
-            after = transition(version.status, event, subject)
-            if restore and version.verdict != "passed" and not force:
-                raise ConflictError(
-                    f"{subject} never passed its gates: going back to it needs force and a reason"
-                )
+            event = _crowning(meta, version, restore=restore, force=force)
             _check_expectation(meta, version, event, expected_champion, force)
-            champion = meta.champion_version
-            predecessor = item.get("predecessor") if restore else champion
-            serving = ServingRecord.model_validate(
-                {**version.model_dump(exclude={"updated_at"}), "updated_at": now}
+            entry = AuditEntry(
+                model=model,
+                at=now,
+                entry_id=change_id,
+                actor=actor,
+                action=_CROWNINGS[event],
+                subject=f"{model}@{number}",
+                before=_named(meta, meta.champion_version),
+                after=f"{model}@{number}",
+                reason=reason,
+                correlation_id=correlation_id or version.correlation_id,
             )
-            writes: list[Write] = [
-                Put(
-                    "alias",
-                    items.alias_key(model, CHAMPION),
-                    {
-                        "model": model,
-                        "alias": CHAMPION,
-                        "version": number,
-                        "run_id": version.run_id,
-                        "previous": champion,
-                        "restored": restore,
-                        "change_id": change_id,
-                        "actor": actor,
-                        "updated_at": _text(now),
-                    },
-                    {"version": champion},
-                ),
-                Update(
-                    "version",
-                    items.version_key(model, number),
-                    {"status": after.value, "predecessor": predecessor, "updated_at": _text(now)},
-                    {"status": version.status.value},
-                ),
-                Update(
-                    "model",
-                    items.model_key(model),
-                    {
-                        "champion_version": number,
-                        "previous_champion_version": predecessor,
-                        "updated_at": _text(now),
-                    },
-                    {"champion_version": champion},
-                ),
-                Put(
-                    "serving",
-                    items.serving_key(model),
-                    serving.model_dump(mode="json"),
-                    {"version": champion},
-                ),
-                self._audit(
-                    AuditEntry(
-                        model=model,
-                        at=now,
-                        entry_id=change_id,
-                        actor=actor,
-                        action=_CROWNINGS[event],
-                        subject=subject,
-                        before="no champion" if champion is None else f"{model}@{champion}",
-                        after=subject,
-                        reason=reason,
-                        correlation_id=correlation_id or version.correlation_id,
-                    )
-                ),
-            ]
-            if champion is not None:
-                demoted = transition(VersionStatus.CHAMPION, Event.DEMOTE, f"{model}@{champion}")
-                writes.append(
-                    Update(
-                        "old champion",
-                        items.version_key(model, champion),
-                        {"status": demoted.value, "updated_at": _text(now)},
-                        {"status": VersionStatus.CHAMPION.value},
-                    )
-                )
+            predecessor = item.get("predecessor") if restore else meta.champion_version
+            writes = self._crowning_writes(meta, version, event, predecessor, entry)
             if run is not None:
                 writes += self._promoted_writes(run, version, reason, now, closed_id)
             self._table.transact(writes, what)
-            return Promotion(version=number, previous=champion)
+            return Promotion(version=number, previous=meta.champion_version)
 
         return self._with_fresh_reads(what, change)
+
+    def _crowning_writes(
+        self,
+        meta: RegisteredModel,
+        version: ModelVersion,
+        event: Event,
+        predecessor: int | None,
+        entry: AuditEntry,
+    ) -> list[Write]:
+        """Alias, serving item, model and both versions: all name the same champion, or none does.
+
+        Args:
+            meta: The model as it was read.
+            version: The version that becomes champion.
+            event: By what.
+            predecessor: Where a rollback from it leads.
+            entry: The change's audit entry.
+        """
+        model, number, champion = meta.name, version.version, meta.champion_version
+        now = _text(entry.at)
+        serving = ServingRecord.model_validate(
+            {**version.model_dump(exclude={"updated_at"}), "updated_at": entry.at}
+        )
+        after = transition(version.status, event, entry.subject)
+        writes: list[Write] = [
+            Put(
+                "alias",
+                items.alias_key(model, CHAMPION),
+                {
+                    "model": model,
+                    "alias": CHAMPION,
+                    "version": number,
+                    "run_id": version.run_id,
+                    "previous": champion,
+                    "restored": event is Event.RESTORE,
+                    "change_id": entry.entry_id,
+                    "actor": entry.actor,
+                    "updated_at": now,
+                },
+                {"version": champion},
+            ),
+            Put(
+                "serving",
+                items.serving_key(model),
+                serving.model_dump(mode="json"),
+                {"version": champion},
+            ),
+            Update(
+                "model",
+                items.model_key(model),
+                {
+                    "champion_version": number,
+                    "previous_champion_version": predecessor,
+                    "updated_at": now,
+                },
+                {"champion_version": champion},
+            ),
+            Update(
+                "version",
+                items.version_key(model, number),
+                {"status": after.value, "predecessor": predecessor, "updated_at": now},
+                {"status": version.status.value},
+            ),
+            self._audit(entry),
+        ]
+        if champion is not None:
+            demoted = transition(VersionStatus.CHAMPION, Event.DEMOTE, f"{model}@{champion}")
+            writes.append(
+                Update(
+                    "old champion",
+                    items.version_key(model, champion),
+                    {"status": demoted.value, "updated_at": now},
+                    {"status": VersionStatus.CHAMPION.value},
+                )
+            )
+        return writes
 
     def _promoted_writes(
         self, run: Run, version: ModelVersion, reason: str, now: datetime, entry_id: str
@@ -1256,6 +1264,29 @@ def _step_back(meta: RegisteredModel) -> int:
     return meta.previous_champion_version
 
 
+def _crowning(meta: RegisteredModel, version: ModelVersion, *, restore: bool, force: bool) -> Event:
+    """What makes the version champion; raises when nothing may."""
+    subject = f"{meta.name}@{version.version}"
+    if (meta.champion_version == version.version) != (version.status is VersionStatus.CHAMPION):
+        raise ConcurrentWriteError(f"{subject}: the champion changed between two reads")
+    if restore:
+        event = Event.RESTORE
+    elif force and version.status is not VersionStatus.VALIDATED:
+        event = Event.FORCE_PROMOTE
+    else:
+        event = Event.PROMOTE
+    transition(version.status, event, subject)
+    if restore and version.verdict != "passed" and not force:
+        raise ConflictError(
+            f"{subject} never passed its gates: going back to it needs force and a reason"
+        )
+    return event
+
+
+def _named(meta: RegisteredModel, number: int | None) -> str:
+    return "no champion" if number is None else f"{meta.name}@{number}"
+
+
 def _check_expectation(
     meta: RegisteredModel,
     version: ModelVersion,
@@ -1264,21 +1295,18 @@ def _check_expectation(
     force: bool,
 ) -> None:
     """Raises ChampionChangedError unless the champion is the expected one."""
-
-    def named(number: int | None) -> str:
-        return "no champion" if number is None else f"{meta.name}@{number}"
-
     champion = meta.champion_version
     if not isinstance(expected, AnyChampion):
         if champion != expected:
             raise ChampionChangedError(
-                f"expected {named(expected)} as champion of {meta.name}, found {named(champion)}"
+                f"expected {_named(meta, expected)} as champion of {meta.name}, "
+                f"found {_named(meta, champion)}"
             )
     elif event is Event.PROMOTE and not force and champion != version.compared_with:
         raise ChampionChangedError(
-            f"{meta.name}@{version.version} was compared with {named(version.compared_with)}, and "
-            f"now the champion is {named(champion)}: retrain, or promote it with the expected "
-            "champion named"
+            f"{meta.name}@{version.version} was compared with "
+            f"{_named(meta, version.compared_with)}, and now the champion is "
+            f"{_named(meta, champion)}: retrain, or promote it with the expected champion named"
         )
 
 
