@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
+# The targets share one environment, one build folder and two cores.
+.NOTPARALLEL:
 
 # Settings of the caller's shell that would leak into the tools.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
