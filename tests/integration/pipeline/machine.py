@@ -3,8 +3,9 @@
 moto runs the states; what it does not wire is wired here: an invocation of a Lambda function becomes
 a call of a Python handler in this process, one at a time (moto's transactions break under threads,
 and Powertools' singletons belong to one invocation). A handler's exception becomes a function error
-by its class's name, as Lambda reports it. Two names of moto are replaced, because it offers no seam:
-its Lambda backend's ``invoke``, and the clock its retries wait by, so that no test waits.
+by its class's name, as Lambda reports it. Three names of moto are replaced, because it offers no
+seam: its Lambda backend's ``invoke``; the clock its retries wait by, so that no test waits; and the
+making of a new client for every invocation, which took half of a test's time.
 
 Not evidence for IAM: moto checks no role.
 """
@@ -21,9 +22,11 @@ from typing import Any
 from unittest.mock import patch
 
 import boto3
+from botocore.config import Config
 from moto import mock_aws
 from moto.awslambda.models import LambdaBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 
 from tests.infra.deployment import machine_definition
 
@@ -196,8 +199,12 @@ class Dispatcher:
                 response_headers["x-amz-function-error"] = error
             return json.dumps(answer).encode()
 
+        lambda_client = boto3.client(
+            "lambda", region_name=REGION, config=Config(parameter_validation=False)
+        )
         no_waiting = SimpleNamespace(sleep=self.waits.append)
         with (
+            patch.object(lambda_eval_utils, "boto_client_for", lambda **_: lambda_client),
             patch.object(LambdaBackend, "invoke", invoke),
             patch.object(retrier_decl, "time", no_waiting),
         ):

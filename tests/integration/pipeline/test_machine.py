@@ -216,8 +216,10 @@ def test_one_bad_trial_does_not_stop_the_search(machine: Machine, functions: Dis
 
 
 def test_trial_that_cannot_be_recorded_fails_the_run(
-    machine: Machine, functions: Dispatcher
+    machine: Machine, functions: Dispatcher, script: Script
 ) -> None:
+    # One item only: moto garbles the history of items that it ends because another one failed.
+    script.answers["plan"] = {**script.answers["plan"], "trials": TRIALS[:1]}
     functions.fail("record_trial", ConflictError("broken"), times=9)
 
     ended = start(machine)
