@@ -14,7 +14,7 @@ from tests.e2e.conftest import Follow, Sample, Upload, sample_of, spec_document
 
 
 def _client(target: Target, service: str) -> Any:
-    return target.session.client(service, endpoint_url=target.endpoint_url)
+    return target.session.client(service, endpoint_url=target.endpoint_url)  # type: ignore[call-overload]  # any service
 
 
 def test_an_upload_becomes_a_champion_that_answers(
