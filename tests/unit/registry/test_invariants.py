@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from millrace.errors import FinalError, RetryableError
+from millrace.errors import ConcurrentWriteError, FinalError, RetryableError
 from millrace.messages import ChampionRef, TrainingInput
 from millrace.registry.records import RunOutcome
 from millrace.registry.registry import ANY_CHAMPION, Registry
@@ -286,3 +286,17 @@ def test_eight_writers_at_once(items: FakeTable, seed: int) -> None:
     assert not any(t.is_alive() for t in threads)
     check_model(items.items(), M, in_order=False)
     assert any(i["SK"] == "SERVING" for i in items.items())
+
+
+def test_races_lost_without_end_are_given_back_as_retryable(items: FakeTable) -> None:
+    table = FaultyTable(items)
+    registry = Registry(table, clock=FakeClock(), ids=counting_ids())
+    task = cases.candidate(registry, 1)
+    table.transactions = 0
+    table.plan(*[Fault.CONFLICT] * 100)
+
+    with pytest.raises(ConcurrentWriteError, match="lost 10 races in a row"):
+        registry.promote(M, 1, actor="ann", reason="why", force=True)
+
+    assert table.transactions == 10
+    assert registry.champion(task.model) is None
