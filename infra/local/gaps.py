@@ -20,6 +20,8 @@ metrics    lambda_svc._emit_lambda_metrics,           ``AWS/Lambda`` metrics are
                                                       invocations by Step Functions and
                                                       EventBridge
 states     stepfunctions._emit_execution_status_event there are no ``AWS/States`` metrics
+gateway    apigateway_v1.handle_execute               there are no ``AWS/ApiGateway`` metrics
+queues     (reads sqs._queues)                        there are no ``AWS/SQS`` metrics
 alarms     cloudwatch._evaluate_alarm                 alarms ignore dimensions, periods and
                                                       missing data, and look only when a
                                                       client puts a metric
@@ -55,10 +57,11 @@ Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics fou
 
 import importlib
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
 from types import ModuleType
@@ -67,6 +70,8 @@ from typing import Any
 from infra.local.alarms import Points, judge
 from infra.local.executor import Executor, Function, Invocation
 from infra.local.metrics import embedded_metrics
+
+logger = logging.getLogger(__name__)
 
 WITHOUT = "EMBEDDED_CLOUD_WITHOUT"
 RESERVED = frozenset({"AWS_LAMBDA_RUNTIME_API", "_HANDLER", "LAMBDA_TASK_ROOT"})
@@ -86,6 +91,8 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "runtime": lambda: _run_python_functions(executor, endpoint),
         "metrics": _count_invocations,
         "states": _count_executions,
+        "gateway": _count_requests,
+        "queues": _measure_queues,
         "version-id": _name_object_versions,
         "retry": _retry_events,
         "history": _write_whole_history,
@@ -210,6 +217,7 @@ def _count_invocations() -> None:
     _replace(lambda_svc, "_execute_function_dispatch", counted)
 
 
+ALARM_SECONDS = 2.0
 ENDINGS = {
     "SUCCEEDED": "ExecutionsSucceeded",
     "FAILED": "ExecutionsFailed",
@@ -239,6 +247,71 @@ def _count_executions() -> None:
         return emit
 
     _replace(_service("stepfunctions"), "_emit_execution_status_event", counted)
+
+
+def _count_requests() -> None:
+    cloudwatch = _service("cloudwatch")
+    gateway = _service("apigateway_v1")
+
+    def counted(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def execute(api_id: str, stage: str, *rest: Any) -> Any:
+            started = time.monotonic()
+            answer = await original(api_id, stage, *rest)
+            elapsed = (time.monotonic() - started) * 1000
+            name = str((gateway._rest_apis.get(api_id) or {}).get("name", api_id))
+            dimensions = {"ApiName": name, "Stage": stage}
+            status = int(answer[0])
+            for metric, value, unit in (
+                ("Count", 1.0, "Count"),
+                ("4XXError", float(400 <= status < 500), "Count"),
+                ("5XXError", float(status >= 500), "Count"),
+                ("Latency", elapsed, "Milliseconds"),
+            ):
+                cloudwatch.record_metric("AWS/ApiGateway", metric, value, unit, dimensions)
+            return answer
+
+        return execute
+
+    _replace(gateway, "handle_execute", counted)
+
+
+def _measure_queues() -> None:
+    cloudwatch = _service("cloudwatch")
+    sqs = _service("sqs")
+    known: dict[str, tuple[float, float]] = {}
+
+    def measure() -> None:
+        now = time.time()
+        for queue in list(sqs._queues.values()):
+            name = str(queue["name"])
+            visible = float(sum(m["visible_at"] <= now for m in list(queue["messages"])))
+            at, value = known.get(name, (0.0, -1.0))
+            # CloudWatch has one value a minute; a change is recorded at once.
+            if value != visible or now - at >= 60:
+                known[name] = (now, visible)
+                cloudwatch.record_metric(
+                    "AWS/SQS",
+                    "ApproximateNumberOfMessagesVisible",
+                    visible,
+                    "Count",
+                    {"QueueName": name},
+                )
+
+    _every(ALARM_SECONDS, measure)
+
+
+def _every(seconds: float, act: Callable[[], None]) -> None:
+    """Does something again and again on a thread of its own, until the process ends."""
+
+    def run() -> None:
+        pause = threading.Event()
+        while not pause.wait(seconds):
+            try:
+                act()
+            except Exception:
+                logger.exception("a periodic task of the embedded cloud failed")
+
+    threading.Thread(target=run, daemon=True, name=act.__qualname__).start()
 
 
 def _name_object_versions() -> None:
@@ -435,9 +508,6 @@ def _expire_items() -> None:
     handlers["update"] = expiring(handlers["update"], 2)
 
 
-ALARM_SECONDS = 5.0
-
-
 def _evaluate_alarms() -> None:
     cloudwatch = _service("cloudwatch")
 
@@ -460,12 +530,7 @@ def _evaluate_alarms() -> None:
 
     _replace(cloudwatch, "_evaluate_alarm", better)
 
-    def tick() -> None:
-        pause = threading.Event()
-        while not pause.wait(ALARM_SECONDS):
-            cloudwatch._evaluate_all_alarms()
-
-    threading.Thread(target=tick, daemon=True, name="alarms").start()
+    _every(ALARM_SECONDS, cloudwatch._evaluate_all_alarms)
 
 
 def _accept_alarms_on_math() -> None:

@@ -1,5 +1,6 @@
 """A cloud of its own with a small stack on it, shared by the conformance tests."""
 
+import http.client
 import json
 import subprocess
 import time
@@ -132,6 +133,19 @@ def client(info: cloud.CloudInfo, service: str) -> Any:
         aws_secret_access_key="test",
         config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
     )
+
+
+def call_api(stack: Stack, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
+    """Status and JSON of an answer of the stack's API."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.info.port, timeout=10)
+    try:
+        base = f"/restapis/{stack.outputs['Api']}/live/_user_request_"
+        payload = body.encode() if body is not None else None
+        connection.request(method, base + path, payload, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The cloud's life: what survives a stop, and what must not survive an end."""
 
-import http.client
 import io
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 
 from millrace.errors import ConfigurationError
 from millrace_cli import cloud
-from tests.e2e.conformance.conftest import PROJECT, Stack, client, deploy, until
+from tests.e2e.conformance.conftest import PROJECT, Stack, call_api, client, deploy, until
 
 
 @pytest.fixture
@@ -62,9 +61,9 @@ def test_everything_works_again_after_down_and_up(project: Path) -> None:
         ]["TimeToLiveStatus"]
         == "ENABLED"
     )
-    assert _api(after, "/v1/models/churn/versions/3") == 201
+    assert call_api(after, "GET", "/v1/models/churn/versions/3")[0] == 201
     deploy(second)
-    assert _api(after, "/v1/models/churn/versions/3") == 201
+    assert call_api(after, "GET", "/v1/models/churn/versions/3")[0] == 201
 
 
 def test_a_second_up_keeps_the_running_cloud(project: Path) -> None:
@@ -166,15 +165,6 @@ def _function_process(info: cloud.CloudInfo) -> int:
     )
     functions.get_waiter("function_active_v2").wait(FunctionName="alone", WaiterConfig={"Delay": 1})
     return int(functions.invoke(FunctionName="alone")["Payload"].read())
-
-
-def _api(stack: Stack, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", stack.info.port, timeout=10)
-    try:
-        connection.request("GET", f"/restapis/{stack.outputs['Api']}/live/_user_request_{path}")
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def _alive(pid: int) -> bool:

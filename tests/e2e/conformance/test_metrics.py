@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from tests.e2e.conformance.conftest import Stack, until
+from tests.e2e.conformance.conftest import Stack, call_api, until
 
 
 def test_embedded_metrics_are_extracted_from_logs(stack: Stack) -> None:
@@ -52,6 +52,25 @@ def test_an_alarm_on_metric_math_rings(stack: Stack) -> None:
     stack.execute({"route": "nowhere"})
 
     until(lambda: stack.alarm("FailedExecutionsAlarm")["StateValue"] == "ALARM")
+
+
+def test_an_alarm_on_waiting_messages_rings(stack: Stack) -> None:
+    """Gap ``queues``."""
+    assert stack.alarm("DeadLettersAlarm")["StateValue"] == "OK"
+
+    stack.client("sqs").send_message(QueueUrl=stack.outputs["Forgotten"], MessageBody="{}")
+
+    until(lambda: stack.alarm("DeadLettersAlarm")["StateValue"] == "ALARM")
+
+
+def test_an_alarm_on_server_errors_of_the_api_rings(stack: Stack) -> None:
+    """Gap ``gateway``: a function that cannot start is a 502, and is counted."""
+    assert call_api(stack, "GET", "/v1/things")[0] == 403
+    assert stack.alarm("ServerErrorsAlarm")["StateValue"] == "OK"
+
+    assert call_api(stack, "GET", "/v1/broken")[0] == 502
+
+    until(lambda: stack.alarm("ServerErrorsAlarm")["StateValue"] == "ALARM")
 
 
 def _sum(stack: Stack, namespace: str, name: str, dimensions: dict[str, str]) -> float:
