@@ -4,7 +4,8 @@ The encoder is ours rather than scikit-learn's `ColumnTransformer` for three rea
 two inputs of different types, which scikit-learn can only take as one object array or a data frame;
 here every step computes in float32 in the same order as its ONNX operator, so both sides agree to
 the bit; and skl2onnx 1.20 cannot convert a one-hot encoder that groups rare categories. A test
-holds the linear models' encoding equal to `SimpleImputer`, `MissingIndicator`, `StandardScaler` and `OneHotEncoder`.
+holds the linear models' encoding equal to `SimpleImputer`, `MissingIndicator`, `StandardScaler` and
+`OneHotEncoder`.
 """
 
 from collections.abc import Iterable
