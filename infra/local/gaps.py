@@ -39,6 +39,9 @@ history    stepfunctions._add_event,                  states inside a Map leave 
 start-once stepfunctions._start_execution             starting a running execution again by
                                                       name and input is refused instead of
                                                       answered as the first time
+restart    stepfunctions.load_persisted_state         an execution that a stop interrupted is
+                                                      failed at the next start, and nobody is
+                                                      told
 asl-yaml   provisioners._sfn_definition               a state machine's definition file is
                                                       read as JSON only, and every execution
                                                       of one in YAML fails
@@ -55,6 +58,7 @@ Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics fou
 ``arn.parse_arn``, ``dynamodb._update_ttl``.
 """
 
+import http.client
 import importlib
 import json
 import logging
@@ -66,6 +70,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from infra.local.alarms import Points, judge
 from infra.local.executor import Executor, Function, Invocation
@@ -97,6 +102,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "retry": _retry_events,
         "history": _write_whole_history,
         "start-once": _start_once,
+        "restart": lambda: _tell_of_interrupted_executions(endpoint),
         "asl-yaml": _read_definitions_in_yaml,
         "ttl": _expire_items,
         "alarms": _evaluate_alarms,
@@ -468,6 +474,48 @@ def _start_once() -> None:
         return start
 
     _replace(stepfunctions, "_start_execution", once)
+
+
+START_SECONDS = 60.0
+
+
+def _tell_of_interrupted_executions(endpoint: str) -> None:
+    stepfunctions = _service("stepfunctions")
+
+    def told(original: Callable[..., Any]) -> Callable[..., Any]:
+        def load(data: dict[str, Any] | None) -> None:
+            executions = (data or {}).get("executions")
+            stored = list(executions.all_values()) if executions is not None else []
+            interrupted = [one for one in stored if one.get("status") == "RUNNING"]
+            original(data)
+
+            def tell() -> None:
+                # Rules and functions are restored after this module, and before it answers.
+                deadline = time.monotonic() + START_SECONDS
+                while not _answers(endpoint):
+                    if time.monotonic() > deadline:
+                        return
+                    time.sleep(0.1)
+                for execution in interrupted:
+                    stepfunctions._emit_execution_status_event(execution)
+
+            if interrupted:
+                threading.Thread(target=tell, daemon=True, name="interrupted-executions").start()
+
+        return load
+
+    _replace(stepfunctions, "load_persisted_state", told)
+
+
+def _answers(endpoint: str) -> bool:
+    connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=2)
+    try:
+        connection.request("GET", "/_ministack/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _read_definitions_in_yaml() -> None:

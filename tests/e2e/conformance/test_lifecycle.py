@@ -29,8 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_everything_works_again_after_down_and_up(project: Path) -> None:
-    first = cloud.up(project, port=_free_port())
-    deploy(first)
+    first = _deployed(project)
     before = Stack.of(first)
     where = {"Bucket": before.outputs["Bucket"], "Key": "kept/a b.txt"}
     version = before.client("s3").put_object(**where, Body=b"one")["VersionId"]
@@ -64,6 +63,22 @@ def test_everything_works_again_after_down_and_up(project: Path) -> None:
     assert call_api(after, "GET", "/v1/models/churn/versions/3")[0] == 201
     deploy(second)
     assert call_api(after, "GET", "/v1/models/churn/versions/3")[0] == 201
+
+
+def test_an_execution_that_a_stop_interrupted_is_a_failure_that_is_told(project: Path) -> None:
+    """Gap ``restart``."""
+    first = Stack.of(_deployed(project))
+    states = first.client("stepfunctions")
+    arn = states.start_execution(
+        stateMachineArn=first.outputs["Machine"], input='{"route": "long"}'
+    )["executionArn"]
+    cloud.down(project)
+
+    after = Stack.of(cloud.up(project))
+
+    event = after.received("Heard", lambda m: m.get("detail", {}).get("executionArn") == arn)
+    assert event["detail"]["status"] == "FAILED"
+    assert event["detail"]["error"] == "States.ServiceRestart"
 
 
 def test_a_second_up_keeps_the_running_cloud(project: Path) -> None:
@@ -148,6 +163,12 @@ def test_a_cloud_that_cannot_start_shows_its_log(
         cloud.up(project)
 
     assert cloud.status(project) is None
+
+
+def _deployed(project: Path) -> cloud.CloudInfo:
+    info = cloud.up(project, port=_free_port())
+    deploy(info)
+    return info
 
 
 def _function_process(info: cloud.CloudInfo) -> int:
