@@ -51,6 +51,11 @@ alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses ala
                                                       metric math
 ========== ========================================== ===================================
 
+Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
+``test_metrics`` (metrics, states, gateway, queues, alarms, alarm-math), ``test_events`` (version-id,
+retry), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle`` (restart),
+``test_storage`` (ttl).
+
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
 ``lambda_runtime.execution_credentials``, ``lambda_svc.invoke_async_with_retry``,
