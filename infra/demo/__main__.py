@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,12 @@ def _run(clock: Clock) -> None:
 
 
 def _story(clock: Clock, target: Target, data: DemoData) -> None:
-    api = ApiClient(target)
+    with closing(ApiClient(target)) as api:
+        _tell(clock, api, data)
+
+
+def _tell(clock: Clock, api: ApiClient, data: DemoData) -> None:
+    target = api.target
     with clock.phase("apply", "3  millrace apply infra/demo/employment.yaml"):
         spec = ModelSpec.from_yaml((Path(__file__).with_name("employment.yaml")).read_text("utf-8"))
         applied = api.put(f"/v1/specs/{MODEL}", spec.model_dump(mode="json", exclude_none=True))

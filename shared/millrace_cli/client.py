@@ -35,8 +35,13 @@ class ApiClient:
     """
 
     def __init__(self, target: "Target") -> None:
-        self._target = target
+        self.target = target
         self._http = httpx.Client(timeout=_TIMEOUT)
+
+    def close(self) -> None:
+        """Closes its connections and the deployment's."""
+        self._http.close()
+        self.target.close()
 
     def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
         """GET, JSON answer."""
@@ -61,7 +66,7 @@ class ApiClient:
         document: Any = None,
         headers: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        url = httpx.URL(self._target.outputs.api_url + path, params=params or None)
+        url = httpx.URL(self.target.outputs.api_url + path, params=params or None)
         body = b"" if document is None else json.dumps(document).encode()
         sent = {"accept": "application/json", **(headers or {})}
         if body:
@@ -81,7 +86,7 @@ class ApiClient:
     def _authorization(
         self, method: str, url: str, body: bytes, headers: dict[str, str]
     ) -> dict[str, str]:
-        match self._target.outputs.authorizer:
+        match self.target.outputs.authorizer:
             case "NONE":
                 return {}
             case "API_KEY":
@@ -90,14 +95,14 @@ class ApiClient:
                     raise ConfigurationError(f"this stack wants an API key: set {API_KEY_VARIABLE}")
                 return {"x-api-key": key}
             case "IAM":
-                credentials = self._target.session.get_credentials()
+                credentials = self.target.session.get_credentials()
                 if credentials is None:
                     raise AccessDeniedError(
                         "this stack wants IAM-signed calls and no AWS credentials were found"
                     )
                 request = AWSRequest(method=method, url=url, data=body, headers=headers)
                 SigV4Auth(
-                    credentials.get_frozen_credentials(), "execute-api", self._target.region
+                    credentials.get_frozen_credentials(), "execute-api", self.target.region
                 ).add_auth(request)
                 return dict(request.headers.items())
             case other:

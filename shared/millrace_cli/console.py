@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from millrace.errors import MillraceError, ProblemsError
+from millrace_cli.client import ApiClient
 from millrace_cli.exits import exit_code_for
 from millrace_cli.target import Target, TargetKind, resolve_target
 
@@ -66,6 +67,13 @@ def chosen(context: typer.Context) -> Context:
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def connect(context: typer.Context) -> ApiClient:
+    """The API of the chosen deployment; its connections end with the command."""
+    api = ApiClient(chosen(context).target())
+    context.call_on_close(api.close)
+    return api
 
 
 @contextmanager

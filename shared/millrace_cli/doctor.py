@@ -101,6 +101,7 @@ def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Find
         )
         with translated("ask who I am"):
             identity = sts.get_caller_identity()
+        sts.close()
         yield Finding("credentials", "ok", identity["Arn"])
     except MillraceError as exc:
         yield Finding("credentials", "problem", str(exc), "renew the credentials, or set a region")
@@ -119,8 +120,11 @@ def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Find
             "the API is open to everyone",
             "deploy with ApiAuthorizer=IAM or API_KEY",
         )
+    api = ApiClient(target)
     try:
-        health = ApiClient(target).get("/v1/health", deep="true")
+        health = api.get("/v1/health", deep="true")
         yield Finding("API", "ok", f"status {health['status']}, version {health.get('version')}")
     except MillraceError as exc:
         yield Finding("API", "problem", str(exc), "see the api function's log group")
+    finally:
+        api.close()

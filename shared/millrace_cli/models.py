@@ -6,12 +6,11 @@ import typer
 
 from millrace.errors import InvalidRequestError
 from millrace_cli import render
-from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     JsonFlag,
     ModelArgument,
     ReasonOption,
-    chosen,
+    connect,
     out,
     print_json,
     print_page,
@@ -30,9 +29,7 @@ def models(
 ) -> None:
     """List the registered models."""
     with reported(as_json):
-        page = ApiClient(chosen(context).target()).get(
-            "/v1/models", limit=limit, page_token=page_token
-        )
+        page = connect(context).get("/v1/models", limit=limit, page_token=page_token)
         print_page(page, render.models_table(page["items"]), as_json)
 
 
@@ -58,7 +55,7 @@ def show(
 ) -> None:
     """Show a model with its versions, or one version with metrics, gates and lineage."""
     with reported(as_json):
-        api = ApiClient(chosen(context).target())
+        api = connect(context)
         name, version = split_reference(reference)
         if version is None:
             model = api.get(f"/v1/models/{name}")
@@ -92,7 +89,7 @@ def promote(
         name, version = split_reference(reference)
         if version is None or not version.isdecimal():
             raise InvalidRequestError(f"expected MODEL@VERSION, got {reference!r}")
-        answer = ApiClient(chosen(context).target()).post(
+        answer = connect(context).post(
             f"/v1/models/{name}/aliases/champion",
             {"action": "promote", "version": int(version), "reason": reason, "force": force},
         )
@@ -114,9 +111,7 @@ def rollback(
         body: dict[str, Any] = {"action": "rollback", "reason": reason}
         if to is not None:
             body["version"] = to
-        answer = ApiClient(chosen(context).target()).post(
-            f"/v1/models/{model}/aliases/champion", body
-        )
+        answer = connect(context).post(f"/v1/models/{model}/aliases/champion", body)
         _print_promotion(answer, model, as_json)
 
 

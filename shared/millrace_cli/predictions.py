@@ -10,7 +10,7 @@ import typer
 from millrace.errors import InvalidRequestError
 from millrace_cli import render
 from millrace_cli.client import ApiClient
-from millrace_cli.console import JsonFlag, ModelArgument, chosen, out, print_json, reported
+from millrace_cli.console import JsonFlag, ModelArgument, connect, out, print_json, reported
 
 app = typer.Typer()
 
@@ -33,7 +33,7 @@ def predict(
 ) -> None:
     """Ask the champion over HTTPS."""
     with reported(as_json):
-        api = ApiClient(chosen(context).target())
+        api = connect(context)
         rows = [parse_row(text, i) for i, text in enumerate(row or ())]
         if file is not None:
             rows += read_rows(file, api, model)

@@ -9,8 +9,7 @@ from rich.text import Text
 from millrace.errors import InvalidSpecError
 from millrace.spec import ModelSpec, Task
 from millrace_cli import render
-from millrace_cli.client import ApiClient
-from millrace_cli.console import JsonFlag, ModelArgument, chosen, out, print_json, reported
+from millrace_cli.console import JsonFlag, ModelArgument, chosen, connect, out, print_json, reported
 from millrace_cli.exits import ExitCode
 
 app = typer.Typer()
@@ -113,12 +112,12 @@ def apply(
     """Make a spec a versioned resource of the stack."""
     with reported(as_json):
         spec = _read_spec_file(spec_file)
-        target = chosen(context).target()
-        answer = ApiClient(target).put(
-            f"/v1/specs/{spec.name}", spec.model_dump(mode="json", exclude_none=True)
-        )
+        api = connect(context)
+        answer = api.put(f"/v1/specs/{spec.name}", spec.model_dump(mode="json", exclude_none=True))
         if as_json:
             print_json(answer)
             return
-        out.print(f"[green]applied[/] {spec.name}: spec version {answer['version']} {target.where}")
+        out.print(
+            f"[green]applied[/] {spec.name}: spec version {answer['version']} {api.target.where}"
+        )
         out.print(f"next: millrace upload {spec.name} DATA.csv --follow")

@@ -128,6 +128,12 @@ class Target:
             raw=raw,
         )
 
+    def close(self) -> None:
+        """Closes the connections of the clients made so far."""
+        for made in ("s3", "cloudformation"):
+            if made in self.__dict__:
+                self.__dict__[made].close()
+
     @property
     def where(self) -> str:
         """The deployment's place in words."""

@@ -14,7 +14,7 @@ from millrace_cli.console import (
     JsonFlag,
     ModelArgument,
     ReasonOption,
-    chosen,
+    connect,
     out,
     print_json,
     print_page,
@@ -42,8 +42,8 @@ def upload(
 ) -> None:
     """Upload a data file; S3 starts the pipeline."""
     with reported(as_json):
-        target = chosen(context).target()
-        api = ApiClient(target)
+        api = connect(context)
+        target = api.target
         name = as_name or file.name
         if not name.lower().endswith(SUPPORTED_SUFFIXES):
             raise InvalidRequestError(
@@ -119,8 +119,8 @@ def status(
 ) -> None:
     """Show the stack's health and models, or one run."""
     with reported(as_json):
-        target = chosen(context).target()
-        api = ApiClient(target)
+        api = connect(context)
+        target = api.target
         if run_id is not None:
             if follow:
                 _follow(api, run_id, as_json)
@@ -151,9 +151,7 @@ def runs(
 ) -> None:
     """List a model's training runs, newest first."""
     with reported(as_json):
-        page = ApiClient(chosen(context).target()).get(
-            f"/v1/models/{model}/runs", limit=limit, page_token=page_token
-        )
+        page = connect(context).get(f"/v1/models/{model}/runs", limit=limit, page_token=page_token)
         print_page(page, render.runs_table(page["items"]), as_json)
 
 
@@ -167,7 +165,7 @@ def retrain(
 ) -> None:
     """Train again on the latest dataset version with the current spec."""
     with reported(as_json):
-        api = ApiClient(chosen(context).target())
+        api = connect(context)
         answer = api.post(f"/v1/models/{model}/retrain", {"reason": reason})
         if follow:
             _follow(api, answer["run_id"], as_json)

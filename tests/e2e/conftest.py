@@ -6,6 +6,7 @@ needs a model of its own applies a spec under its own name.
 
 import csv
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ def target() -> Iterator[Target]:
 
 
 @pytest.fixture(scope="session")
-def api(target: Target) -> ApiClient:
+def api(target: Target) -> Iterator[ApiClient]:
     """The deployment's HTTPS API."""
-    return ApiClient(target)
+    with closing(ApiClient(target)) as client:
+        yield client
 
 
 @dataclass(frozen=True, slots=True)
