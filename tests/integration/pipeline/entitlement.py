@@ -76,6 +76,19 @@ def allowed(function: str, action: str, resource: str) -> bool:
     )
 
 
+def idle(function: str, calls: list[Call]) -> set[tuple[str, str]]:
+    """Rights of a function's role that none of the calls needed: action, resource pattern."""
+    used = {pair for call in calls if call.function == function for pair in needed(call)}
+    return {
+        (action, pattern)
+        for grant in _grants(function)
+        for action in grant["actions"]
+        for pattern in grant["resources"]
+        if not action.startswith(("logs:", "xray:", "kms:"))
+        if not any(a == action and fnmatchcase(r, pattern) for a, r in used)
+    }
+
+
 def denied(calls: list[Call]) -> set[tuple[str, str, str]]:
     """What AWS would have denied: function, action, resource."""
     return {

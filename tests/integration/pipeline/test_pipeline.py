@@ -19,13 +19,36 @@ from millrace.errors import ThrottledError, TrainingError
 from millrace.registry.records import RunOutcome, RunStatus, VersionStatus
 from tests import samples
 from tests.infra.deployment import Resolver
-from tests.integration.pipeline.entitlement import allowed, denied
+from tests.integration.pipeline.entitlement import allowed, denied, idle
 from tests.integration.pipeline.machine import ACCOUNT, REGION, LambdaFault
 from tests.integration.pipeline.twin import DATA_BUCKET, Twin, twin
 
 FIRST = samples.csv_file(samples.rows(300, seed=1))
 SECOND = samples.csv_file(samples.rows(400, seed=2))
 ASKED = samples.request_rows(samples.rows(3, seed=9))
+# Rights that no call of an ordinary day needs, and why they are there.
+IDLE = {
+    "trigger": {
+        ("dynamodb:DeleteItem", "RegistryTable"),  # the idempotency record of a failed admission
+        ("sqs:SendMessage", "DeadLetterQueue"),  # used by Lambda, when an event failed three times
+    },
+    "ingest": {
+        ("s3:GetObject", "DataBucket/incoming/*"),  # an event that names no version
+    },
+    "train": {
+        ("s3:GetObject", "ArtifactBucket/models/*"),  # a fit that runs again compares its bytes
+    },
+    "evaluate": set(),
+    "registry": {
+        ("sqs:SendMessage", "DeadLetterQueue"),
+    },
+    "predict": set(),
+    "api": {
+        ("dynamodb:ConditionCheckItem", "RegistryTable"),  # promotion by a person
+        ("s3:GetObject", "ArtifactBucket/models/*/report-*"),  # carried by presigned links
+        ("s3:GetObject", "DataBucket/quarantine/*/report.json"),
+    },
+}
 TOLERANT = {"against_champion": {"min_improvement": -1.0}}
 
 
@@ -425,6 +448,32 @@ def test_rows_of_a_failed_training_train_when_they_come_again(churn: Twin) -> No
     ended = churn.train("churn", "again.csv", FIRST)
 
     assert ended.states[-1] == "Promoted", ended.cause
+
+
+# ── Rights ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_roles_grant_nothing_that_an_ordinary_day_does_not_use(churn: Twin) -> None:
+    promoted = churn.train("churn", "first.csv", FIRST)
+    churn.train("churn", "second.csv", SECOND)
+    churn.train("churn", "empty.csv", FIRST.splitlines()[0])
+    again = churn.upload("churn", "again.csv", FIRST)
+    churn.follow(churn.deliver("trigger", again)["run_id"])
+    churn.deliver("trigger", again)
+    churn.deliver("trigger", churn.upload("nobody", "first.csv", FIRST))
+    churn.functions.fail("fit", TrainingError("no"))
+    churn.train("churn", "third.csv", samples.csv_file(samples.rows(200, seed=3)))
+    churn.ask("churn", ASKED)
+    rollback = {"action": "rollback", "reason": "a check"}
+    churn.api("POST", "/v1/models/churn/aliases/champion", rollback)
+    retrained = json.loads(churn.api("POST", "/v1/models/churn/retrain", {})["body"])
+    churn.follow(retrained["run_id"])
+    for path in ("models", "models/churn/versions/1", "models/churn/audit", "specs/churn"):
+        assert churn.api("GET", f"/v1/{path}")["statusCode"] == 200
+    for path in ("models/churn/runs", f"runs/{promoted.output['run_id']}"):
+        assert churn.api("GET", f"/v1/{path}")["statusCode"] == 200
+
+    assert {function: idle(function, churn.calls) for function in IDLE} == IDLE
 
 
 # ── What must never be said ─────────────────────────────────────────────────────────────────────
