@@ -41,7 +41,7 @@ def _changed(name: str, change: Callable[[str], bytes]) -> Make:
 
 BAD_UPLOADS: dict[str, tuple[Make, str]] = {
     "empty": (_bytes("empty.csv", b""), "empty"),
-    "header only": (_changed("head.csv", lambda t: t.splitlines()[0].encode()), "no data rows"),
+    "header only": (_changed("head.csv", lambda t: t.splitlines()[0].encode()), "no rows"),
     "delimiter": (_changed("semi.csv", lambda t: t.replace(",", ";").encode()), ";"),
     "encoding": (_changed("utf16.csv", lambda t: t.encode("utf-16")), "UTF-16"),
     "truncated gzip": (
@@ -70,8 +70,9 @@ BAD_UPLOADS: dict[str, tuple[Make, str]] = {
 
 @pytest.fixture(scope="module")
 def spec(api: ApiClient, cancer: Sample) -> str:
-    """A registered model that never gets a champion."""
-    api.put("/v1/specs/tumor-bad", spec_document("tumor-bad", cancer))
+    """The model that bad files are uploaded to; beside it `tumor-bare`, which never gets one."""
+    for name in ("tumor-bad", "tumor-bare"):
+        api.put(f"/v1/specs/{name}", spec_document(name, cancer))
     return "tumor-bad"
 
 
@@ -162,7 +163,7 @@ def test_a_huge_batch_is_refused_with_advice(
 
 
 @pytest.mark.parametrize(
-    ("model", "code"), [("nobody", "not_found"), ("tumor-bad", "no_champion")], ids=lambda v: v
+    ("model", "code"), [("nobody", "not_found"), ("tumor-bare", "no_champion")], ids=lambda v: v
 )
 def test_a_model_that_cannot_answer_is_not_found(
     target: Target, cancer: Sample, spec: str, model: str, code: str
