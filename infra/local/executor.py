@@ -516,6 +516,9 @@ class _RuntimeRequest(BaseHTTPRequestHandler):
 class EnvironmentPool:
     """The environments of one function, kept warm, at most ``limit`` of them.
 
+    An event that finds them all busy waits as long as starting another would take before it does
+    start another: on two cores a cold start costs everybody more than a short queue.
+
     Args:
         limit: Most environments at a time.
         create: Makes an environment.
@@ -524,10 +527,31 @@ class EnvironmentPool:
     def __init__(self, limit: int, create: Callable[[], Environment]) -> None:
         self._slots = threading.Semaphore(limit)
         self._create = create
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._idle: list[Environment] = []
         self._all: set[Environment] = set()
+        self._warming = False
         self._closed = False
+        self._start_seconds = 0.0
+
+    def warm(self) -> None:
+        """Starts the first environment ahead of need, as Lambda may.
+
+        An event that comes meanwhile waits for it. A failure shows when it is needed.
+        """
+        with self._changed:
+            if self._all or not self._slots.acquire(blocking=False):
+                return
+            self._warming = True
+        try:
+            environment, refused = self._new_environment()
+            if refused is None:
+                self._keep(environment)
+        finally:
+            with self._changed:
+                self._warming = False
+                self._changed.notify_all()
+            self._slots.release()
 
     def run(self, invocation: Invocation, *, wait_seconds: float) -> Reply | None:
         """Runs one event; None when no environment came free in time."""
@@ -536,43 +560,61 @@ class EnvironmentPool:
         try:
             environment = self._idle_environment()
             if environment is None:
-                environment = self._create()
-                with self._lock:
-                    self._all.add(environment)
-                refused = environment.start()
+                environment, refused = self._new_environment()
                 if refused is not None:
-                    self._drop(environment)
                     return refused
             reply = environment.invoke(invocation)
-            with self._lock:
-                keep = environment.alive and not self._closed
-                if keep:
-                    self._idle.append(environment)
-            if not keep:
-                self._drop(environment)
+            self._keep(environment)
             return reply
         finally:
             self._slots.release()
 
     def _idle_environment(self) -> Environment | None:
+        """A warm environment, perhaps after a wait; None when a new one is worth its start."""
+        began = time.monotonic()
         while True:
-            with self._lock:
-                if not self._idle:
-                    return None
+            with self._changed:
+                while not self._idle:
+                    patience = INIT_SECONDS if self._warming else self._start_seconds
+                    remaining = began + patience - time.monotonic()
+                    if remaining <= 0 or not (self._all or self._warming):
+                        return None
+                    self._changed.wait(remaining)
                 environment = self._idle.pop()
             if environment.alive:
                 return environment
             self._drop(environment)
 
+    def _new_environment(self) -> tuple[Environment, Reply | None]:
+        began = time.monotonic()
+        environment = self._create()
+        with self._changed:
+            self._all.add(environment)
+        refused = environment.start()
+        if refused is not None:
+            self._drop(environment)
+        self._start_seconds = time.monotonic() - began
+        return environment, refused
+
+    def _keep(self, environment: Environment) -> None:
+        with self._changed:
+            keep = environment.alive and not self._closed
+            if keep:
+                self._idle.append(environment)
+                self._changed.notify()
+        if not keep:
+            self._drop(environment)
+
     def _drop(self, environment: Environment) -> None:
-        with self._lock:
+        with self._changed:
             self._all.discard(environment)
+            self._changed.notify_all()
         environment.stop()
 
     def trim(self, idle_seconds: float) -> None:
         """Stops environments idle for long, but for the one used last."""
         now = time.monotonic()
-        with self._lock:
+        with self._changed:
             old = [one for one in self._idle[:-1] if now - one.last_used > idle_seconds]
             self._idle = [one for one in self._idle if one not in old]
         for environment in old:
@@ -580,7 +622,7 @@ class EnvironmentPool:
 
     def close(self, *, running: bool) -> None:
         """Stops the idle environments, and with ``running`` the busy ones too."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             doomed = list(self._all if running else self._idle)
             self._idle = []
@@ -614,6 +656,13 @@ class Executor:
         """Runs one event on a warm or a new environment; None says throttled."""
         pool = self._pool(function, archive)
         return pool.run(invocation, wait_seconds=max(function.timeout, 60.0))
+
+    def warm(self, function: Function, archive: bytes) -> None:
+        """Starts a function's first environment ahead of need, once per state of the function."""
+        with self._lock:
+            known = self._pools.get((function.arn, function.version))
+        if known is None or known[0] != function:
+            self._pool(function, archive).warm()
 
     def _pool(self, function: Function, archive: bytes) -> EnvironmentPool:
         key = (function.arn, function.version)

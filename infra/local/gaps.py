@@ -58,7 +58,8 @@ retry), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle`` (res
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
-``lambda_runtime.execution_credentials``, ``lambda_svc.invoke_async_with_retry``,
+``lambda_svc._functions``, ``lambda_runtime.execution_credentials``,
+``lambda_svc.invoke_async_with_retry``,
 ``_get_func_record_for_ref`` and ``_execution_record_for_config``, ``eventbridge._dispatch_to_sqs``,
 ``arn.parse_arn``, ``dynamodb._update_ttl``.
 """
@@ -169,6 +170,17 @@ def _run_python_functions(executor: Executor, endpoint: str) -> None:
 
     _replace(lambda_svc, "_execute_function_warm", choose)
 
+    def warm() -> None:
+        """Lambda starts some environments ahead of need; here the first of every function."""
+        for record in list(lambda_svc._functions.values()):
+            config = record["config"]
+            runs_here = str(config.get("Runtime", "")).startswith("python")
+            if runs_here and record.get("code_zip") and config.get("State") == "Active":
+                credentials = lambda_runtime.execution_credentials(config)
+                executor.warm(_function_of(config, endpoint, credentials), record["code_zip"])
+
+    _every(WARM_SECONDS, warm)
+
 
 def _throttled(name: str) -> dict[str, str]:
     return {
@@ -229,6 +241,7 @@ def _count_invocations() -> None:
 
 
 ALARM_SECONDS = 2.0
+WARM_SECONDS = 0.5
 ENDINGS = {
     "SUCCEEDED": "ExecutionsSucceeded",
     "FAILED": "ExecutionsFailed",

@@ -112,7 +112,7 @@ def test_an_environment_stays_warm(stack: Stack) -> None:
 def test_concurrent_invocations_share_a_bounded_number_of_environments(stack: Stack) -> None:
     with ThreadPoolExecutor(max_workers=6) as pool:
         answers = list(
-            pool.map(lambda _: stack.invoke({"do": "identify", "seconds": 0.3}), range(6))
+            pool.map(lambda _: stack.invoke({"do": "identify", "seconds": 0.5}), range(6))
         )
 
     assert [failure for _, failure in answers] == [None] * 6
