@@ -148,9 +148,9 @@ def call_api(stack: Stack, method: str, path: str, body: str | None = None) -> t
         connection.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """The small stack, deployed once."""
+    """The small stack, deployed once; it is gone before other tests start their cloud."""
     with cloud.ephemeral(PROJECT) as info:
         deploy(info)
         yield Stack.of(info)

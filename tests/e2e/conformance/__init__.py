@@ -1,0 +1,1 @@
+"""What the embedded cloud must do, gap by gap."""
