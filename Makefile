@@ -54,11 +54,12 @@ test-e2e: setup build ## Deploy the template to the embedded cloud and use it
 	$(PYTEST) tests/e2e $(ARGS)
 
 .PHONY: check
-check: setup ## Lint, check formatting and types, look for download addresses
+check: setup ## Lint, check formatting and types, the committed OpenAPI, download addresses
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) infra/build/addresses.py
+	$(PYTHON) infra/build/openapi.py --check
 
 .PHONY: fmt
 fmt: setup ## Format the code and mend what the linter can mend
