@@ -51,6 +51,14 @@ _TRUE: Final = "('true', '1', 'yes', '1.0')"
 _FALSE: Final = "('false', '0', 'no', '0.0')"
 
 
+WIDE: Final = 64
+"""Tables with more columns are judged in chunks: DuckDB keeps a vector of 2,048 values for every
+intermediate result of every column, and plans such statements in quadratic time."""
+
+CHUNK: Final = 16
+"""Columns of a chunk."""
+
+
 @dataclass(slots=True)
 class _Query:
     """One cell's SQL, and the parameters it needs."""
@@ -89,38 +97,95 @@ def check_cells(
         spec: The contract.
         sources: Position in the file of each contract column.
     """
-    query = _Query(parameters=dict(cells.parameters))
-    tokens = sorted({"", *(token.strip(WHITESPACE) for token in spec.data.null_values)})
-    nulls = ", ".join(query.bind(f"null{i}", token) for i, token in enumerate(tokens))
-    query.bind("white", WHITESPACE)
-    columns = spec.data.columns
-    parts = [
-        _cell(connection, k, column, cells.types[source], f"c{source}", nulls, tokens, query)
-        for k, (column, source) in enumerate(zip(columns, sources, strict=True))
-    ]
-    ks = range(len(columns))
+    count = len(spec.data.columns)
     line = ", line" if cells.format == "jsonl" else ""
+    whole = "CASE WHEN fault IS NOT NULL THEN [line] ELSE" if line else ""
     raw = ", ".join(f"c{source}::VARCHAR" for source in sources)
     used = ", ".join(f"c{source}" for source in dict.fromkeys(sources))
-    layers = (
-        f"SELECT {used}, fault{line}, {_each(ks, lambda k: f'{parts[k].number} AS n{k}')} "
-        f"FROM ({cells.relation})"
-    )
-    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].text} AS t{k}')} FROM ({layers})"
-    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].value} AS v{k}')} FROM ({layers})"
-    layers = (
-        f"SELECT *, {_each(ks, lambda k: f'({parts[k].code})::UTINYINT AS p{k}')} FROM ({layers})"
-    )
-    any_bad = " OR ".join(f"p{k} <> 0" for k in ks)
-    layers = f"SELECT *, fault IS NOT NULL OR {any_bad} AS bad FROM ({layers})"
-    whole = "CASE WHEN fault IS NOT NULL THEN [line] ELSE" if line else ""
+    if count <= WIDE:
+        relation, parameters = cells.relation, cells.parameters
+        judged, query = _judged(connection, cells, spec, sources, range(count), relation)
+        parameters = {**parameters, **query.parameters}
+        broken = " OR ".join(f"p{k} <> 0" for k in range(count))
+        codes = f"[{_each(range(count), lambda k: f'p{k}')}]"
+        chunks = 0
+    else:
+        connection.execute(
+            f"CREATE TEMP TABLE cells AS SELECT {used}, fault{line} FROM ({cells.relation})",
+            cells.parameters,
+        )
+        chunks = _judge_in_chunks(connection, cells, spec, sources)
+        judged = "SELECT * FROM cells" + "".join(
+            f" POSITIONAL JOIN chunk{i}" for i in range(chunks)
+        )
+        parameters = {}
+        broken = " OR ".join(f"bad{i}" for i in range(chunks))
+        codes = f"flatten([{_each(range(chunks), lambda i: f'codes{i}')}])"
     connection.execute(
         "CREATE TEMP TABLE checked AS "
-        f"SELECT {_each(ks, lambda k: f'CASE WHEN NOT bad THEN v{k} END AS v{k}')}, bad, fault, "
-        f"CASE WHEN bad AND fault IS NULL THEN [{_each(ks, lambda k: f'p{k}')}] END AS codes, "
-        f"CASE WHEN bad THEN {whole} [{raw}] {'END' if whole else ''} END AS raw FROM ({layers})",
-        query.parameters,
+        f"SELECT {_each(range(count), lambda k: f'v{k}')}, bad, fault, "
+        f"CASE WHEN bad AND fault IS NULL THEN {codes} END AS codes, "
+        f"CASE WHEN bad THEN {whole} [{raw}] {'END' if whole else ''} END AS raw "
+        f"FROM (SELECT *, fault IS NOT NULL OR {broken} AS bad FROM ({judged}))",
+        parameters,
     )
+    for i in range(chunks):
+        connection.execute(f"DROP TABLE chunk{i}")
+    if chunks:
+        connection.execute("DROP TABLE cells")
+
+
+def _judge_in_chunks(
+    connection: duckdb.DuckDBPyConnection, cells: Cells, spec: ModelSpec, sources: Sequence[int]
+) -> int:
+    """Fills ``chunk<i>(v…, bad<i>, codes<i>)`` from table ``cells``; returns how many."""
+    starts = range(0, len(sources), CHUNK)
+    for i, start in enumerate(starts):
+        ks = range(start, min(start + CHUNK, len(sources)))
+        used = ", ".join(dict.fromkeys(f"c{sources[k]}" for k in ks))
+        judged, query = _judged(connection, cells, spec, sources, ks, f"SELECT {used} FROM cells")
+        broken = " OR ".join(f"p{k} <> 0" for k in ks)
+        connection.execute(
+            f"CREATE TEMP TABLE chunk{i} AS SELECT {_each(ks, lambda k: f'v{k}')}, "
+            f"{broken} AS bad{i}, [{_each(ks, lambda k: f'p{k}')}] AS codes{i} FROM ({judged})",
+            query.parameters,
+        )
+    return len(starts)
+
+
+def _judged(
+    connection: duckdb.DuckDBPyConnection,
+    cells: Cells,
+    spec: ModelSpec,
+    sources: Sequence[int],
+    ks: Sequence[int],
+    relation: str,
+) -> tuple[str, _Query]:
+    """SQL that adds the typed value ``v<k>`` and the rule code ``p<k>`` of some columns."""
+    query = _Query()
+    tokens = sorted({"", *(token.strip(WHITESPACE) for token in spec.data.null_values)})
+    nulls = ", ".join(query.bind(f"null{i}", token) for i, token in enumerate(tokens))
+    parts = {
+        k: _cell(
+            connection,
+            k,
+            spec.data.columns[k],
+            cells.types[sources[k]],
+            f"c{sources[k]}",
+            nulls,
+            tokens,
+            query,
+        )
+        for k in ks
+    }
+    # Each layer is computed once and used by the next: SQL has no other way to name a value.
+    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].number} AS n{k}')} FROM ({relation})"
+    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].text} AS t{k}')} FROM ({layers})"
+    if "$white" in layers:
+        query.bind("white", WHITESPACE)
+    layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].value} AS v{k}')} FROM ({layers})"
+    codes = _each(ks, lambda k: f"({parts[k].code})::UTINYINT AS p{k}")
+    return f"SELECT *, {codes} FROM ({layers})", query
 
 
 def _each(ks: Sequence[int], expression: Any) -> str:

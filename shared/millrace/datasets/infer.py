@@ -6,7 +6,6 @@ and why it got its type and role, and `render_yaml` writes it beside the column.
 
 # ruff: noqa: S608  # SQL is put together from positions (c0, c1, …); see contract.py.
 
-import csv
 import difflib
 import re
 import tempfile
@@ -125,7 +124,7 @@ def _delimiter_of(path: Path) -> str:
     with path.open("rb") as file:
         line = file.read(MAX_LINE_BYTES).lstrip(b"\xef\xbb\xbf\r\n").split(b"\n", 1)[0]
     text = line.decode("utf-8", errors="replace").rstrip("\r")
-    widths = {d: len(next(csv.reader([text], delimiter=d), [])) for d in _DELIMITERS}
+    widths = {d: reading.fields_of(text, d) for d in _DELIMITERS}
     return max(_DELIMITERS, key=lambda d: widths[d])
 
 

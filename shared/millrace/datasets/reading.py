@@ -22,6 +22,7 @@ from typing import IO, Any, Final, Literal
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 
 from millrace.datasets.engine import identifier, literal
 from millrace.datasets.rules import MAX_LINE_BYTES, Refusal, Rule
@@ -34,6 +35,10 @@ Format = Literal["csv", "jsonl", "parquet"]
 
 WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
 """What is cut from both ends of a cell."""
+
+MAX_PARSER_ERRORS: Final = 300_000
+"""Most errors the CSV parser may list: it keeps each in about 1 KB of memory, outside its limit,
+and a line that lacks k fields has k."""
 
 _BLOCK: Final = 1024 * 1024
 _DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
@@ -87,7 +92,8 @@ class _TextFacts:
     line_feeds: int = 0
     carriage_returns: int = 0
     both: int = 0
-    nuls: int = 0
+    ragged: int = 0
+    parser_errors: int = 0
 
 
 def format_of(name: str) -> Format:
@@ -150,7 +156,7 @@ def open_cells(
         path,
         packed=packed,
         unpack_to=text if packed else None,
-        quotes=kind == "csv",
+        delimiter=delimiter if kind == "csv" else "",
         max_bytes=max_unpacked_mb * 1024 * 1024,
     )
     _refuse_wrong_text(facts)
@@ -240,19 +246,23 @@ def _read(source: IO[bytes] | gzip.GzipFile, *, packed: bool) -> bytes:
 
 
 def _scan(
-    path: Path, *, packed: bool, unpack_to: Path | None, quotes: bool, max_bytes: int
+    path: Path, *, packed: bool, unpack_to: Path | None, delimiter: str, max_bytes: int
 ) -> _TextFacts:
+    """Reads a text once as bytes; ``delimiter`` is empty when quotes mean nothing."""
     facts = _TextFacts()
     odd = False
+    width = 0
     for block in _blocks(path, packed=packed, unpack_to=unpack_to, max_bytes=max_bytes):
         first = facts.size == 0
         if first:
             _refuse_foreign_encoding(block)
+            width = _width(block, delimiter)
         data = np.frombuffer(block, dtype=np.uint8)
         breaks = np.flatnonzero(data == 10)
         if not len(breaks) and b"\r" in block:
             breaks = np.flatnonzero(data == 13)
-        bounds = np.concatenate(([-1], breaks, [len(block)] if not _ends(block) else []))
+        last = np.array([] if _ends(block) else [len(block)], dtype=breaks.dtype)
+        bounds = np.concatenate((np.array([-1], dtype=breaks.dtype), breaks, last))
         lengths = np.diff(bounds) - 1
         longest = int(lengths.max(initial=0))
         if longest > MAX_LINE_BYTES:
@@ -265,7 +275,8 @@ def _scan(
         if not block.isascii():
             _check_encoding(block, facts)
         inside = np.zeros(len(breaks), dtype=bool)
-        if quotes and (b'"' in block or odd):
+        marks = np.empty(0, dtype=breaks.dtype)
+        if delimiter and (b'"' in block or odd):
             marks = np.flatnonzero(data == 34)
             inside = (np.searchsorted(marks, breaks) + odd) % 2 == 1
             odd = (len(marks) + odd) % 2 == 1
@@ -274,6 +285,8 @@ def _scan(
         one = np.flatnonzero(ended == 1)
         empty[one] = data[breaks[one] - 1] == 13
         open_end = len(lengths) - len(breaks)
+        if width > 1:
+            _count_ragged(block, data, bounds, marks, delimiter, width, facts)
         facts.size += len(block)
         facts.lines += len(lengths)
         facts.records += int((~inside).sum()) + open_end
@@ -281,8 +294,51 @@ def _scan(
         facts.line_feeds += block.count(b"\n")
         facts.carriage_returns += block.count(b"\r")
         facts.both += block.count(b"\r\n")
-        facts.nuls += block.count(b"\0")
     return facts
+
+
+def _width(block: bytes, delimiter: str) -> int:
+    """Fields of the header, or 0 when they cannot be told from the bytes."""
+    if not delimiter or not delimiter.isascii():
+        return 0
+    line = block.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").splitlines()[:1]
+    return fields_of(b"".join(line).decode("utf-8", errors="replace"), delimiter)
+
+
+def fields_of(line: str, delimiter: str) -> int:
+    """Fields of one line; 0 when it cannot be read that way."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
+
+
+def _count_ragged(
+    block: bytes,
+    data: npt.NDArray[np.uint8],
+    bounds: npt.NDArray[np.intp],
+    marks: npt.NDArray[np.intp],
+    delimiter: str,
+    width: int,
+    facts: _TextFacts,
+) -> None:
+    """Counts lines with a wrong number of fields, where quotes leave no doubt about it."""
+    per_line = np.zeros(len(bounds) - 1, dtype=np.intp)
+    filled = np.diff(bounds) > 1
+    if not len(marks) and block.count(delimiter.encode()) == int(filled.sum()) * (width - 1):
+        return
+    if len(marks):
+        in_line = np.bincount(np.searchsorted(bounds, marks) - 1, minlength=len(per_line))
+        if (in_line % 2).any():
+            return
+    separators = np.flatnonzero(data == ord(delimiter))
+    if len(marks):
+        separators = separators[np.searchsorted(marks, separators) % 2 == 0]
+    per_line += np.bincount(np.searchsorted(bounds, separators) - 1, minlength=len(per_line))
+    short = filled & (per_line + 1 < width)
+    long = filled & (per_line + 1 > width)
+    facts.ragged += int(short.sum() + long.sum())
+    facts.parser_errors += int((width - 1 - per_line)[short].sum() + long.sum())
 
 
 def _ends(block: bytes) -> bool:
@@ -380,6 +436,13 @@ def _open_csv(path: Path, facts: _TextFacts, *, delimiter: str, expected: Sequen
     if facts.lines - facts.blank <= 1 or rows < 1:
         raise UploadRefusedError(
             f"the file has a header of {len(names)} columns and no rows", Refusal.HEADER_ONLY
+        )
+    if facts.parser_errors + facts.bad_lines > MAX_PARSER_ERRORS:
+        raise UploadRefusedError(
+            f"{facts.ragged + facts.bad_lines:,} of {rows:,} rows cannot be read: they do not have "
+            f"the {len(names)} fields of the header, or are not UTF-8; that is more than Millrace "
+            "lists one by one",
+            Refusal.TOO_MANY_QUARANTINED,
         )
     columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(names)))
     # The path is ours or the operator's, the delimiter one character of the spec: both quoted.
@@ -506,9 +569,9 @@ def _open_jsonl(connection: Connection, path: Path, facts: _TextFacts) -> Cells:
     names = tuple(
         row[0]
         for row in connection.execute(
-            "SELECT key, min(position) FROM (SELECT rowid AS row, unnest(json_keys(line)) AS key, "
-            "generate_subscripts(json_keys(line), 1) AS position FROM json_lines WHERE readable) "
-            f"GROUP BY key ORDER BY 2, 1 LIMIT {MAX_COLUMNS + 1}"
+            "SELECT key, min(position) FROM (SELECT unnest(keys) AS key, "
+            "generate_subscripts(keys, 1) AS position FROM (SELECT DISTINCT json_keys(line) AS keys "
+            f"FROM json_lines WHERE readable)) GROUP BY key ORDER BY 2, 1 LIMIT {MAX_COLUMNS + 1}"
         ).fetchall()
     )
     if len(names) > MAX_COLUMNS:
@@ -542,7 +605,10 @@ def _json_text(value: str) -> str:
     text = f"({value})::VARCHAR"
     return (
         f"CASE WHEN {value} IS NULL OR {text} = 'null' THEN NULL "
-        f"WHEN ({text})[1] = '\"' THEN json_extract_string({value}, '$') ELSE {text} END"
+        f"WHEN ({text})[1] <> '\"' THEN {text} "
+        # Only a string with an escape in it needs to be parsed again.
+        f"WHEN contains({text}, '\\') THEN json_extract_string({value}, '$') "
+        f"ELSE substring({text}, 2, length({text}) - 2) END"
     )
 
 
@@ -638,6 +704,8 @@ def _rename_hints(unknown: Sequence[str], missing: Sequence[str], contract: Sequ
         guess = same if same in pool else (close[0] if close else None)
         if guess is not None:
             hints.append(f"column {name!r} is unknown; did you mean {guess!r}?")
+        elif len(missing) == len(unknown) == 1:
+            hints.append(f"column {name!r} is unknown; was {missing[0]!r} renamed?")
         elif missing:
             hints.append(f"column {name!r} is unknown")
     return ": " + " ".join(hints[:5]) if hints else ""
@@ -699,9 +767,9 @@ def collect_rejects(connection: Connection, cells: Cells) -> int:
         "SELECT row, CASE kind " + mapping + f" ELSE '{Rule.UNPARSABLE}' END, message, "
         "ltrim(text, chr(10) || chr(13)) FROM ("
         " SELECT e.line - $skipped - coalesce(b.before, 0) AS row, e.kind, e.message, e.text FROM ("
-        "  SELECT line, first(error_type ORDER BY byte_position) AS kind, "
-        "  first(error_message ORDER BY byte_position) AS message, "
-        "  first(csv_line ORDER BY byte_position) AS text, "
+        "  SELECT line, arg_min(error_type, byte_position) AS kind, "
+        "  arg_min(error_message, byte_position) AS message, "
+        "  arg_min(csv_line, byte_position) AS text, "
         "  min(line_byte_position) AS position FROM reject_errors GROUP BY line) e "
         " ASOF LEFT JOIN blanks b ON e.position >= b.position)",
         {"skipped": cells.skipped},

@@ -21,7 +21,7 @@ import duckdb
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from millrace.datasets.contract import SQL_TYPES
+from millrace.datasets.contract import SQL_TYPES, WIDE
 from millrace.datasets.engine import identifier, literal
 from millrace.datasets.rules import Refusal
 from millrace.errors import UploadRefusedError
@@ -94,23 +94,30 @@ def store_rows(
         salt: What the split's hash is keyed with.
     """
     columns = spec.data.columns
-    text = ", ".join(
-        f"coalesce({canonical(column, f'v{k}')}, '~')" for k, column in enumerate(columns)
-    )
+    texts = [f"coalesce({canonical(column, f'v{k}')}, '~')" for k, column in enumerate(columns)]
     values = ", ".join(f"v{k}" for k in range(len(columns)))
-    unit = "h"
-    for k, column in enumerate(columns):
-        if column.name == split_unit:
-            unit = f"coalesce({canonical(column, f'v{k}')}, '~')"
+    unit = next((texts[k] for k, column in enumerate(columns) if column.name == split_unit), "h")
     parts = ", ".join(f"('0x' || h[{16 * i + 1}:{16 * i + 16}])::UBIGINT AS h{i}" for i in range(4))
+    relation = "(SELECT *, rowid AS row_id FROM checked)"
+    chunks = [texts[i : i + WIDE] for i in range(0, len(texts), WIDE)]
+    if len(chunks) > 1:
+        for i, chunk in enumerate(chunks):
+            connection.execute(
+                f"CREATE TEMP TABLE text{i} AS "
+                f"SELECT concat_ws(';', {', '.join(chunk)}) AS text{i} FROM checked"
+            )
+        texts = [f"text{i}" for i in range(len(chunks))]
+        relation = " POSITIONAL JOIN ".join([relation, *texts])
     connection.execute(
         f"CREATE TEMP TABLE good AS SELECT {parts}, "
         f"('0x' || sha256($salt || {unit})[1:16])::UBIGINT AS split_key, {values} FROM ("
-        f" SELECT sha256(concat_ws(';', {text}) || ';') AS h, {values} FROM checked "
-        "  WHERE NOT bad AND rowid NOT IN (SELECT row_id FROM duplicates)) "
+        f" SELECT sha256(concat_ws(';', {', '.join(texts)}) || ';') AS h, {values} "
+        f" FROM {relation} WHERE NOT bad AND row_id NOT IN (SELECT row_id FROM duplicates)) "
         "ORDER BY h0, h1, h2, h3",
         {"salt": salt},
     )
+    for i in range(len(chunks) if len(chunks) > 1 else 0):
+        connection.execute(f"DROP TABLE text{i}")
     connection.execute("DROP TABLE checked")
 
 
