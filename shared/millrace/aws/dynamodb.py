@@ -4,21 +4,14 @@ Owns the translation between Python values and DynamoDB's attribute values. A va
 an attribute that is absent, so ``{"version": None}`` as a condition reads "has no version".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from millrace.aws.translate import error_code, translate
-from millrace.errors import (
-    ConcurrentWriteError,
-    ConditionFailedError,
-    ConfigurationError,
-    MillraceError,
-    ThrottledError,
-)
+from millrace.aws.translate import translated
+from millrace.errors import ConfigurationError, NotFoundError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -139,10 +132,8 @@ class DynamoTable:
 
     def get(self, key: Key) -> Item | None:
         """See `Table.get`."""
-        try:
+        with self._translated(f"read {key.pk} {key.sk}"):
             answer = self._client.get_item(TableName=self._name, Key=_key(key), ConsistentRead=True)
-        except (ClientError, BotoCoreError) as exc:
-            raise _missing_table(exc, self._name, f"read {key.pk} {key.sk}") from exc
         item = answer.get("Item")
         return None if item is None else from_item(item)
 
@@ -193,10 +184,8 @@ class DynamoTable:
                 request["ExclusiveStartKey"] = to_item(last)
             if limit is not None:
                 request["Limit"] = limit - len(items)
-            try:
+            with self._translated(f"query {pk} {prefix}"):
                 answer = self._client.query(**request)
-            except (ClientError, BotoCoreError) as exc:
-                raise _missing_table(exc, self._name, f"query {pk} {prefix}") from exc
             items += [from_item(i) for i in answer["Items"]]
             key = answer.get("LastEvaluatedKey")
             last = from_item(key) if key else None
@@ -210,16 +199,19 @@ class DynamoTable:
             raise ConfigurationError(
                 f"{what}: a transaction holds {MAX_WRITES} writes at most, this has {len(writes)}"
             )
-        try:
+        with self._translated(what, [w.name for w in writes]):
             self._client.transact_write_items(
                 TransactItems=[self._write(w) for w in writes]  # type: ignore[misc]  # built below
             )
-        except ClientError as exc:
-            if error_code(exc) == "TransactionCanceledException":
-                raise _cancelled(exc, writes, what) from exc
-            raise _missing_table(exc, self._name, what) from exc
-        except BotoCoreError as exc:
-            raise translate(exc, what) from exc
+
+    @contextmanager
+    def _translated(self, what: str, writes: Sequence[str] = ()) -> Iterator[None]:
+        """`translated`; a missing table is the deployment's fault, never "no such model"."""
+        try:
+            with translated(what, writes):
+                yield
+        except NotFoundError as exc:
+            raise ConfigurationError(f"{what}: there is no table {self._name!r}") from exc
 
     def _write(self, write: Write) -> dict[str, Any]:
         names: dict[str, str] = {}
@@ -290,31 +282,6 @@ def _condition(
             choices.append(f"{name} IN ({', '.join(places)})")
         terms.append(f"({' OR '.join(choices)})")
     return " AND ".join(terms)
-
-
-def _cancelled(exc: ClientError, writes: Sequence[Write], what: str) -> MillraceError:
-    """Our error for a cancelled transaction, by the reasons of its single writes."""
-    reasons = exc.response.get("CancellationReasons", [])
-    codes = [str(r.get("Code", "None")) for r in reasons]
-    if any(c in ("TransactionConflict", "DuplicateItemException") for c in codes):
-        return ConcurrentWriteError(f"{what}: another write touched the same items; try again")
-    if any(c in ("ThrottlingError", "ProvisionedThroughputExceeded") for c in codes):
-        return ThrottledError(f"{what}: DynamoDB asked to slow down")
-    failed = tuple(
-        w.name for w, c in zip(writes, codes, strict=False) if c == "ConditionalCheckFailed"
-    )
-    if failed:
-        return ConditionFailedError(
-            f"{what}: the registry is not in the assumed state ({', '.join(failed)})", failed
-        )
-    return translate(exc, what)
-
-
-def _missing_table(exc: ClientError | BotoCoreError, table: str, what: str) -> MillraceError:
-    """Our error; a missing table is the deployment's fault, never "no such model"."""
-    if isinstance(exc, ClientError) and error_code(exc) == "ResourceNotFoundException":
-        return ConfigurationError(f"{what}: there is no table {table!r}")
-    return translate(exc, what)
 
 
 def _key(key: Key) -> dict[str, Any]:

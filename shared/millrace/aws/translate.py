@@ -1,6 +1,6 @@
 """Turns botocore's errors into ours: the only importer of botocore's exceptions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from botocore.exceptions import (
@@ -16,6 +16,7 @@ from millrace.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ConcurrentWriteError,
+    ConditionFailedError,
     ConfigurationError,
     FinalError,
     MillraceError,
@@ -80,20 +81,27 @@ _UNAVAILABLE = frozenset(
 )
 
 
-def error_code(exc: ClientError) -> str:
+def _error_code(exc: ClientError) -> str:
     """The service's error code, e.g. ``NoSuchKey``."""
     return str(exc.response.get("Error", {}).get("Code", ""))
 
 
-def translate(exc: ClientError | BotoCoreError, what: str) -> MillraceError:
+def translate(
+    exc: ClientError | BotoCoreError, what: str, writes: Sequence[str] = ()
+) -> MillraceError:
     """Our error for botocore's.
 
     Args:
         exc: What botocore raised.
         what: The operation and identifier, e.g. ``read s3://bucket/key``.
+        writes: Of a DynamoDB transaction: what each of its writes is called, in their order.
     """
     if isinstance(exc, ClientError):
-        code = error_code(exc)
+        code = _error_code(exc)
+        if code == "TransactionCanceledException":
+            cancelled = _cancelled(exc, what, writes)
+            if cancelled is not None:
+                return cancelled
         message = f"{what}: {exc.response.get('Error', {}).get('Message', '') or code} ({code})"
         for codes, kind in (
             (_THROTTLES, ThrottledError),
@@ -114,10 +122,25 @@ def translate(exc: ClientError | BotoCoreError, what: str) -> MillraceError:
     return ConfigurationError(f"{what}: {exc}")
 
 
+def _cancelled(exc: ClientError, what: str, writes: Sequence[str]) -> MillraceError | None:
+    """Our error for a cancelled transaction, by the reasons of its single writes."""
+    codes = [str(r.get("Code", "None")) for r in exc.response.get("CancellationReasons", [])]
+    if any(c in ("TransactionConflict", "DuplicateItemException") for c in codes):
+        return ConcurrentWriteError(f"{what}: another write touched the same items; try again")
+    if any(c in ("ThrottlingError", "ProvisionedThroughputExceeded") for c in codes):
+        return ThrottledError(f"{what}: DynamoDB asked to slow down")
+    failed = tuple(w for w, c in zip(writes, codes, strict=False) if c == "ConditionalCheckFailed")
+    if failed:
+        return ConditionFailedError(
+            f"{what}: the registry is not in the assumed state ({', '.join(failed)})", failed
+        )
+    return None
+
+
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raises our error for whatever botocore raises inside the block."""
+def translated(what: str, writes: Sequence[str] = ()) -> Iterator[None]:
+    """Raises our error for whatever botocore raises inside the block; arguments as `translate`."""
     try:
         yield
     except (ClientError, BotoCoreError) as exc:
-        raise translate(exc, what) from exc
+        raise translate(exc, what, writes) from exc
