@@ -239,10 +239,8 @@ class _Examination:
             max_unpacked_mb=limits.max_unpacked_mb,
         )
         sources = reading.match_columns(cells, spec)
-        try:
+        with reading.refused_if_unreadable(cells.format):
             contract.check_cells(connection, cells, spec, sources)
-        except (duckdb.InvalidInputException, duckdb.IOException) as exc:
-            raise reading.unreadable(cells, exc) from exc
         rejected = reading.collect_rejects(connection, cells)
         duplicates = contract.mark_duplicates(connection, spec)
         held, bad = connection.execute(

@@ -1,5 +1,6 @@
 """DuckDB, closed in: bounded memory, no network, no extensions, and only one workspace on disk."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ import duckdb
 from pydantic import BaseModel, ConfigDict, Field
 
 from millrace.datasets.rules import Refusal
-from millrace.errors import UploadRefusedError
+from millrace.errors import FinalError, UploadRefusedError
 
 
 class Limits(BaseModel):
@@ -41,6 +42,10 @@ def engine(
         workspace: Directory for spilling and for what is written.
         limits: Memory and threads.
         source: A file outside the workspace that may be read.
+
+    Raises:
+        UploadRefusedError: The memory was not enough.
+        FinalError: DuckDB failed in another way, which is a fault of ours or of the machine.
     """
     connection = duckdb.connect(
         config={
@@ -76,6 +81,15 @@ def _bounded(limits: Limits) -> Iterator[None]:
             f"{limits.spill_mb} MB of disk that ingest may use",
             Refusal.TOO_LARGE,
         ) from exc
+    except duckdb.Error as exc:
+        # The chain is cut on purpose: DuckDB quotes the data it stumbled over.
+        raise FinalError(f"ingest failed in DuckDB: {reason_of(exc)}") from None
+
+
+def reason_of(exc: duckdb.Error) -> str:
+    """DuckDB's reason as far as it quotes no data."""
+    head = str(exc).split("\n", 1)[0]
+    return f"{type(exc).__name__}: {re.split('["\']|Input:', head)[0].strip()[:200]}"
 
 
 def literal(text: str) -> str:

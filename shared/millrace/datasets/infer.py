@@ -148,14 +148,12 @@ def _look(connection: duckdb.DuckDBPyConnection, cells: reading.Cells) -> list[_
     texts = ", ".join(
         f"{cleaned(f'c{i}::VARCHAR', given)} AS t{i}" for i in range(len(cells.names))
     )
-    try:
+    with reading.refused_if_unreadable(cells.format):
         connection.execute(
             f"CREATE TEMP TABLE sample AS SELECT {texts} FROM "
             f"(SELECT * FROM ({cells.relation}) WHERE fault IS NULL LIMIT {SAMPLE_ROWS})",
             {**cells.parameters, **nulls, "white": reading.WHITESPACE},
         )
-    except (duckdb.InvalidInputException, duckdb.IOException) as exc:
-        raise reading.unreadable(cells, exc) from exc
     return [_look_at(connection, i, name) for i, name in enumerate(cells.names)]
 
 

@@ -16,6 +16,7 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -24,7 +25,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from millrace.datasets.engine import identifier, literal
+from millrace.datasets.engine import identifier, literal, reason_of
 from millrace.datasets.rules import MAX_LINE_BYTES, Refusal, Rule
 from millrace.errors import UploadRefusedError
 from millrace.layout import SUPPORTED_SUFFIXES
@@ -631,15 +632,9 @@ def _open_parquet(connection: Connection, path: Path) -> Cells:
             Refusal.NOT_PARQUET,
         )
     source = f"read_parquet({literal(str(path))})"
-    try:
+    with refused_if_unreadable("parquet"):
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
         counted = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error as exc:
-        raise UploadRefusedError(
-            f"the file is not readable as Parquet: {first_line(exc)}", Refusal.NOT_PARQUET
-        ) from exc
     if not counted or counted[0] == 0:
         raise UploadRefusedError(
             f"the Parquet file has {len(described)} columns and no rows", Refusal.HEADER_ONLY
@@ -656,11 +651,6 @@ def _open_parquet(connection: Connection, path: Path) -> Cells:
         types=tuple(str(row[1]) for row in described),
         path=path,
     )
-
-
-def first_line(exc: duckdb.Error) -> str:
-    """DuckDB's reason without the lines after it, which may show data."""
-    return str(exc).split("\n", 1)[0][:200]
 
 
 # ── Columns against the contract ────────────────────────────────────────────────────────────────
@@ -726,16 +716,30 @@ def _refuse_nested(column: Column, sql_type: str) -> None:
         )
 
 
-def unreadable(cells: Cells, exc: duckdb.Error) -> UploadRefusedError:
-    """The refusal of a file the parser gave up on."""
-    code = {
-        "csv": Refusal.UNREADABLE_CSV,
-        "jsonl": Refusal.BROKEN_JSON,
-        "parquet": Refusal.NOT_PARQUET,
-    }[cells.format]
-    return UploadRefusedError(
-        f"the file is not readable as {cells.format}: {first_line(exc)}", code
-    )
+@contextmanager
+def refused_if_unreadable(kind: Format) -> Iterator[None]:
+    """Turns what the parser gives up on into a refusal, and leaves other faults alone.
+
+    Raises:
+        UploadRefusedError: The file is damaged.
+    """
+    try:
+        yield
+    except duckdb.Error as exc:
+        # A damaged Parquet page raises the base class itself; a full disk is no fault of the file.
+        damaged = type(exc) is duckdb.Error or isinstance(
+            exc, duckdb.InvalidInputException | duckdb.ConversionException | duckdb.IOException
+        )
+        if not damaged or "No space left" in str(exc):
+            raise
+        code = {
+            "csv": Refusal.UNREADABLE_CSV,
+            "jsonl": Refusal.BROKEN_JSON,
+            "parquet": Refusal.NOT_PARQUET,
+        }[kind]
+        raise UploadRefusedError(
+            f"the file is not readable as {kind}: {reason_of(exc)}", code
+        ) from None
 
 
 # ── Rejected lines ──────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,8 @@ from millrace.datasets.versions import Manifest
 from millrace.errors import DigestMismatchError, NotFoundError
 from millrace.messages import IngestResult
 from millrace.spec import ModelSpec
+from tests.fakes.cloud import LambdaContext
+from tests.fakes.cloud import LambdaContext
 from tests.unit.datasets.uploads import CHURN, churn_csv, churn_rows
 
 DATA, ARTIFACTS = "data-bucket", "artifact-bucket"
@@ -53,7 +55,7 @@ class Room:
 
     def ingest(self, event: dict[str, Any]) -> IngestResult:
         """Runs the handler."""
-        return IngestResult.model_validate(function.handler(event, None))
+        return IngestResult.model_validate(function.handler(event, LambdaContext()))
 
     def read(self, key: str) -> bytes:
         """An object of the data bucket."""

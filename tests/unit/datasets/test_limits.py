@@ -9,8 +9,16 @@ import pytest
 from millrace.datasets import contract, reading, versions
 from millrace.datasets.check import check_file
 from millrace.datasets.engine import Limits, engine
+from millrace.errors import FinalError
 from millrace.spec import ModelSpec
-from tests.unit.datasets.uploads import CHURN, checked, churn_csv, churn_jsonl, churn_rows
+from tests.unit.datasets.uploads import (
+    CHURN,
+    checked,
+    churn_csv,
+    churn_jsonl,
+    churn_rows,
+    write_parquet,
+)
 
 WIDTH = 150
 
@@ -126,6 +134,42 @@ def test_too_little_memory_is_a_refusal_not_a_crash(tmp_path: Path) -> None:
 
     assert report.code == "too_large"
     assert "256 MB of memory" in report.reason
+
+
+def test_damaged_parquet_is_refused_or_read_but_never_a_crash(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_bytes(churn_csv(churn_rows()))
+    path = write_parquet(
+        tmp_path / "a.parquet", "SELECT * FROM read_csv($path)", {"path": str(source)}
+    )
+    whole = path.read_bytes()
+
+    codes = set()
+    for place in range(4, len(whole) - 4, 211):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        codes.add(check_file(path, CHURN).code)
+
+    assert "not_parquet" in codes
+    assert "unsupported_format" not in codes
+
+
+def test_a_fault_of_ours_names_no_data(tmp_path: Path) -> None:
+    def failing(*_: object) -> None:
+        raise duckdb.BinderException('Binder Error: no column for "secret" Input: secret')
+
+    path = tmp_path / "a.csv"
+    path.write_bytes(churn_csv(churn_rows()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "check_cells", failing)
+
+        with pytest.raises(
+            FinalError, match="BinderException: Binder Error: no column for"
+        ) as info:
+            check_file(path, CHURN)
+
+    assert "secret" not in str(info.value)
 
 
 def test_engine_reads_nothing_outside_its_workspace(tmp_path: Path) -> None:
