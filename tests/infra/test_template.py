@@ -487,6 +487,19 @@ def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
     assert watched - {(NAMESPACE, name) for name in ours} == theirs
 
 
+def test_alarms_watch_the_figures_of_their_own_stack() -> None:
+    functions = _of({}, "AWS::Lambda::Function").values()
+    [service] = {
+        f["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] for f in functions
+    }
+
+    assert service == "${AWS::StackName}"
+    for alarm in _of({}, "AWS::CloudWatch::Alarm").values():
+        for metric in _metrics(alarm["Properties"]):
+            if metric["Namespace"] == NAMESPACE:
+                assert metric["Dimensions"] == [{"Name": "service", "Value": service}]
+
+
 def _metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
     if "Metrics" not in alarm:
         return [alarm]
@@ -562,3 +575,12 @@ def _operations(choice: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]
         for method, operation in item.items()
         if method != "parameters"
     }
+
+
+def test_only_the_local_stage_may_be_open_to_everyone() -> None:
+    rule = source()["Rules"]["OpenOnlyLocally"]
+
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "ApiAuthorizer"}, "NONE"]}
+    assert [a["Assert"] for a in rule["Assertions"]] == [
+        {"Fn::Equals": [{"Ref": "Stage"}, "local"]}
+    ]
