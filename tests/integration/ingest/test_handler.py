@@ -21,7 +21,6 @@ from millrace.errors import DigestMismatchError, NotFoundError
 from millrace.messages import IngestResult
 from millrace.spec import ModelSpec
 from tests.fakes.cloud import LambdaContext
-from tests.fakes.cloud import LambdaContext
 from tests.unit.datasets.uploads import CHURN, churn_csv, churn_rows
 
 DATA, ARTIFACTS = "data-bucket", "artifact-bucket"
