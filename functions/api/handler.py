@@ -11,7 +11,7 @@ from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
 from millrace.http.api import Collaborators, create_app
 from millrace.http.gateway import Gateway
-from millrace.observability import logger, metrics, tracer
+from millrace.observability import logger, publish, tracer
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
 
@@ -62,5 +62,4 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     try:
         return gateway()(event, context)
     finally:
-        if metrics.provider.metric_set:
-            metrics.flush_metrics()
+        publish()

@@ -6,16 +6,18 @@ candidate against the same champion writes the same objects with the same figure
 
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
-
+from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.evaluation.service import evaluate
 from millrace.messages import EvaluateTask
-from millrace.observability import METRICS, MetricUnit, bind, logger, metrics, tracer
+from millrace.observability import bind, logger, tracer
 from millrace.settings import EnvironmentSettings
 from millrace.specstore import read_spec
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
 class EvaluateSettings(EnvironmentSettings):
@@ -28,11 +30,12 @@ class EvaluateSettings(EnvironmentSettings):
 @cache
 def collaborators() -> tuple[EvaluateSettings, S3ObjectStore]:
     """Settings and S3, made once per process."""
-    return EvaluateSettings.from_environment(), S3ObjectStore(boto3.client("s3"))
+    return EvaluateSettings.from_environment(), S3ObjectStore(client("s3"))
 
 
 @tracer.capture_lambda_handler(capture_response=False)
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001
     """Lambda's entry point."""
     task = EvaluateTask.model_validate(event)
     bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
@@ -52,14 +55,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         artifact_bucket=settings.artifact_bucket,
         clock=lambda: datetime.now(UTC),
     )
-    passed = result.verdict == "passed"
-    metrics.add_dimension(name="model", value=task.model)
-    metrics.add_metric(
-        name=METRICS.GATES_PASSED if passed else METRICS.GATES_FAILED,
-        unit=MetricUnit.Count,
-        value=1,
-    )
-    metrics.flush_metrics()
     logger.info(
         "evaluation ends",
         version=task.registration.version,

@@ -8,15 +8,18 @@ import os
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.datasets.engine import Limits
 from millrace.datasets.ingestion import ingest
 from millrace.messages import IngestResult, TrainingInput
-from millrace.observability import METRICS, MetricUnit, bind, logger, metrics, tracer
+from millrace.observability import METRICS, bind, count, logger, publish, tracer
 from millrace.settings import EnvironmentSettings
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 DEFAULT_MEMORY_MB = 2048
 
@@ -43,7 +46,8 @@ def limits() -> Limits:
 
 
 @tracer.capture_lambda_handler(capture_response=False)
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001  # Lambda's signature
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001  # Lambda's signature
     """Lambda's entry point."""
     task = TrainingInput.model_validate(event)
     bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
@@ -73,12 +77,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
 
 
 def _count(model: str, result: IngestResult) -> None:
-    metrics.add_dimension(name="model", value=model)
-    counted = {
-        METRICS.ROWS_ACCEPTED: result.rows.accepted if result.outcome == "accepted" else 0,
-        METRICS.ROWS_QUARANTINED: result.rows.quarantined,
-        METRICS.UPLOADS_REFUSED: int(result.outcome == "refused"),
-    }
-    for name, value in counted.items():
-        metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
-    metrics.flush_metrics()
+    accepted, refused = result.outcome == "accepted", result.outcome == "refused"
+    count(METRICS.ROWS_ACCEPTED, result.rows.accepted if accepted else 0, model=model)
+    count(METRICS.ROWS_QUARANTINED, result.rows.quarantined, model=model)
+    count(METRICS.UPLOADS_REFUSED, int(refused), model=model)
+    publish()

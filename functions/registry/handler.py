@@ -28,7 +28,7 @@ from millrace.messages import (
     TrainingInput,
     task_event,
 )
-from millrace.observability import bind, logger, metrics, tracer
+from millrace.observability import bind, logger, publish, tracer
 from millrace.registry.recorder import Recorder
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
@@ -109,8 +109,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
             raise InvalidEventError("expected {'action': …, 'input': {…}} or an EventBridge event")
         return _perform(_decoded(task_event(event), Task))
     finally:
-        if metrics.provider.metric_set:
-            metrics.flush_metrics()
+        publish()
 
 
 def _perform(task: Any) -> dict[str, Any]:

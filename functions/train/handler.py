@@ -15,7 +15,7 @@ from millrace.learning.data import SplitReader
 from millrace.learning.deadline import Remaining
 from millrace.learning.service import Training
 from millrace.messages import FitTask, PlanTask, TrialResult, TrialTask, task_event
-from millrace.observability import METRICS, MetricUnit, bind, logger, metrics, tracer
+from millrace.observability import METRICS, bind, count, logger, publish, tracer
 from millrace.settings import EnvironmentSettings
 
 
@@ -54,6 +54,7 @@ def training() -> Training:
 
 
 @tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: InvocationContext) -> dict[str, Any]:
     """Lambda's entry point."""
     task = _TASKS.validate_python(task_event(event))
@@ -94,8 +95,7 @@ def _trial(task: TrialTask, remaining: Remaining) -> TrialResult:
         result = training().trial(task, remaining)
         counted = METRICS.TRIALS_FINISHED
     finally:
-        metrics.add_dimension(name="model", value=task.model)
-        metrics.add_metric(name=counted, unit=MetricUnit.Count, value=1)
-        metrics.flush_metrics()
+        count(counted, model=task.model)
+        publish()
     logger.info("trial ends", trial_id=result.trial_id, score=result.score, seconds=result.seconds)
     return result

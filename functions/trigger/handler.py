@@ -35,7 +35,7 @@ from millrace.errors import (
     ServiceUnavailableError,
 )
 from millrace.messages import SourceObject
-from millrace.observability import bind, logger, metrics, tracer
+from millrace.observability import bind, logger, publish, tracer
 from millrace.registry.door import (
     Admission,
     AdmissionStatus,
@@ -217,8 +217,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     except IdempotencyPersistenceLayerError as exc:
         raise ServiceUnavailableError(f"the idempotency record cannot be kept: {exc}") from exc
     finally:
-        if metrics.provider.metric_set:
-            metrics.flush_metrics()
+        publish()
 
 
 def decode(event: dict[str, Any]) -> ObjectCreated | RetrainRequested:

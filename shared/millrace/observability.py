@@ -1,21 +1,24 @@
 """The one owner of logger, metrics and tracer.
 
-Powertools reads service name, namespace and log level from the environment. Dimensions stay few:
-the model and, where it matters, the outcome.
+The *service*, in Powertools' sense, is the deployment: all functions of a stack share its name, so
+that what two functions count is one series, and two stacks in one account are two. Log lines name
+their function besides. Dimensions stay few: the service, and the service with the model.
 """
 
+import os
 from typing import Final
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.metrics import MetricUnit
 
 NAMESPACE: Final = "Millrace"
+SERVICE: Final = os.environ.get("POWERTOOLS_SERVICE_NAME", "millrace")
 
-logger = Logger(service="millrace", utc=True)
-metrics = Metrics(namespace=NAMESPACE, service="millrace")
-tracer = Tracer(service="millrace")
+logger = Logger(service=SERVICE, utc=True)
+metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
+tracer = Tracer(service=SERVICE)
 
-__all__ = ["METRICS", "MetricUnit", "bind", "logger", "metrics", "tracer"]
+__all__ = ["METRICS", "MetricUnit", "bind", "count", "logger", "metrics", "publish", "tracer"]
 
 
 class METRICS:
@@ -46,3 +49,30 @@ def bind(*, correlation_id: str, run_id: str = "", model: str = "") -> None:
     """Puts the ids that join a log line to its upload, run and model on every line that follows."""
     logger.set_correlation_id(correlation_id)
     logger.append_keys(run_id=run_id, model=model)
+
+
+def count(
+    metric: str, value: float = 1, *, model: str = "", unit: MetricUnit = MetricUnit.Count
+) -> None:
+    """Adds a value to a metric, to be published with the others of this invocation.
+
+    Every value counts for the service, which is what alarms watch; with a model, also for it.
+
+    Args:
+        metric: One of `METRICS`.
+        value: The value.
+        model: A model that is known to exist: names that callers invent are no dimension.
+        unit: The value's unit.
+    """
+    metrics.add_metric(name=metric, unit=unit, value=value)
+    of_model = {"service": SERVICE, "model": model}
+    if model and of_model not in metrics.provider.dimension_sets:
+        metrics.add_dimensions(**of_model)
+
+
+def publish() -> None:
+    """Writes what was counted as one line; nothing when nothing was."""
+    if metrics.provider.metric_set:
+        metrics.flush_metrics()
+    else:
+        metrics.provider.clear_metrics()

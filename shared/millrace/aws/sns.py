@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from millrace.aws.translate import translated
 from millrace.errors import MillraceError
-from millrace.observability import METRICS, MetricUnit, logger, metrics
+from millrace.observability import METRICS, count, logger
 
 if TYPE_CHECKING:
     from mypy_boto3_sns.client import SNSClient
@@ -68,7 +68,7 @@ class SnsNotifier:
                 )
         except MillraceError as exc:
             logger.warning("a notice could not be sent", event=notice.event, error=str(exc))
-            metrics.add_metric(name=METRICS.NOTIFICATIONS_FAILED, unit=MetricUnit.Count, value=1)
+            count(METRICS.NOTIFICATIONS_FAILED)
 
 
 def _subject(text: str) -> str:

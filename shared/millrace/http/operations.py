@@ -19,7 +19,7 @@ from millrace.errors import (
 from millrace.http.models import ChampionRequest, PromoteRequest, RetrainAccepted
 from millrace.layout import spec_key
 from millrace.messages import Promotion
-from millrace.observability import METRICS, MetricUnit, logger, metrics
+from millrace.observability import METRICS, count, logger
 from millrace.registry.records import SpecVersion
 from millrace.registry.registry import ANY_CHAMPION, Registry
 from millrace.spec import ModelSpec
@@ -185,7 +185,7 @@ def change_champion(
             correlation_id=correlation_id,
         )
         metric, event = METRICS.ROLLBACKS, "rolled_back"
-    metrics.add_metric(metric, MetricUnit.Count, 1)
+    count(metric, model=name)
     logger.info(
         "champion changed",
         extra={

@@ -17,7 +17,7 @@ from millrace.aws.sns import Notice, Notifier
 from millrace.aws.stepfunctions import Started
 from millrace.errors import InvalidEventError, NotFoundError
 from millrace.messages import Cause, SourceObject, TrainingInput
-from millrace.observability import METRICS, MetricUnit, bind, logger, metrics
+from millrace.observability import METRICS, bind, count, logger
 from millrace.registry.records import RegisteredModel, Run, RunOutcome, RunStatus
 from millrace.registry.registry import Registry
 
@@ -167,7 +167,8 @@ class Door:
         if not started.started:
             return _duplicate(run)
         logger.info("training started", execution_arn=started.execution_arn, cause=run.cause)
-        _count(METRICS.UPLOADS_RECEIVED if run.cause is Cause.UPLOAD else None, run.model)
+        if run.cause is Cause.UPLOAD:
+            count(METRICS.UPLOADS_RECEIVED, model=run.model)
         return Admission(
             status=AdmissionStatus.STARTED, run_id=run.run_id, model=run.model, started=True
         )
@@ -197,7 +198,7 @@ class Door:
         self, source: SourceObject, model: str, reason: str, *, run_id: str = ""
     ) -> Admission:
         logger.warning("an upload leads to no training", key=source.key, reason=reason)
-        _count(METRICS.UPLOADS_UNROUTABLE, None)
+        count(METRICS.UPLOADS_UNROUTABLE)
         self._notifier.notify(
             Notice(
                 model=model or "none",
@@ -242,7 +243,7 @@ def training_input(run: Run) -> TrainingInput:
 def count_duplicate(model: str) -> None:
     """Counts a cause that came again."""
     logger.info("a duplicate was turned away")
-    _count(METRICS.UPLOADS_DUPLICATE, model)
+    count(METRICS.UPLOADS_DUPLICATE, model=model)
 
 
 def _duplicate(run: Run) -> Admission:
@@ -258,11 +259,3 @@ def _duplicate(run: Run) -> Admission:
 def _model_part(key: str) -> str:
     parts = key.split("/")
     return parts[1] if len(parts) > 2 and parts[0] + "/" == layout.INCOMING else ""
-
-
-def _count(metric: str | None, model: str | None) -> None:
-    if metric is None:
-        return
-    if model is not None:
-        metrics.add_dimensions(model=model)
-    metrics.add_metric(name=metric, unit=MetricUnit.Count, value=1)

@@ -24,7 +24,7 @@ from millrace.messages import (
     TrainingInput,
     Verdict,
 )
-from millrace.observability import METRICS, MetricUnit, logger, metrics
+from millrace.observability import METRICS, count, logger
 from millrace.registry.records import RunOutcome
 from millrace.registry.registry import PIPELINE, Registry
 from millrace.spec import ModelSpec
@@ -110,7 +110,7 @@ class Recorder:
             task, version, task.evaluation, automatic=spec.approve.mode == "automatic"
         )
         passed = verdict.decision != "reject"
-        _count(METRICS.GATES_PASSED if passed else METRICS.GATES_FAILED, task.model)
+        count(METRICS.GATES_PASSED if passed else METRICS.GATES_FAILED, model=task.model)
         if verdict.decision == "reject":
             self._tell_judged(
                 task, RunOutcome.GATES_FAILED, f"{task.model}@{version} failed its gates"
@@ -139,7 +139,7 @@ class Recorder:
             correlation_id=task.correlation_id,
             finishing_run=task.run_id,
         )
-        _count(METRICS.PROMOTIONS, task.model)
+        count(METRICS.PROMOTIONS, model=task.model)
         self._tell_judged(
             task,
             RunOutcome.PROMOTED,
@@ -183,7 +183,7 @@ class Recorder:
             correlation_id=correlation_id,
         )
         if closed:
-            _count(METRICS.RUNS_FAILED, model)
+            count(METRICS.RUNS_FAILED, model=model)
             logger.error("run failed", error=error)
             self._notifier.notify(
                 Notice(
@@ -236,8 +236,3 @@ class Recorder:
                 },
             )
         )
-
-
-def _count(metric: str, model: str) -> None:
-    metrics.add_dimensions(model=model)
-    metrics.add_metric(name=metric, unit=MetricUnit.Count, value=1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from millrace.errors import MillraceError
-from millrace.observability import METRICS, MetricUnit, logger, metrics
+from millrace.observability import METRICS, MetricUnit, count, logger, publish
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
             },
         )
     with harmless():
-        metrics.add_metric(METRICS.MODEL_LOADS, MetricUnit.Count, 1)
+        count(METRICS.MODEL_LOADS, model=model)
 
 
 def note_load_failure(
@@ -48,7 +48,7 @@ def note_load_failure(
             },
         )
     with harmless():
-        metrics.add_metric(METRICS.MODEL_LOAD_FAILURES, MetricUnit.Count, 1)
+        count(METRICS.MODEL_LOAD_FAILURES, model=model)
 
 
 def note_stale(*, model: str, version: int, error: MillraceError) -> None:
@@ -74,9 +74,13 @@ def note_answer(*, model: str, version: int, prediction_id: str, rows: int, seco
             },
         )
     with harmless():
-        metrics.add_dimensions(model=model)
-        metrics.add_metric(METRICS.PREDICTIONS, MetricUnit.Count, rows)
-        metrics.add_metric(METRICS.PREDICTION_LATENCY, MetricUnit.Milliseconds, seconds * 1e3)
+        count(METRICS.PREDICTIONS, rows, model=model)
+        count(
+            METRICS.PREDICTION_LATENCY,
+            seconds * 1e3,
+            model=model,
+            unit=MetricUnit.Milliseconds,
+        )
 
 
 def note_refusal(*, model: str | None, error: str, fields: int) -> None:
@@ -90,15 +94,10 @@ def note_refusal(*, model: str | None, error: str, fields: int) -> None:
     with harmless():
         logger.info("prediction refused", extra={"model": model, "error": error, "fields": fields})
     with harmless():
-        if model is not None:
-            metrics.add_dimensions(model=model)
-        metrics.add_metric(METRICS.PREDICTIONS_REFUSED, MetricUnit.Count, 1)
+        count(METRICS.PREDICTIONS_REFUSED, model=model or "")
 
 
 def flush() -> None:
     """Writes the metrics of this request as one line."""
     with harmless():
-        if metrics.provider.metric_set:
-            metrics.flush_metrics()
-        else:
-            metrics.provider.clear_metrics()
+        publish()

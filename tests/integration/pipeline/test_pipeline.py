@@ -16,12 +16,13 @@ from moto.sns.models import sns_backends
 
 from millrace import layout
 from millrace.errors import ThrottledError, TrainingError
+from millrace.observability import SERVICE
 from millrace.registry.records import RunOutcome, RunStatus, VersionStatus
 from tests import samples
 from tests.infra.deployment import Resolver
 from tests.integration.pipeline.entitlement import allowed, denied, idle
 from tests.integration.pipeline.machine import ACCOUNT, REGION, LambdaFault
-from tests.integration.pipeline.twin import DATA_BUCKET, Twin, twin
+from tests.integration.pipeline.twin import DATA_BUCKET, Twin, environment, twin
 
 FIRST = samples.csv_file(samples.rows(300, seed=1))
 SECOND = samples.csv_file(samples.rows(400, seed=2))
@@ -360,14 +361,17 @@ def test_failed_run_rings_the_alarm(churn: Twin, capsys: pytest.CaptureFixture[s
     churn.train("churn", "first.csv", FIRST)
 
     alarm = Resolver().resources()["RunsFailedAlarm"]["Properties"]
-    watched = {d["Name"]: d["Value"] for d in alarm["Dimensions"]}
+    # The alarm watches the service that the template gives to every function.
+    assert alarm["Dimensions"] == [
+        {"Name": "service", "Value": environment("registry")["POWERTOOLS_SERVICE_NAME"]}
+    ]
     emitted = [m for m in _embedded(capsys.readouterr().out) if alarm["MetricName"] in m]
     assert emitted
     for metric in emitted:
         [directive] = metric["_aws"]["CloudWatchMetrics"]
         assert directive["Namespace"] == alarm["Namespace"]
-        assert list(watched) in directive["Dimensions"]
-        assert {name: metric[name] for name in watched} == watched
+        assert directive["Dimensions"] == [["service"], ["service", "model"]]
+        assert (metric["service"], metric["model"]) == (SERVICE, "churn")
 
 
 def test_lost_race_is_evaluated_again_and_won(deployed: Twin) -> None:

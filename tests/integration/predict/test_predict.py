@@ -14,7 +14,7 @@ import pytest
 
 from functions.predict import handler as predict
 from millrace.http.prediction_models import Predictions
-from millrace.observability import logger, metrics
+from millrace.observability import SERVICE, logger, metrics
 from millrace.serving.store import LoadedModel
 from millrace.spec import Task
 from tests.fakes.gateway import Caller
@@ -160,7 +160,7 @@ def test_a_flipped_bit_leaves_the_last_good_version_answering(
 
     emitted = metrics_in(capsys.readouterr().out)
     assert [m["ModelLoadFailures"] for m in emitted] == [[1.0]]
-    assert {"service": "millrace"}.items() <= emitted[0].items()
+    assert (emitted[0]["service"], emitted[0]["model"]) == (SERVICE, "churn")
     assert ["service"] in emitted[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
     serving.put(bad.model_key, bad.onnx)
     serving.now += 30

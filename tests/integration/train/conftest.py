@@ -14,23 +14,11 @@ from millrace import layout
 from millrace.aws.clients import client, forget_clients
 from millrace.datasets.table import SPLITS, ColumnSchema, Table, TableSchema
 from millrace.spec import ModelSpec, Role, Task
+from tests.fakes.cloud import LambdaContext
 
 DATA = "data-bucket"
 ARTIFACTS = "artifact-bucket"
 DATASET = "ab" * 32
-
-
-@dataclass
-class Context:
-    """What is used of Lambda's context."""
-
-    remaining_ms: int = 900_000
-    function_name: str = "train"
-    aws_request_id: str = "request-1"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until Lambda would end the invocation."""
-        return self.remaining_ms
 
 
 @dataclass
@@ -45,7 +33,7 @@ class Run:
 
     spec: ModelSpec
     payload: dict[str, Any]
-    context: Context = field(default_factory=Context)
+    context: LambdaContext = field(default_factory=lambda: LambdaContext(remaining_ms=900_000))
 
     def invoke(self, action: str, **fields: Any) -> dict[str, Any]:
         """Calls the handler as the state machine does."""

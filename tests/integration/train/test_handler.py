@@ -25,10 +25,10 @@ from millrace.errors import (
 from millrace.observability import logger
 from millrace.onnx_session import load_session, predict
 from millrace.signature import Signature
+from tests.fakes.cloud import LambdaContext
 from tests.integration.train.conftest import (
     ARTIFACTS,
     DATA,
-    Context,
     NewRun,
     Run,
     put,
@@ -234,7 +234,7 @@ def test_trial_out_of_time_ends_with_a_clear_error(
 ) -> None:
     run = new_run()
     plan = run.plan()
-    run.context = Context(remaining_ms=3_020)
+    run.context = LambdaContext(remaining_ms=3_020)
 
     with pytest.raises(TrainingError, match="give the train function more memory or time"):
         run.trial(plan, plan["trials"][2])

@@ -14,7 +14,8 @@ from millrace.datasets.table import Table, TableSchema
 from millrace.learning.folds import make_folds
 from millrace.messages import Plan
 from millrace.spec import ModelSpec
-from tests.integration.train.conftest import ARTIFACTS, DATA, Context, NewRun, put
+from tests.fakes.cloud import LambdaContext
+from tests.integration.train.conftest import ARTIFACTS, DATA, NewRun, put
 
 SPEC = ModelSpec.from_document(
     {
@@ -69,9 +70,9 @@ def test_uploaded_orders_are_trained_in_their_order() -> None:
         "source": {"bucket": DATA, "key": key, "version_id": stored["VersionId"]},
     }
 
-    payload["ingest"] = ingest.handler(payload, Context())
+    payload["ingest"] = ingest.handler(payload, LambdaContext(remaining_ms=900_000))
     assert payload["ingest"]["outcome"] == "accepted", payload["ingest"]["reason"]
-    plan = train.handler({"action": "plan", "input": payload}, Context())
+    plan = train.handler({"action": "plan", "input": payload}, LambdaContext(remaining_ms=900_000))
     trials = [
         train.handler(
             {
@@ -83,12 +84,13 @@ def test_uploaded_orders_are_trained_in_their_order() -> None:
                     "trial": trial,
                 },
             },
-            Context(),
+            LambdaContext(remaining_ms=900_000),
         )
         for trial in plan["trials"]
     ]
     fitted = train.handler(
-        {"action": "fit", "input": {**payload, "plan": plan, "trials": trials}}, Context()
+        {"action": "fit", "input": {**payload, "plan": plan, "trials": trials}},
+        LambdaContext(remaining_ms=900_000),
     )
 
     assert fitted["cv_score"] < 2.0
