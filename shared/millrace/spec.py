@@ -428,7 +428,7 @@ class ModelSpec(_Section):
 
     def to_json(self) -> str:
         """Canonical JSON: the stored document whose SHA-256 is `digest`."""
-        return _canonical(self.model_dump(mode="json"))
+        return canonical_json(self.model_dump(mode="json"))
 
 
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -472,12 +472,13 @@ def metrics_for(task: Task) -> tuple[str, ...]:
             return ("rmse", "mae", "r2")
 
 
-def _canonical(document: Any) -> str:
+def canonical_json(document: Any) -> str:
+    """The one text of a document: what digests of specs, signatures and parameters are over."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _digest(document: Any) -> str:
-    return hashlib.sha256(_canonical(document).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
 def _field_path(loc: tuple[int | str, ...]) -> str:

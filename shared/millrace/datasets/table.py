@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from millrace.decoding import in_words, wrong_fields
 from millrace.errors import ArtifactError
 from millrace.spec import ColumnType, Role, Task
 
@@ -53,6 +54,24 @@ class TableSchema(BaseModel):
     columns: tuple[ColumnSchema, ...]
     rows: dict[str, int]
     """Rows per split."""
+
+    @classmethod
+    def from_bytes(cls, body: bytes, where: str) -> "TableSchema":
+        """Reads a stored schema.
+
+        Args:
+            body: JSON.
+            where: What it is called in an error.
+
+        Raises:
+            ArtifactError: The bytes are no schema.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as exc:
+            # The chain is cut: pydantic shows what it read, and categories are people's data.
+            message = f"{where} is no split schema: {in_words(wrong_fields(exc))}"
+            raise ArtifactError(message) from None
 
     def position(self, name: str) -> int:
         """Where a column stands in `columns`.

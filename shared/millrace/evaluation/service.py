@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 import onnxruntime
-from pydantic import ValidationError
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore, verify_sha256
+from millrace.aws.s3 import ObjectStore
 from millrace.datasets.table import Table, TableSchema
-from millrace.errors import ArtifactError, TrainingError
+from millrace.documents import read_signature
+from millrace.errors import TrainingError
 from millrace.evaluation import curves
 from millrace.evaluation.bootstrap import Draws, draw, paired_difference
 from millrace.evaluation.document import (
@@ -30,7 +30,6 @@ from millrace.evaluation.scoring import check_split, guess, model_inputs, score,
 from millrace.evaluation.slices import columns_to_slice, slice_table
 from millrace.messages import EvaluateTask, EvaluationResult, MetricValue
 from millrace.onnx_session import load_session
-from millrace.signature import Signature
 from millrace.spec import ModelSpec, Role, Task, metrics_for
 
 _CANDIDATE: Final = "candidate"
@@ -68,11 +67,16 @@ def evaluate(
     started = clock()
     table = _read_test_split(task, store, data_bucket)
     check_split(table)
-    signature = _read_signature(
-        store, artifact_bucket, task.fit.signature_key, task.fit.signature_sha256
+    candidate_name = f"{task.model}@{task.registration.version}"
+    signature = read_signature(
+        store,
+        artifact_bucket,
+        task.fit.signature_key,
+        task.fit.signature_sha256,
+        candidate_name,
     )
     session = _read_model(store, artifact_bucket, task.fit.model_key, task.fit.sha256, threads)
-    candidate = score(session, signature, table, f"{task.model}@{task.registration.version}")
+    candidate = score(session, signature, table, candidate_name)
     champion = _score_champion(task, store, artifact_bucket, table, threads)
 
     clusters = _clusters(spec, table)
@@ -170,11 +174,8 @@ def evaluate(
 
 
 def _read_test_split(task: EvaluateTask, store: ObjectStore, bucket: str) -> Table:
-    body = store.read(bucket, task.ingest.schema_key)
-    try:
-        schema = TableSchema.model_validate_json(body)
-    except ValidationError as exc:
-        raise ArtifactError(f"{task.ingest.schema_key} is no split schema: {exc}") from exc
+    key = task.ingest.schema_key
+    schema = TableSchema.from_bytes(store.read(bucket, key), f"s3://{bucket}/{key}")
     return Table.from_bytes(store.read(bucket, _split_key(task)), schema)
 
 
@@ -182,15 +183,6 @@ def _split_key(task: EvaluateTask) -> str:
     return layout.split_key(
         task.model, task.ingest.dataset_version, task.ingest.data_digest, "test"
     )
-
-
-def _read_signature(store: ObjectStore, bucket: str, key: str, sha256: str) -> Signature:
-    body = store.read(bucket, key)
-    verify_sha256(body, sha256, f"signature s3://{bucket}/{key}")
-    try:
-        return Signature.model_validate_json(body)
-    except ValidationError as exc:
-        raise ArtifactError(f"s3://{bucket}/{key} is no signature: {exc}") from exc
 
 
 def _read_model(
@@ -205,14 +197,15 @@ def _score_champion(
     champion = task.registration.champion
     if champion is None:
         return None
-    signature = _read_signature(store, bucket, champion.signature_key, champion.signature_sha256)
+    name = f"{task.model}@{champion.version}"
+    signature = read_signature(
+        store, bucket, champion.signature_key, champion.signature_sha256, name
+    )
     reason = why_incomparable(signature, table.schema)
     if reason is not None:
         return _Champion(champion.version, None, reason)
     session = _read_model(store, bucket, champion.model_key, champion.sha256, threads)
-    return _Champion(
-        champion.version, score(session, signature, table, f"{task.model}@{champion.version}")
-    )
+    return _Champion(champion.version, score(session, signature, table, name))
 
 
 # ── Measuring ───────────────────────────────────────────────────────────────────────────────────

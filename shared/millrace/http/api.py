@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Body, Depends, FastAPI, Header, Path, Query
-from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +22,7 @@ import millrace
 from millrace.aws.s3 import ObjectStore, verify_sha256
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
+from millrace.documents import read_signature
 from millrace.errors import (
     ArtifactError,
     FieldProblem,
@@ -298,10 +298,14 @@ def _signature(with_: Collaborators, record: ModelVersion) -> Signature | None:
     Whoever looks into a damaged version must be able to see the rest of it.
     """
     try:
-        body = with_.objects.read(with_.artifact_bucket, record.signature_key)
-        verify_sha256(body, record.signature_sha256, record.signature_key)
-        return Signature.model_validate_json(body)
-    except (NotFoundError, ArtifactError, ValidationError) as exc:
+        return read_signature(
+            with_.objects,
+            with_.artifact_bucket,
+            record.signature_key,
+            record.signature_sha256,
+            f"{record.model}@{record.version}",
+        )
+    except (NotFoundError, ArtifactError) as exc:
         logger.error(
             "signature cannot be shown",
             exc_info=exc,

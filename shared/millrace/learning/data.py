@@ -36,10 +36,7 @@ class SplitReader:
         if self._key != ingest.schema_key or self._schema is None:
             where = f"s3://{self._bucket}/{ingest.schema_key}"
             body = self._store.read(self._bucket, ingest.schema_key)
-            try:
-                schema = TableSchema.model_validate_json(body)
-            except ValueError as exc:
-                raise ArtifactError(f"{where} is no split schema: {exc}") from exc
+            schema = TableSchema.from_bytes(body, where)
             self._key, self._schema, self._splits = ingest.schema_key, schema, {}
         _check_contract(spec, self._schema, f"s3://{self._bucket}/{self._key}")
         return self._schema

@@ -7,7 +7,6 @@ the parity tolerance; the digest that is returned is always that of the stored b
 """
 
 import hashlib
-import json
 import platform
 import time
 from typing import Any
@@ -23,6 +22,7 @@ import sklearn
 
 from millrace import layout
 from millrace.aws.s3 import ObjectStore
+from millrace.documents import read_spec
 from millrace.errors import ArtifactError, ParityError
 from millrace.learning.data import SplitReader
 from millrace.learning.deadline import Remaining
@@ -30,8 +30,7 @@ from millrace.learning.export import IR_VERSION, ML_OPSET, OPSET
 from millrace.learning.fitting import Fit, fit, make_signature
 from millrace.learning.search import plan, run_trial
 from millrace.messages import FitResult, FitTask, Parity, Plan, PlanTask, TrialResult, TrialTask
-from millrace.spec import ModelSpec
-from millrace.specstore import read_spec
+from millrace.spec import ModelSpec, canonical_json
 
 
 class Training:
@@ -108,13 +107,13 @@ class Training:
         sha256 = hashlib.sha256(stored).hexdigest()
         signature_key = layout.signature_key(task.model, task.run_id)
         signature = make_signature(spec, schema, fitted.trial.algorithm)
-        signature_body = _canonical(signature.model_dump(mode="json"))
+        signature_body = canonical_json(signature.model_dump(mode="json")).encode()
         self._store_same(signature_key, signature_body)
         environment_key = layout.environment_key(task.model, task.run_id)
         self._store.write_once(
             self._bucket,
             environment_key,
-            _canonical(self._environment(task, fitted, sha256, signature_body)),
+            canonical_json(self._environment(task, fitted, sha256, signature_body)).encode(),
             content_type="application/json",
         )
         return FitResult(
@@ -202,7 +201,3 @@ class Training:
             "model_sha256": sha256,
             "signature_sha256": hashlib.sha256(signature).hexdigest(),
         }
-
-
-def _canonical(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -23,6 +23,7 @@ from millrace.registry.records import (
     TrialRecord,
     VersionStatus,
 )
+from millrace.spec import canonical_json
 
 META: Final = "META"
 MODELS: Final = "MODELS"
@@ -168,7 +169,7 @@ def to_run(item: Item, parts: Iterable[Item] = ()) -> Run:
 
 def from_trial(trial: TrialRecord) -> Item:
     """The item of a trial."""
-    return {**trial.model_dump(mode="json"), "params": params_text(trial.params)}
+    return {**trial.model_dump(mode="json"), "params": canonical_json(trial.params)}
 
 
 def to_trial(item: Item) -> TrialRecord:
@@ -182,7 +183,7 @@ def from_version(version: ModelVersion) -> Item:
     """The item of a model version; its aliases follow from its status."""
     return {
         **version.model_dump(mode="json", exclude={"aliases"}),
-        "params": params_text(version.params),
+        "params": canonical_json(version.params),
     }
 
 
@@ -223,11 +224,6 @@ def to_champion_ref(item: Item) -> ChampionRef:
 def to_audit(item: Item) -> AuditEntry:
     """The audit entry of an item."""
     return AuditEntry.model_validate(item)
-
-
-def params_text(params: dict[str, Any]) -> str:
-    """Hyperparameters as canonical JSON."""
-    return json.dumps(params, sort_keys=True, separators=(",", ":"))
 
 
 def param_value(value: Any) -> str:

@@ -19,10 +19,10 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from pydantic import ValidationError
 
 from millrace import onnx_session
-from millrace.aws.s3 import ObjectStore, verify_sha256
+from millrace.aws.s3 import ObjectStore
+from millrace.documents import read_signature
 from millrace.errors import (
     ArtifactError,
     FinalError,
@@ -237,11 +237,18 @@ class ModelStore:
                 return kept
         started = time.perf_counter()
         what = f"{record.model}@{record.version}"
-        signature_body = self._read(record.signature_key, f"signature of {what}")
-        verify_sha256(signature_body, record.signature_sha256, f"signature of {what}")
-        body = self._read(record.model_key, what)
+        try:
+            signature = read_signature(
+                self._objects, self._bucket, record.signature_key, record.signature_sha256, what
+            )
+            body = self._objects.read(self._bucket, record.model_key)
+        except NotFoundError as exc:
+            raise ArtifactError(f"{what}: a registered object does not exist: {exc}") from exc
+        if signature.model != record.model:
+            raise ArtifactError(
+                f"signature of {what}: expected model {record.model}, got {signature.model}"
+            )
         session = onnx_session.load_session(body, record.sha256, what)
-        signature = _signature(signature_body, record)
         loaded = LoadedModel(
             record=record,
             signature=signature,
@@ -257,12 +264,6 @@ class ModelStore:
             seconds=time.perf_counter() - started,
         )
         return loaded
-
-    def _read(self, key: str, what: str) -> bytes:
-        try:
-            return self._objects.read(self._bucket, key)
-        except NotFoundError as exc:
-            raise ArtifactError(f"{what}: the registered object {key} does not exist") from exc
 
     def _keep(self, loaded: LoadedModel) -> None:
         """Marks a version as just used, and lets go of those unused for longest."""
@@ -281,14 +282,3 @@ class ModelStore:
 
 def _key(record: ServingRecord) -> _Key:
     return record.model, record.version, record.sha256, record.signature_sha256
-
-
-def _signature(body: bytes, record: ServingRecord) -> Signature:
-    what = f"signature of {record.model}@{record.version}"
-    try:
-        signature = Signature.model_validate_json(body)
-    except ValidationError as exc:
-        raise ArtifactError(f"{what}: the stored signature is not one") from exc
-    if signature.model != record.model:
-        raise ArtifactError(f"{what}: expected model {record.model}, got {signature.model}")
-    return signature
