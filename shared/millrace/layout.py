@@ -12,7 +12,7 @@ from millrace.errors import InvalidEventError
 from millrace.spec import MODEL_NAME_PATTERN
 
 INCOMING = "incoming/"
-SUPPORTED_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".ndjson", ".jsonl.gz", ".parquet")
+SUPPORTED_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet")
 
 
 def incoming_key(model: str, filename: str) -> str:
