@@ -96,6 +96,14 @@ def test_a_gzipped_body_is_read(serving: Serving) -> None:
     assert reply.status == 200
 
 
+def test_a_body_that_the_gateway_decompressed_is_read(serving: Serving) -> None:
+    serving.crown(1)
+
+    reply = serving.predict({"rows": [ROW]}, headers={"Content-Encoding": "gzip"})
+
+    assert reply.status == 200
+
+
 @pytest.mark.parametrize(
     "content_type",
     [
