@@ -6,8 +6,9 @@ an unknown key is an error, never ignored.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -28,6 +29,9 @@ ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 MAX_COLUMNS = 2_000
 """Widest table Millrace accepts; a wider file is refused with this number in the message."""
+
+WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+"""Cut from both ends of every text, whether it comes in an upload or in a request."""
 
 
 class Task(StrEnum):
@@ -470,6 +474,11 @@ def metrics_for(task: Task) -> tuple[str, ...]:
             return ("f1_macro", "accuracy", "balanced_accuracy", "log_loss")
         case Task.REGRESSION:
             return ("rmse", "mae", "r2")
+
+
+def null_texts(null_values: Iterable[str]) -> frozenset[str]:
+    """The texts that mean "no value" once whitespace is cut; the empty one always does."""
+    return frozenset({"", *(text.strip(WHITESPACE) for text in null_values)})
 
 
 def canonical_json(document: Any) -> str:

@@ -26,9 +26,9 @@ from typing import Any, Final
 
 import duckdb
 
-from millrace.datasets.reading import WHITESPACE, Cells
+from millrace.datasets.reading import Cells
 from millrace.datasets.rules import CODE, Rule
-from millrace.spec import Column, ColumnType, ModelSpec, Role
+from millrace.spec import WHITESPACE, Column, ColumnType, ModelSpec, Role, null_texts
 
 SQL_TYPES: Final = {
     ColumnType.INTEGER: "BIGINT",
@@ -163,7 +163,7 @@ def _judged(
 ) -> tuple[str, _Query]:
     """SQL that adds the typed value ``v<k>`` and the rule code ``p<k>`` of some columns."""
     query = _Query()
-    tokens = sorted({"", *(token.strip(WHITESPACE) for token in spec.data.null_values)})
+    tokens = sorted(null_texts(spec.data.null_values))
     nulls = ", ".join(query.bind(f"null{i}", token) for i, token in enumerate(tokens))
     parts = {
         k: _cell(

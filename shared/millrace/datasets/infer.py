@@ -23,7 +23,7 @@ from millrace.datasets.contract import cleaned, reads_as
 from millrace.datasets.engine import Limits, engine
 from millrace.datasets.rules import MAX_CLASSES, MAX_LINE_BYTES, Refusal
 from millrace.errors import InvalidSpecError, UploadRefusedError
-from millrace.spec import ColumnType, DataSection, ModelSpec, Role, Task
+from millrace.spec import WHITESPACE, ColumnType, DataSection, ModelSpec, Role, Task
 
 SAMPLE_ROWS: Final = 200_000
 TOLERATED: Final = 0.01
@@ -152,7 +152,7 @@ def _look(connection: duckdb.DuckDBPyConnection, cells: reading.Cells) -> list[_
         connection.execute(
             f"CREATE TEMP TABLE sample AS SELECT {texts} FROM "
             f"(SELECT * FROM ({cells.relation}) WHERE fault IS NULL LIMIT {SAMPLE_ROWS})",
-            {**cells.parameters, **nulls, "white": reading.WHITESPACE},
+            {**cells.parameters, **nulls, "white": WHITESPACE},
         )
     return [_look_at(connection, i, name) for i, name in enumerate(cells.names)]
 

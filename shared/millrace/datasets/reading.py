@@ -34,9 +34,6 @@ from millrace.spec import MAX_COLUMNS, Column, ModelSpec
 type Connection = duckdb.DuckDBPyConnection
 Format = Literal["csv", "jsonl", "parquet"]
 
-WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
-"""What is cut from both ends of a cell."""
-
 MAX_PARSER_ERRORS: Final = 300_000
 """Most errors the CSV parser may list: it keeps each in about 1 KB of memory, outside its limit,
 and a line that lacks k fields has k."""

@@ -2,8 +2,7 @@
 
 A request is checked against the signature in bulk: one pass over the values' types, then NumPy.
 No row becomes an object of its own. Only when a check fails are the values walked one by one, to
-name every wrong row and field. Messages never show a value: a caller may send anything in any
-field, and messages reach logs.
+name every wrong row and field (`diagnosis`).
 
 What is refused is what the model could not read the way it was trained: a missing or unknown
 feature, a wrong type (a boolean is no integer, ``"41"`` no number), null where the contract has
@@ -33,17 +32,19 @@ from millrace.errors import (
     MalformedRequestError,
     RequestTooLargeError,
 )
+from millrace.serving.diagnosis import (
+    ABSENT,
+    MAX_INTEGER,
+    MAX_PROBLEMS,
+    Report,
+    kind_of,
+    shown,
+    wrong_shape,
+    wrong_value,
+)
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
-from millrace.spec import ColumnType, Task
+from millrace.spec import WHITESPACE, ColumnType, Task, null_texts
 
-MAX_PROBLEMS: Final = 20
-"""Problems listed in one error; the message counts the rest."""
-MAX_INTEGER: Final = 2**53
-"""Beyond it a double, which is what JSON numbers become, no longer tells integers apart."""
-WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
-"""Cut from both ends of a text, as ingest does (``datasets.reading``)."""
-_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
-_MAX_NAME_SHOWN: Final = 64
 _PAIR: Final = re.compile(rb'"\s*:')
 
 _NUMBERS: Final[frozenset[type]] = frozenset({int, float, type(None)})
@@ -51,30 +52,7 @@ _BOOLEANS: Final[frozenset[type]] = frozenset({bool, type(None)})
 _STRINGS: Final[frozenset[type]] = frozenset({str, type(None)})
 _NULL: Final = type(None)
 
-_TYPE_WORDS: Final[dict[type, str]] = {
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    type(None): "null",
-    list: "an array",
-    dict: "an object",
-}
-_EXPECTED: Final[dict[ColumnType, str]] = {
-    ColumnType.INTEGER: "an integer",
-    ColumnType.NUMBER: "a number",
-    ColumnType.BOOLEAN: "true or false",
-    ColumnType.STRING: "a string",
-}
-
 type _Getter = Callable[[Mapping[str, Any]], tuple[Any, ...]]
-
-
-class _Absent:
-    """Stands for a feature that a row does not have."""
-
-
-_ABSENT: Final = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +128,7 @@ class SignatureCodec:
             for positions, types in ((plain, _NUMBERS), (flags, _BOOLEANS))
             if positions
         )
-        self._null_texts = frozenset(t.strip(WHITESPACE) for t in signature.null_values)
+        self._null_texts = null_texts(signature.null_values)
         self._strings = _getter([f.name for f in self._categorical])
         self._string_required = np.array([not f.nullable for f in self._categorical], dtype=bool)
         self._low = np.array([-np.inf if f.min is None else f.min for f in self._numeric])
@@ -234,22 +212,22 @@ class SignatureCodec:
     def _columns_of(self, data: Any) -> list[list[Any]]:
         """The columns in signature order, when names and lengths are right."""
         if not isinstance(data, dict):
-            raise _wrong_shape("columns", "an object of arrays", data)
-        report = _Report(self.signature.model)
+            raise wrong_shape("columns", "an object of arrays", data)
+        report = Report(self.signature.model)
         for name in (f.name for f in self.signature.features if f.name not in data):
             report.add(name, "is missing")
         for name in sorted(data.keys() - self._by_name.keys()):
-            report.add(_shown(name), self._unknown(name))
+            report.add(shown(name), self._unknown(name))
         lists = {name: v for name, v in data.items() if isinstance(v, list)}
         for name in self._by_name:
             if name in data and name not in lists:
-                report.add(name, f"expected an array of values, got {_kind(data[name])}")
+                report.add(name, f"expected an array of values, got {kind_of(data[name])}")
         lengths = {len(v) for v in lists.values()}
         if len(lengths) > 1:
             longest = max(lengths)
             for name in (n for n, v in lists.items() if len(v) != longest):
                 report.add(
-                    _shown(name),
+                    shown(name),
                     f"has {len(lists[name])} values where the longest column has {longest}",
                 )
         report.refuse()
@@ -323,34 +301,36 @@ class SignatureCodec:
 
     def _diagnose(self, data: Any, *, by_column: bool) -> None:
         """Walks every value and raises with all that is wrong; returns when nothing is."""
-        report = _Report(self.signature.model)
+        report = Report(self.signature.model)
         broken: set[int] = set()
         if not by_column:
             for index, row in enumerate(data):
                 if not isinstance(row, dict):
                     broken.add(index)
-                    report.add("rows", f"expected an object, got {_kind(row)}", index)
+                    report.add("rows", f"expected an object, got {kind_of(row)}", index)
                     continue
                 for name in sorted(row.keys() - self._by_name.keys()):
-                    report.add(_shown(name), self._unknown(name), index)
+                    report.add(shown(name), self._unknown(name), index)
         for feature in self.signature.features:
             values = (
                 enumerate(data[feature.name])
                 if by_column
                 else (
-                    (index, row.get(feature.name, _ABSENT))
+                    (index, row.get(feature.name, ABSENT))
                     for index, row in enumerate(data)
                     if index not in broken
                 )
             )
             for index, value in values:
-                message = _wrong(feature, self._cleaned(value) if isinstance(value, str) else value)
+                message = wrong_value(
+                    feature, self._cleaned(value) if isinstance(value, str) else value
+                )
                 if message:
                     report.add(feature.name, message, index)
         report.refuse()
 
     def _unknown(self, name: str) -> str:
-        close = difflib.get_close_matches(_shown(name), list(self._by_name), n=1, cutoff=0.6)
+        close = difflib.get_close_matches(shown(name), list(self._by_name), n=1, cutoff=0.6)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"is no feature of model {self.signature.model}{hint}"
 
@@ -382,9 +362,9 @@ class SignatureCodec:
             return {}
 
         json.loads(body, object_pairs_hook=note)
-        report = _Report(self.signature.model)
+        report = Report(self.signature.model)
         for name in sorted(twice):
-            report.add(_shown(name), "is given twice in one object")
+            report.add(shown(name), "is given twice in one object")
         report.refuse()
 
     # ── Outside the training contract ───────────────────────────────────────────────────────────
@@ -510,38 +490,12 @@ class _NumericGroup:
         return matrix
 
 
-class _Report:
-    """Collects problems and raises them together, the first ones in full."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._problems: list[FieldProblem] = []
-        self._count = 0
-
-    def add(self, field: str, message: str, row: int | None = None) -> None:
-        self._count += 1
-        if len(self._problems) < MAX_PROBLEMS:
-            self._problems.append(FieldProblem(field, message, row))
-
-    def refuse(self) -> None:
-        """Raises `InvalidRequestError` when anything was added."""
-        if not self._problems:
-            return
-        first = self._problems[0]
-        where = first.field if first.row is None else f"row {first.row}, {first.field}"
-        more = f" (and {self._count - 1:,} more)" if self._count > 1 else ""
-        raise InvalidRequestError(
-            f"the request does not fit model {self._model}: {where}: {first.message}{more}",
-            self._problems,
-        )
-
-
 def _form_of(document: Any) -> str:
     """``rows`` or ``columns``, whichever the request is in."""
     if not isinstance(document, dict):
-        raise _wrong_shape("body", 'an object {"rows": […]} or {"columns": {…}}', document)
+        raise wrong_shape("body", 'an object {"rows": […]} or {"columns": {…}}', document)
     problems = [
-        FieldProblem(_shown(name), "unknown key; known: rows, columns")
+        FieldProblem(shown(name), "unknown key; known: rows, columns")
         for name in document
         if name not in ("rows", "columns")
     ][:MAX_PROBLEMS]
@@ -549,13 +503,8 @@ def _form_of(document: Any) -> str:
         raise InvalidRequestError("expected exactly one of rows and columns", problems)
     (form,) = document
     if form == "rows" and not isinstance(document["rows"], list):
-        raise _wrong_shape("rows", "an array of objects", document["rows"])
+        raise wrong_shape("rows", "an array of objects", document["rows"])
     return str(form)
-
-
-def _wrong_shape(field: str, expected: str, came: Any) -> InvalidRequestError:
-    message = f"expected {expected}, got {_kind(came)}"
-    return InvalidRequestError(f"{field}: {message}", [FieldProblem(field, message)])
 
 
 def _getter(names: Sequence[str]) -> _Getter:
@@ -564,50 +513,6 @@ def _getter(names: Sequence[str]) -> _Getter:
         (name,) = names
         return lambda row: (row[name],)
     return itemgetter(*names) if names else lambda _: ()
-
-
-def _wrong(feature: FeatureField, value: Any) -> str | None:
-    """What is wrong with one value, or None."""
-    if value is _ABSENT:
-        return "is missing" + ("; send null when there is no value" if feature.nullable else "")
-    expected = _EXPECTED[feature.type]
-    if value is None:
-        return None if feature.nullable else f"expected {expected}, got null"
-    match feature.type:
-        case ColumnType.STRING:
-            if not isinstance(value, str):
-                return f"expected a string, got {_kind(value)}"
-            if value == MISSING_CATEGORY and not feature.nullable:
-                return "expected a string, got an empty one, or one that means no value"
-            return "the string contains a NUL character" if "\0" in value else None
-        case ColumnType.BOOLEAN:
-            return None if isinstance(value, bool) else f"expected {expected}, got {_kind(value)}"
-        case _:
-            return _wrong_number(feature, value)
-
-
-def _wrong_number(feature: FeatureField, value: Any) -> str | None:
-    expected = _EXPECTED[feature.type]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"expected {expected}, got {_kind(value)}"
-    if isinstance(value, float) and not np.isfinite(value):
-        return f"expected {expected}, got NaN or infinity; send null when there is no value"
-    if feature.type is ColumnType.INTEGER and value != int(value):
-        return "expected an integer, got a number with a fraction"
-    if (isinstance(value, int) or feature.type is ColumnType.INTEGER) and abs(value) > MAX_INTEGER:
-        return "expected an integer between -2^53 and 2^53, got one beyond"
-    if abs(value) > _MAX_FLOAT32:
-        return f"expected a number up to {_MAX_FLOAT32:.4g} (32-bit float), got a larger one"
-    return None
-
-
-def _kind(value: Any) -> str:
-    return _TYPE_WORDS.get(type(value), type(value).__name__)
-
-
-def _shown(name: str) -> str:
-    """A caller's own key, short enough for a message."""
-    return name if len(name) <= _MAX_NAME_SHOWN else name[: _MAX_NAME_SHOWN - 1] + "…"
 
 
 def _warning(feature: FeatureField, outside: npt.NDArray[np.bool_], bound: str) -> ContractWarning:

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from millrace.datasets.check import Prepared, check_file, prepare
 from millrace.datasets.engine import Limits, identifier, literal
-from millrace.datasets.reading import WHITESPACE
 from millrace.datasets.table import SPLITS, Table
-from millrace.spec import ModelSpec
+from millrace.spec import WHITESPACE, ModelSpec
 from tests.unit.datasets.uploads import CHURN, checked, churn_csv, churn_jsonl, churn_rows
 
 TYPED = ModelSpec.from_document(
