@@ -78,7 +78,7 @@ build: setup ## Build every function's artifact with `sam build`
 
 .PHONY: bench
 bench: setup build ## Measure what docs and README state, as ratios within one run
-	$(PYTEST) tests/bench -m bench -s $(ARGS)
+	$(PYTEST) tests/bench -m bench $(ARGS)
 
 .PHONY: openapi
 openapi: setup ## Write the committed OpenAPI document anew
