@@ -303,6 +303,20 @@ def test_rules_retry_for_a_day_then_leave_a_dead_letter() -> None:
         assert target["DeadLetterConfig"] == {"Arn": "${DeadLetterQueue.Arn}"}
 
 
+def test_every_execution_that_does_not_succeed_is_an_event_for_the_registry() -> None:
+    rule = _of({}, "AWS::Events::Rule")["ExecutionFailureRule"]["Properties"]
+
+    assert rule["EventPattern"] == {
+        "source": ["aws.states"],
+        "detail-type": ["Step Functions Execution Status Change"],
+        "detail": {
+            "stateMachineArn": ["${TrainingStateMachine}"],
+            "status": ["FAILED", "TIMED_OUT", "ABORTED"],
+        },
+    }
+    assert [target["Arn"] for target in rule["Targets"]] == ["${RegistryFunction.Arn}"]
+
+
 def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
     permissions = {
         (p["Properties"]["Principal"], p["Properties"]["SourceArn"]): p["Properties"][

@@ -21,6 +21,7 @@ from millrace.errors import DigestMismatchError, NotFoundError
 from millrace.messages import IngestResult
 from millrace.spec import ModelSpec
 from tests.fakes.cloud import LambdaContext
+from tests.unit.datasets.test_bad_files import REFUSALS
 from tests.unit.datasets.uploads import CHURN, churn_csv, churn_rows
 
 DATA, ARTIFACTS = "data-bucket", "artifact-bucket"
@@ -171,6 +172,38 @@ def test_refused_upload_says_why_and_leaves_a_report(room: Room) -> None:
     assert report["reason"] == result.reason
     assert report["source"]["key"] == "incoming/churn/customers.csv"
     assert [key for key, _ in room.versions() if key.startswith("datasets/")] == []
+
+
+@pytest.mark.parametrize(("name", "body", "code", "words"), REFUSALS)
+def test_nothing_of_a_refused_upload_is_lost(
+    room: Room, name: str, body: bytes, code: str, words: list[str]
+) -> None:
+    event = room.event(name, body)
+
+    result = room.ingest(event)
+
+    source = event["source"]
+    kept = room.s3.get_object(Bucket=DATA, Key=source["key"], VersionId=source["version_id"])
+    report = json.loads(room.read(result.quarantine_prefix + "report.json"))
+    assert kept["Body"].read() == body
+    assert (report["outcome"], report["code"]) == ("refused", code)
+    assert all(word in report["reason"] for word in words)
+
+
+def test_report_of_an_upload_with_too_many_bad_rows_names_them(room: Room) -> None:
+    rows = churn_rows(200)
+    for row in rows[:50]:
+        row["age"] = "old"
+
+    result = room.ingest(room.event("customers.csv", churn_csv(rows)))
+
+    report = json.loads(room.read(result.quarantine_prefix + "report.json"))
+    assert result.code == "too_many_quarantined"
+    assert [(p["column"], p["rule"], p["count"]) for p in report["problems"]] == [
+        ("age", "type", 50)
+    ]
+    assert report["samples"][0]["row"] == 1
+    assert (result.quarantine_prefix + "rows.parquet") in dict(room.versions())
 
 
 def test_too_large_upload_is_refused_before_it_is_fetched(room: Room) -> None:

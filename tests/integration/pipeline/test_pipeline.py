@@ -15,6 +15,7 @@ import pytest
 from moto.sns.models import sns_backends
 
 from millrace import layout
+from millrace.aws.clients import client
 from millrace.errors import ThrottledError, TrainingError
 from millrace.observability import SERVICE
 from millrace.registry.records import RunOutcome, RunStatus, VersionStatus
@@ -275,8 +276,12 @@ def test_spec_may_keep_uploads_without_training(deployed: Twin) -> None:
 
 
 def test_upload_for_an_unknown_model_is_told_and_harms_nothing(churn: Twin) -> None:
-    answer = churn.deliver("trigger", churn.upload("nobody", "first.csv", FIRST))
+    event = churn.upload("nobody", "first.csv", FIRST)
 
+    answer = churn.deliver("trigger", event)
+
+    kept = client("s3").get_object(Bucket=DATA_BUCKET, Key=event["detail"]["object"]["key"])
+    assert kept["Body"].read() == FIRST
     assert (answer["status"], answer["started"]) == ("unroutable", False)
     assert churn.machine.executions() == []
     assert _notices()[-1]["event"] == "upload_unroutable"

@@ -270,18 +270,27 @@ def handle(event: dict[str, Any]) -> dict[str, Any]:
     return registry_function.handler(event, cloud.LambdaContext())
 
 
-@pytest.mark.parametrize("status", ["FAILED", "TIMED_OUT", "ABORTED"])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        # The two that `States.ALL` does not catch, and what ends a machine from outside.
+        ("FAILED", "States.Runtime"),
+        ("FAILED", "States.DataLimitExceeded"),
+        ("TIMED_OUT", "States.Timeout"),
+        ("ABORTED", "Stopped"),
+    ],
+)
 def test_execution_that_could_not_close_its_run_is_closed_from_outside(
-    stack: cloud.Cloud, status: str
+    stack: cloud.Cloud, status: str, error: str
 ) -> None:
     task = begin(stack)
 
-    first = handle(ended(task.run_id, status, error="States.Runtime", cause="no such path"))
+    first = handle(ended(task.run_id, status, error=error, cause="no such path"))
     again = handle(ended(task.run_id, status))
 
     run = stack.registry.get_run(task.run_id)
     assert (first["closed"], again["closed"]) == (True, False)
-    assert (run.outcome, run.error) == (RunOutcome.FAILED, "States.Runtime")
+    assert (run.outcome, run.error) == (RunOutcome.FAILED, error)
     assert "no such path" in run.reason
     assert stack.events_told() == ["failed"]
 

@@ -137,6 +137,17 @@ def test_bytes_other_than_registered_are_refused() -> None:
         load_session(bytes(flipped), sha(body), "tiny@1")
 
 
+def test_any_flipped_bit_is_refused() -> None:
+    body = linear_model().SerializeToString()
+    registered = sha(body)
+
+    for bit in range(8 * len(body)):
+        flipped = bytearray(body)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DigestMismatchError):
+            load_session(bytes(flipped), registered, "tiny@1")
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"not a model", b"\x00\x00\x00\x00ORTM1234", linear_model().SerializeToString()[:-9]],
