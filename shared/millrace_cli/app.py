@@ -1,25 +1,65 @@
 """The `millrace` command: its verbs, their options and their exit codes."""
 
+import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer._click.exceptions import ClickException
+from typer.core import TyperGroup
 
 from millrace import __version__
 from millrace_cli import local, models, predictions, specs, training
-from millrace_cli.console import Context, JsonFlag, chosen, out, print_json
+from millrace_cli.console import (
+    Context,
+    JsonFlag,
+    chosen,
+    out,
+    print_json,
+    print_json_error,
+    reported,
+)
 from millrace_cli.doctor import diagnose
 from millrace_cli.exits import ExitCode
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected failure, 2 wrong command line, 3 invalid input, 4 not found, "
     "5 the registry forbids it, 6 a followed run made no champion, 7 no stack, credentials or "
-    "answer (try `millrace doctor`)."
+    "answer (try `millrace doctor`), 130 stopped with Ctrl-C."
 )
+
+
+class JsonGroup(TyperGroup):
+    """With ``--json``, stdout gets exactly one JSON document, however the command ends."""
+
+    def main(  # type: ignore[override]  # Typer's overloads say no more than this
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Runs the command line; usage errors and surprises become JSON where it is asked for."""
+        given = list(sys.argv[1:] if args is None else args)
+        if "--json" not in given or not standalone_mode:
+            return super().main(given, standalone_mode=standalone_mode, **extra)
+        try:
+            code = super().main(given, standalone_mode=False, **extra)
+        except ClickException as exc:
+            print_json_error("UsageError", exc.format_message())
+            sys.exit(exc.exit_code)
+        except typer.Abort:
+            print_json_error("Aborted", "nothing was done")
+            sys.exit(ExitCode.FAILED)
+        except Exception as exc:  # noqa: BLE001 - told on both streams, then the process ends
+            traceback.print_exc()
+            print_json_error(type(exc).__name__, str(exc))
+            sys.exit(ExitCode.FAILED)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
 
 app = typer.Typer(
     name="millrace",
+    cls=JsonGroup,
     help="Upload data to S3, get a governed model behind an HTTPS API.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -30,12 +70,18 @@ app = typer.Typer(
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The folder with Millrace's template.yaml, searched upwards; else the current one."""
+    """The checkout: around the current folder, else the one this command was installed from."""
     here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
+    for folder in (here, *here.parents, *Path(__file__).resolve().parents):
         if (folder / "template.yaml").exists() and (folder / "functions").is_dir():
             return folder
     return here
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"millrace {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -58,11 +104,13 @@ def _options(
         typer.Option("--endpoint-url", help="An AWS emulator to talk to."),
     ] = None,
     region: Annotated[str | None, typer.Option("--region", help="AWS region.")] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
-    if version:
-        out.print(f"millrace {__version__}")
-        raise typer.Exit
     if target not in (None, "local", "aws"):
         raise typer.BadParameter(f"expected local or aws, got {target!r}", param_hint="--target")
     context.obj = Context(
@@ -77,8 +125,9 @@ def _options(
 @app.command(epilog="Example: millrace doctor --json")
 def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
     """Check Python, SAM, credentials, endpoint and stack, and say how to mend what is missing."""
-    of = chosen(context)
-    findings = diagnose(of.target, of.project)
+    with reported(as_json):
+        of = chosen(context)
+        findings = diagnose(of.target, of.project)
     if as_json:
         print_json([f.as_dict() for f in findings])
     else:

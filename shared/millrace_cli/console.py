@@ -1,8 +1,10 @@
 """What every command shares: consoles, the chosen deployment, JSON, errors and exit codes."""
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,22 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from millrace.errors import MillraceError, ProblemsError
+from millrace.errors import FieldProblem, InvalidRequestError, MillraceError, ProblemsError
 from millrace_cli.client import ApiClient
-from millrace_cli.exits import exit_code_for
+from millrace_cli.exits import ExitCode, exit_code_for
 from millrace_cli.target import Target, TargetKind, resolve_target
 
 _LOG_WIDTH = 140
 """Columns when the output is no terminal: logs need no wrapping at 80."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
-err = Console(stderr=True, highlight=False)
+
+def _width(terminal: bool) -> int | None:
+    """The columns to use, None to ask the terminal or ``COLUMNS``."""
+    return None if terminal or os.environ.get("COLUMNS") else _LOG_WIDTH
+
+
+out = Console(highlight=False, width=_width(sys.stdout.isatty()))
+err = Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 ModelArgument = Annotated[str, typer.Argument(help="The registered model's name.")]
@@ -49,13 +57,8 @@ class Context:
         )
 
 
-def project_root(start: Path | None = None) -> Path:
-    """The folder with Millrace's template.yaml, searched upwards; else the current one."""
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "template.yaml").exists() and (folder / "functions").is_dir():
-            return folder
-    return here
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with words on what goes on without us."""
 
 
 def chosen(context: typer.Context) -> Context:
@@ -67,6 +70,19 @@ def chosen(context: typer.Context) -> Context:
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_json_error(kind: str, message: str, problems: Sequence[FieldProblem] = ()) -> None:
+    """A failure as the one JSON document on stdout."""
+    shown = [{"field": p.field, "message": p.message, "row": p.row} for p in problems]
+    print_json({"error": kind, "message": message, "problems": shown})
+
+
+def print_link(label: str, url: str | None) -> None:
+    """An address on a line of its own that no wrapping breaks, so that it can be copied."""
+    if url:
+        out.print(Text.assemble((f"{label}: ", "dim"), url), soft_wrap=True)
 
 
 def connect(context: typer.Context) -> ApiClient:
@@ -78,25 +94,28 @@ def connect(context: typer.Context) -> ApiClient:
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Turns our errors into a message for the user and the right exit code."""
+    """Turns our errors, unusable files and Ctrl-C into a message and the right exit code."""
     try:
         yield
     except MillraceError as exc:
         _fail(exc, as_json)
+    except OSError as exc:
+        if exc.errno == errno.EPIPE or exc.filename is None:
+            raise
+        _fail(InvalidRequestError(f"{exc.filename}: {exc.strerror}"), as_json)
+    except KeyboardInterrupt as exc:
+        message = str(exc) or "interrupted"
+        if as_json:
+            print_json_error("Interrupted", message)
+        else:
+            err.print(Text(message, style="yellow"))
+        raise typer.Exit(ExitCode.INTERRUPTED) from exc
 
 
 def _fail(exc: MillraceError, as_json: bool) -> NoReturn:
     problems = exc.problems if isinstance(exc, ProblemsError) else ()
     if as_json:
-        print_json(
-            {
-                "error": type(exc).__name__,
-                "message": str(exc),
-                "problems": [
-                    {"field": p.field, "message": p.message, "row": p.row} for p in problems
-                ],
-            }
-        )
+        print_json_error(type(exc).__name__, str(exc), problems)
     else:
         err.print(Text.assemble(("error: ", "bold red"), str(exc)))
         for p in problems:

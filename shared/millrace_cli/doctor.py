@@ -13,7 +13,7 @@ from millrace.errors import MillraceError
 from millrace_cli import cloud
 from millrace_cli.client import ApiClient
 from millrace_cli.deploy import sam_executable
-from millrace_cli.target import Target
+from millrace_cli.target import Target, cloud_was_killed
 
 REQUIRED_PYTHON = (3, 13)
 
@@ -78,15 +78,27 @@ def _tools(project: Path) -> Iterator[Finding]:
 
 def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Finding]:
     info = cloud.status(project)
-    yield Finding(
-        "embedded cloud",
-        "ok",
-        "not running" if info is None else f"running at {info.endpoint}",
-        "" if info else "millrace local up, unless AWS is meant",
-    )
+    if cloud_was_killed(project):
+        yield Finding(
+            "embedded cloud",
+            "warning",
+            "ended without being stopped",
+            "millrace local up, or millrace local down to forget it",
+        )
+    else:
+        yield Finding(
+            "embedded cloud",
+            "ok",
+            "not running" if info is None else f"running at {info.endpoint}",
+            "" if info else "millrace local up, unless AWS is meant",
+        )
     try:
         target = target_of()
         yield Finding("target", "ok", f"{target.kind}, stack {target.stack}")
+    except MillraceError as exc:
+        yield Finding("target", "problem", str(exc))
+        return
+    try:
         credentials = target.session.get_credentials()
         if credentials is None:
             yield Finding(

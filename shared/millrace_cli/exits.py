@@ -33,6 +33,8 @@ class ExitCode(IntEnum):
     """A followed run ended without a new champion: refused, gates failed, or failed."""
     UNREACHABLE = 7
     """No stack, no credentials or no answer: `millrace doctor` says how to mend it."""
+    INTERRUPTED = 130
+    """Stopped with Ctrl-C; what was started in the cloud goes on."""
 
 
 def exit_code_for(error: MillraceError) -> ExitCode:

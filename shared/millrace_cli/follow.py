@@ -36,7 +36,7 @@ class Happening:
     """One thing that happened in a run, fit to be printed.
 
     Attributes:
-        kind: ``started``, ``state``, ``trial`` or ``waiting``.
+        kind: ``started``, ``state`` and ``trial`` when they ended, ``now`` for what runs.
         name: The state's name or the trial's algorithm.
         words: What it means.
         seconds: How long it took, where known.
@@ -72,6 +72,7 @@ def follow_run(
     seen: set[str] = set()
     started = False
     failures = 0
+    current: Happening | None = None
     while True:
         try:
             run = api.get(f"/v1/runs/{run_id}")
@@ -98,12 +99,27 @@ def follow_run(
         if run["status"] in _FINISHED:
             yield run
             return
+        now = _current(run)
+        if now is not None and now != current:
+            current = now
+            yield now
         if clock() - begun > deadline:
             raise ServiceUnavailableError(
                 f"run {run_id} has not ended after {deadline:.0f} s; it goes on by itself: "
                 f"millrace status {run_id}"
             )
         pause(POLL_SECONDS)
+
+
+def _current(run: dict[str, Any]) -> Happening | None:
+    """What a run is doing, from its last state that has begun and not ended."""
+    for step in reversed(run.get("steps", ())):
+        name = step["name"]
+        if step.get("status") == "running" and name in STATE_WORDS:
+            count = step.get("count", 1)
+            part = f", {step.get('done', 0)} of {count} done" if count > 1 else ""
+            return Happening("now", name, STATE_WORDS[name] + part)
+    return None
 
 
 def _news(run: dict[str, Any], seen: set[str]) -> Iterator[Happening]:

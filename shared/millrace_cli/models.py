@@ -13,6 +13,7 @@ from millrace_cli.console import (
     connect,
     out,
     print_json,
+    print_link,
     print_page,
     reported,
 )
@@ -64,6 +65,7 @@ def show(
                 print_json({"model": model, "versions": versions["items"]})
                 return
             out.print(render.models_table([model]))
+            out.print()
             out.print(render.versions_table(versions["items"]))
             return
         document = api.get(f"/v1/models/{name}/versions/{version}")
@@ -71,6 +73,7 @@ def show(
             print_json(document)
         else:
             out.print(render.version_panel(document))
+            print_link("report", document.get("report_url"))
 
 
 @app.command(epilog="Example: millrace promote churn@3 --reason 'reviewed with sales'")

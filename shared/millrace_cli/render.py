@@ -1,13 +1,19 @@
 """What a person sees: runs, models and versions as tables and sentences."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from millrace_cli.follow import Happening
+
+_NAME_WIDTH = len("hist_gradient_boosting")
 
 OUTCOME_WORDS = {
     "promoted": ("promoted to champion", "green"),
@@ -20,15 +26,33 @@ OUTCOME_WORDS = {
 }
 
 
-def happening_line(happening: Happening) -> Text:
-    """One line of a followed run."""
+def happening_line(happening: Happening) -> RenderableType:
+    """One line of a followed run; long words wrap below themselves."""
     if happening.kind == "started":
         return Text(f"▶ {happening.words}", style="bold")
-    mark = Text("✓ " if happening.ok else "✗ ", style="green" if happening.ok else "red")
-    indent = "    " if happening.kind == "trial" else "  "
-    seconds = f"{happening.seconds:6.1f} s  " if happening.seconds is not None else " " * 10
-    name = f"{happening.name:<22}" if happening.kind == "trial" else f"{happening.name:<26}"
-    return Text.assemble(indent, mark, (seconds, "dim"), (name, "bold"), " ", happening.words)
+    indent = 4 if happening.kind == "trial" else 2
+    mark = Text("✓" if happening.ok else "✗", style="green" if happening.ok else "red")
+    seconds = f"{happening.seconds:.1f} s" if happening.seconds is not None else ""
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=indent + 1, justify="right")
+    line.add_column(width=7, justify="right", style="dim")
+    line.add_column(width=_NAME_WIDTH + 4 - indent, style="bold", no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(mark, seconds, Text(happening.name), Text(happening.words))
+    return line
+
+
+class Now:
+    """What a followed run is doing and since when, drawn anew with every turn of the spinner."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self._since = time.monotonic()
+
+    def __rich__(self) -> Text:
+        return Text.assemble(
+            self._words, (f"  {time.monotonic() - self._since:.0f} s", "dim"), overflow="ellipsis"
+        )
 
 
 def run_summary(run: dict[str, Any], version: dict[str, Any] | None = None) -> RenderableType:
@@ -37,11 +61,15 @@ def run_summary(run: dict[str, Any], version: dict[str, Any] | None = None) -> R
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    words, style = OUTCOME_WORDS.get(str(run.get("outcome")), (str(run.get("status")), "bold"))
+    words, style = OUTCOME_WORDS.get(
+        str(run.get("outcome")), (str(run.get("status")).lower(), "cyan")
+    )
     facts.add_row("outcome", Text(words, style=f"bold {style}"))
     if run.get("reason"):
         facts.add_row("reason", str(run["reason"]))
-    if run.get("error"):
+    if run.get("error") and run.get("outcome") == "refused":
+        facts.add_row("rule", Text(str(run["error"])))
+    elif run.get("error"):
         facts.add_row("error", Text(str(run["error"]), style="red"))
     rows = run.get("rows")
     if rows:
@@ -53,14 +81,21 @@ def run_summary(run: dict[str, Any], version: dict[str, Any] | None = None) -> R
     if run.get("dataset_version"):
         facts.add_row("dataset version", str(run["dataset_version"]))
     if version:
-        alias = "".join(f" @{a}" for a in version.get("aliases", ()))
+        trials = len(run.get("trials", ()))
+        facts.add_row(
+            "winner",
+            f"{version['algorithm']}, the best of {trials} trials by cross-validation: "
+            f"{version['cv_metric']} {version['cv_score']:.4f}"
+            if trials
+            else str(version["algorithm"]),
+        )
+        aliases = version.get("aliases", ())
+        stands = ", ".join(f"@{a}" for a in aliases) or version["status"]
         facts.add_row(
             "model version",
-            f"{version['model']}@{version['version']}{alias}  {version['algorithm']}, "
-            f"{version['size_bytes'] / 1024:,.0f} KiB of ONNX, status {version['status']}",
+            f"{version['model']}@{version['version']}, {stands}; "
+            f"{version['size_bytes'] / 1024:,.0f} KiB of ONNX",
         )
-    if run.get("report_url"):
-        facts.add_row("report", Text(str(run["report_url"]), overflow="fold"))
     parts.append(facts)
     if run.get("problems"):
         parts.append(problems_table(run["problems"]))
@@ -117,7 +152,7 @@ def version_panel(version: dict[str, Any]) -> RenderableType:
             f"allowed, on {parity['rows']:,} held-out and {parity['hostile_rows']:,} hostile rows",
         ),
         ("created", when(version["created_at"])),
-        ("report", version.get("report_url") or ""),
+        ("features", features_words(version.get("signature"))),
     ):
         if value:
             facts.add_row(label, Text(str(value), overflow="fold"))
@@ -129,6 +164,14 @@ def version_panel(version: dict[str, Any]) -> RenderableType:
     alias = "".join(f" @{a}" for a in version.get("aliases", ()))
     title = f"[bold]{version['model']}@{version['version']}{alias}"
     return Panel(Group(*parts), title=title, title_align="left")
+
+
+def features_words(signature: dict[str, Any] | None) -> str:
+    """What a row of a prediction request holds."""
+    return ", ".join(
+        f"{f['name']} {f['type']}{' or null' if f['nullable'] else ''}"
+        for f in (signature or {}).get("features", ())
+    )
 
 
 def metrics_table(metrics: dict[str, dict[str, float | None]]) -> Table:
@@ -158,67 +201,92 @@ def gates_table(gates: list[dict[str, Any]]) -> Table:
     return table
 
 
-def models_table(models: list[dict[str, Any]]) -> Table:
+def _listing(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]
+) -> RenderableType:
+    """Aligned columns, with each row's longer words below it: readable at 80 columns."""
+    if not rows:
+        return Text("none yet", style="dim")
+    widths = [max(cell_len(line[i]) for line in (headings, *rows)) for i in range(len(headings))]
+
+    def line(cells: Sequence[str], style: str = "") -> Text:
+        padded = (c + " " * (w - cell_len(c)) for c, w in zip(cells, widths, strict=True))
+        return Text("  ".join(padded).rstrip(), style=style)
+
+    parts: list[RenderableType] = [line(headings, "bold")]
+    for cells, note in zip(rows, notes, strict=True):
+        parts.append(line(cells))
+        if note:
+            parts.append(Padding(Text(note, style="dim"), (0, 0, 0, 4)))
+    return Group(*parts)
+
+
+def models_table(models: list[dict[str, Any]]) -> RenderableType:
     """All registered models."""
-    table = Table(box=None, padding=(0, 2))
-    for name in ("model", "task", "champion", "latest", "spec", "updated", "description"):
-        table.add_column(name)
-    for m in models:
-        champion = m.get("champion_version")
-        table.add_row(
-            Text(m["name"], style="bold"),
-            m["task"],
-            f"@{champion}" if champion else "none",
-            str(m.get("latest_version") or "none"),
-            str(m["spec_version"]),
-            when(m.get("updated_at")),
-            Text(m.get("description") or ""),
-        )
-    return table
+    return _listing(
+        ("model", "task", "champion", "latest", "spec", "updated"),
+        [
+            (
+                m["name"],
+                m["task"],
+                f"@{m['champion_version']}" if m.get("champion_version") else "none",
+                str(m.get("latest_version") or "none"),
+                str(m["spec_version"]),
+                when(m.get("updated_at")),
+            )
+            for m in models
+        ],
+        [m.get("description") or "" for m in models],
+    )
 
 
-def versions_table(versions: list[dict[str, Any]]) -> Table:
-    """Versions of one model, newest first."""
-    table = Table(box=None, padding=(0, 2))
-    for name in ("version", "status", "algorithm", "metric", "dataset", "created", "reason"):
-        table.add_column(name)
+def versions_table(versions: list[dict[str, Any]]) -> RenderableType:
+    """Versions of one model, newest first, with the metric that chose them on the test split."""
+    rows = []
     for v in versions:
-        alias = "".join(f" @{a}" for a in v.get("aliases", ()))
         metric = v.get("metrics", {}).get(v["cv_metric"])
-        shown = f"{v['cv_metric']} {metric['value']:.4f}" if metric else ""
-        table.add_row(
-            f"{v['version']}{alias}",
-            v["status"],
-            v["algorithm"],
-            shown,
-            v["dataset_version"][:12],
-            when(v.get("created_at")),
-            Text(v.get("reason") or ""),
+        rows.append(
+            (
+                str(v["version"]),
+                ", ".join(f"@{a}" for a in v.get("aliases", ())) or str(v["status"]),
+                str(v["algorithm"]),
+                f"{v['cv_metric']} {metric['value']:.4f}" if metric else "",
+                when(v.get("created_at"))[:16],
+            )
         )
-    return table
+    notes = [
+        "; ".join(filter(None, (f"data {v['dataset_version'][:12]}", v.get("reason"))))
+        for v in versions
+    ]
+    return _listing(("version", "status", "algorithm", "on the test split", "created"), rows, notes)
 
 
-def runs_table(runs: list[dict[str, Any]]) -> Table:
+def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
     """Runs of one model, newest first."""
-    table = Table(box=None, padding=(0, 2))
-    for name in ("run", "cause", "status", "outcome", "version", "started", "reason"):
-        table.add_column(name)
-    for r in runs:
-        table.add_row(
-            r["run_id"],
-            r["cause"],
-            r["status"],
-            r.get("outcome") or "",
-            str(r.get("model_version") or ""),
-            when(r.get("started_at")),
-            Text(r.get("reason") or r.get("error") or ""),
-        )
-    return table
+    return _listing(
+        ("run", "cause", "outcome", "version", "started"),
+        [
+            (
+                r["run_id"],
+                r["cause"],
+                r.get("outcome") or str(r["status"]).lower(),
+                str(r.get("model_version") or ""),
+                when(r.get("started_at"))[:16],
+            )
+            for r in runs
+        ],
+        [r.get("reason") or r.get("error") or "" for r in runs],
+    )
 
 
 def when(moment: str | None) -> str:
     """An ISO time to the second, in UTC."""
     return (moment or "")[:19].replace("T", " ")
+
+
+def _label(label: object) -> str:
+    """A label as JSON and the columns of probabilities write it."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def prediction_table(answer: dict[str, Any]) -> RenderableType:
@@ -233,7 +301,7 @@ def prediction_table(answer: dict[str, Any]) -> RenderableType:
             table.add_column(f"p({c})", justify="right")
         for i, p in enumerate(predictions):
             shown = [f"{p['probabilities'][c]:.4f}" for c in classes]
-            table.add_row(str(i), Text(str(p["label"]), style="bold"), *shown)
+            table.add_row(str(i), Text(_label(p["label"]), style="bold"), *shown)
     else:
         table.add_column("row", justify="right")
         table.add_column("value", justify="right")

@@ -9,7 +9,7 @@ from rich.text import Text
 from millrace.errors import InvalidSpecError
 from millrace.spec import ModelSpec, Task
 from millrace_cli import render
-from millrace_cli.console import JsonFlag, ModelArgument, chosen, connect, out, print_json, reported
+from millrace_cli.console import JsonFlag, ModelArgument, connect, out, print_json, reported
 from millrace_cli.exits import ExitCode
 
 app = typer.Typer()
@@ -17,9 +17,10 @@ app = typer.Typer()
 
 @app.command(epilog="Example: millrace init churn --data customers.csv --target churned")
 def init(
-    context: typer.Context,
     model: ModelArgument,
-    data: Annotated[Path, typer.Option("--data", help="A sample of the data.", exists=True)],
+    data: Annotated[
+        Path, typer.Option("--data", help="A sample of the data.", exists=True, dir_okay=False)
+    ],
     target: Annotated[str, typer.Option("--target", help="The column to predict.")],
     task: Annotated[
         Task | None, typer.Option("--task", help="Default: inferred from the target.")
@@ -34,7 +35,7 @@ def init(
     with reported(as_json):
         from millrace.datasets.infer import infer_spec, render_yaml
 
-        path = out_file or chosen(context).project / "models" / f"{model}.yaml"
+        path = out_file or Path("models", f"{model}.yaml")
         if path.exists() and not force:
             raise InvalidSpecError(f"{path} exists already: pass --force to replace it")
         spec, commentary = infer_spec(data, name=model, target=target, task=task)
@@ -63,7 +64,9 @@ def validate(
     spec_file: Annotated[Path, typer.Argument(help="The spec.", exists=True, dir_okay=False)],
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="A data file to check as the cloud would.", exists=True),
+        typer.Option(
+            "--data", help="A data file to check as the cloud would.", exists=True, dir_okay=False
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -75,7 +75,10 @@ class Target:
             ConfigurationError: None is set.
         """
         if not self.session.region_name:
-            raise ConfigurationError("no AWS region is set: pass --region or set AWS_REGION")
+            raise ConfigurationError(
+                "no AWS region is set: pass --region or set AWS_REGION; or start the embedded "
+                "cloud (millrace local up)"
+            )
         return self.session.region_name
 
     def _config(self) -> Config:
@@ -103,8 +106,9 @@ class Target:
         Raises:
             ConfigurationError: The stack is absent, unfinished or not Millrace's.
         """
+        region = self.region  # Its absence is told here, in our words.
         try:
-            with translated(f"describe stack {self.stack}"):
+            with translated(f"describe stack {self.stack} in {region}"):
                 stacks = self.cloudformation.describe_stacks(StackName=self.stack)["Stacks"]
         except (NotFoundError, FinalError) as exc:
             if "does not exist" not in str(exc):
@@ -152,6 +156,16 @@ class Target:
         return f"{self.endpoint_url}/restapis/{api_id}/{stage}/_user_request_"
 
 
+def cloud_record(project: Path) -> Path:
+    """The file that says which process the project's embedded cloud is."""
+    return cloud.cloud_folder(project) / "cloud.json"
+
+
+def cloud_was_killed(project: Path) -> bool:
+    """Whether the project's embedded cloud was started, never stopped, and is gone."""
+    return cloud_record(project).exists() and cloud.status(project) is None
+
+
 def resolve_target(
     *,
     kind: TargetKind | None,
@@ -179,5 +193,11 @@ def resolve_target(
         if kind == "local":
             raise ConfigurationError(
                 "the embedded cloud is not running: start it (millrace local up)"
+            )
+        if cloud_was_killed(project):
+            # Someone working with it must not reach an AWS account by accident.
+            raise ConfigurationError(
+                "the embedded cloud ended without being stopped: start it again (millrace local "
+                "up), or forget it (millrace local down), or say --target aws"
             )
     return Target(kind="aws", stack=name, endpoint_url=None, region=region)

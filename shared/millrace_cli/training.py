@@ -11,12 +11,14 @@ from millrace.layout import SUPPORTED_SUFFIXES, incoming_key, run_id_for_upload
 from millrace_cli import render
 from millrace_cli.client import ApiClient
 from millrace_cli.console import (
+    Interrupted,
     JsonFlag,
     ModelArgument,
     ReasonOption,
     connect,
     out,
     print_json,
+    print_link,
     print_page,
     reported,
 )
@@ -31,7 +33,10 @@ app = typer.Typer()
 def upload(
     context: typer.Context,
     model: ModelArgument,
-    file: Annotated[Path, typer.Argument(help="CSV, CSV.gz, JSON Lines or Parquet.", exists=True)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV, CSV.gz, JSON Lines or Parquet.", exists=True, dir_okay=False),
+    ],
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow the pipeline to its end.")
     ] = False,
@@ -53,7 +58,7 @@ def upload(
         key, run_id, version_id = upload_file(target, model, file, name)
         if not as_json:
             size = file.stat().st_size / 1e6
-            out.print(f"[green]uploaded[/] {file} ({size:,.1f} MB) to s3://{key}")
+            out.print(f"[green]uploaded[/] {file} ({size:,.1f} MB) to s3://{key}", soft_wrap=True)
         if follow:
             _follow(api, run_id, as_json)
             return
@@ -78,28 +83,45 @@ def upload_file(target: Target, model: str, file: Path, name: str) -> tuple[str,
 
 
 def _follow(api: ApiClient, run_id: str, as_json: bool) -> None:
-    run = follow_to_end(api, run_id, quiet=as_json)
+    try:
+        run = follow_to_end(api, run_id, quiet=as_json)
+    except KeyboardInterrupt as exc:
+        raise Interrupted(
+            f"following stopped, the run goes on: millrace status {run_id} --follow"
+        ) from exc
     version = version_of(api, run)
     if as_json:
         print_json({"run": run, "model_version": version})
     else:
-        out.print(render.run_summary(run, version))
+        _print_run(run, version)
+        if run.get("outcome") == "promoted":
+            name = run["model"]
+            out.print(
+                f"next: millrace show {name}@champion;  millrace predict {name} --file ROWS.csv",
+                soft_wrap=True,
+            )
     if run["status"] == "FAILED" or run.get("outcome") in ("refused", "gates_failed", "failed"):
         raise typer.Exit(ExitCode.OUTCOME)
+
+
+def _print_run(run: dict[str, Any], version: dict[str, Any] | None) -> None:
+    out.print(render.run_summary(run, version))
+    print_link("report", run.get("report_url"))
 
 
 def follow_to_end(api: ApiClient, run_id: str, *, quiet: bool = False) -> dict[str, Any]:
     """Follows a run, printing its progress, and returns its final document."""
     final: dict[str, Any] = {}
-    with out.status("waiting for the pipeline", spinner="dots") as spinner:
+    with out.status(render.Now("waiting for the pipeline"), spinner="dots") as spinner:
         if quiet:
             spinner.stop()
         for event in follow_run(api, run_id):
-            if isinstance(event, Happening):
-                if not quiet:
-                    out.print(render.happening_line(event))
-            else:
+            if not isinstance(event, Happening):
                 final = event
+            elif event.kind == "now":
+                spinner.update(render.Now(event.words))
+            elif not quiet:
+                out.print(render.happening_line(event))
     return final
 
 
@@ -129,7 +151,9 @@ def status(
             if as_json:
                 print_json(run)
             else:
-                out.print(render.run_summary(run, version_of(api, run)))
+                _print_run(run, version_of(api, run))
+                if run["status"] == "RUNNING":
+                    out.print(f"follow it: millrace status {run_id} --follow")
             return
         health = api.get("/v1/health")
         models_page = api.get("/v1/models")
@@ -137,7 +161,9 @@ def status(
             print_json({"target": target.where, "health": health, "models": models_page["items"]})
             return
         out.print(f"[bold]millrace[/] {health.get('version', '')} {target.where}")
-        out.print(f"API {target.outputs.api_url}  authorizer {target.outputs.authorizer}")
+        out.print(
+            f"API {target.outputs.api_url}  authorizer {target.outputs.authorizer}", soft_wrap=True
+        )
         out.print(render.models_table(models_page["items"]))
 
 
@@ -173,3 +199,4 @@ def retrain(
             print_json(answer)
         else:
             out.print(f"[green]started[/] {answer['run_id']}")
+            out.print(f"follow it: millrace status {answer['run_id']} --follow")

@@ -12,6 +12,7 @@ from millrace_cli.app import app
 from millrace_cli.exits import ExitCode, exit_code_for
 from millrace_cli.models import split_reference
 from millrace_cli.predictions import parse_row
+from millrace_cli.target import resolve_target
 
 runner = CliRunner()
 
@@ -123,3 +124,102 @@ def test_a_data_file_is_checked_offline_as_in_the_cloud(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert report["rows"] == {"read": 200, "accepted": 199, "quarantined": 1}
     assert (report["problems"][0]["column"], report["problems"][0]["first_row"]) == ("age", 4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "--json"],
+        ["show", "churn", "--bogus", "--json"],
+        ["nonsense", "--json"],
+        ["runs", "churn", "--limit", "0", "--json"],
+        ["--target", "moon", "models", "--json"],
+        ["upload", "churn", "no-such-file.csv", "--json"],
+        ["local", "logs", "--follow", "--json"],
+        ["local", "reset", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_json_where_json_is_asked_for(arguments: list[str]) -> None:
+    result = runner.invoke(app, arguments)
+
+    assert result.exit_code == ExitCode.USAGE
+    document = json.loads(result.stdout)
+    assert document["error"] == "UsageError"
+    assert document["message"]
+
+
+def test_a_wrong_command_line_is_told_to_a_person_on_stderr() -> None:
+    result = runner.invoke(app, ["show"])
+
+    assert result.exit_code == ExitCode.USAGE
+    assert result.stdout == ""
+    assert "Missing argument" in result.stderr
+
+
+def test_a_surprise_is_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def surprise(*_: object) -> None:
+        raise RuntimeError("unheard of")
+
+    monkeypatch.setattr("millrace_cli.app.diagnose", surprise)
+
+    result = runner.invoke(app, ["doctor", "--json"])
+
+    assert result.exit_code == ExitCode.FAILED
+    assert json.loads(result.stdout)["message"] == "unheard of"
+
+
+def test_ctrl_c_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("millrace_cli.app.diagnose", interrupted)
+
+    told = runner.invoke(app, ["doctor"])
+    as_json = runner.invoke(app, ["doctor", "--json"])
+
+    assert told.exit_code == as_json.exit_code == ExitCode.INTERRUPTED
+    assert "interrupted" in told.stderr
+    assert json.loads(as_json.stdout)["error"] == "Interrupted"
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("age,churned\n" + "".join(f"{20 + i},{i % 2}\n" for i in range(40)))
+    blocked = tmp_path / "file"
+    blocked.touch()
+    out = blocked / "churn.yaml"
+
+    result = runner.invoke(
+        app,
+        [*"init churn --target churned --json --out".split(), str(out), "--data", str(data)],
+    )
+
+    assert result.exit_code == ExitCode.INVALID
+    assert str(blocked) in json.loads(result.stdout)["message"]
+
+
+def test_the_version_is_printed() -> None:
+    result = runner.invoke(app, ["--version"])
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("millrace ")
+
+
+def test_a_cloud_that_was_killed_never_gives_way_to_aws(tmp_path: Path) -> None:
+    record = tmp_path / ".millrace" / "cloud" / "cloud.json"
+    record.parent.mkdir(parents=True)
+    gone = {
+        "pid": 2**30,
+        "started": "0",
+        "port": 4566,
+        "endpoint": "http://127.0.0.1:4566",
+    }
+    record.write_text(json.dumps(gone))
+
+    with pytest.raises(errors.ConfigurationError, match="ended without being stopped"):
+        resolve_target(kind=None, stack=None, endpoint_url=None, region=None, project=tmp_path)
+    chosen = resolve_target(
+        kind="aws", stack=None, endpoint_url=None, region="eu-west-1", project=tmp_path
+    )
+    assert chosen.endpoint_url is None

@@ -129,3 +129,16 @@ def test_a_failed_trial_is_told_with_its_error() -> None:
     )
 
     assert words == "failed: TrainingError (C=0.1)"
+
+
+def test_what_runs_now_is_told_when_it_changes() -> None:
+    running = {**_run("RUNNING", "Ingest", "Plan")}
+    search = {"name": "Search", "status": "running", "count": 6, "done": 2}
+    running["steps"] = [*running["steps"], search]
+    ticks = Ticks()
+    api = FakeApi(running, running, _run("FINISHED", "Ingest", "Plan", "Search"))
+
+    events = list(follow_run(api, "churn-1", clock=ticks, pause=ticks.pause))  # type: ignore[arg-type]
+
+    now = [e for e in events if isinstance(e, Happening) and e.kind == "now"]
+    assert [e.words for e in now] == ["cross-validate the trials, 2 of 6 done"]
