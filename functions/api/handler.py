@@ -11,7 +11,7 @@ from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
 from millrace.http.api import Collaborators, create_app
 from millrace.http.gateway import Gateway
-from millrace.observability import logger, publish, tracer
+from millrace.observability import logger, published, tracer
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
 
@@ -57,9 +57,7 @@ def gateway() -> Gateway:
 
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
+@published()
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Answers one API Gateway proxy event."""
-    try:
-        return gateway()(event, context)
-    finally:
-        publish()
+    return gateway()(event, context)

@@ -6,18 +6,23 @@ candidate against the same champion writes the same objects with the same figure
 
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter
 
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
+from millrace.decoding import decode
+from millrace.documents import read_spec
 from millrace.evaluation.service import evaluate
 from millrace.messages import EvaluateTask
-from millrace.observability import bind, logger, tracer
+from millrace.observability import bind, logger, published, tracer
 from millrace.settings import EnvironmentSettings
-from millrace.specstore import read_spec
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_TASK: Final = TypeAdapter(EvaluateTask)
 
 
 class EvaluateSettings(EnvironmentSettings):
@@ -35,9 +40,10 @@ def collaborators() -> tuple[EvaluateSettings, S3ObjectStore]:
 
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001
+@published()
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001  # Lambda's signature
     """Lambda's entry point."""
-    task = EvaluateTask.model_validate(event)
+    task = decode(_TASK, event, "the evaluation of a run")
     bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
     champion = task.registration.champion
     logger.info(

@@ -8,20 +8,25 @@ import os
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter
 
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.datasets.engine import Limits
 from millrace.datasets.ingestion import ingest
+from millrace.decoding import decode
 from millrace.messages import IngestResult, TrainingInput
-from millrace.observability import METRICS, bind, count, logger, publish, tracer
+from millrace.observability import METRICS, bind, count, logger, published, tracer
 from millrace.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-DEFAULT_MEMORY_MB = 2048
+DEFAULT_MEMORY_MB: Final = 2048
+
+_TASK: Final = TypeAdapter(TrainingInput)
 
 
 class IngestSettings(EnvironmentSettings):
@@ -47,9 +52,10 @@ def limits() -> Limits:
 
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
+@published()
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001  # Lambda's signature
     """Lambda's entry point."""
-    task = TrainingInput.model_validate(event)
+    task = decode(_TASK, event, "a training's input")
     bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
     logger.info("ingest begins", key=task.source.key, size=task.source.size)
     with tracer.provider.in_subsegment("## ingest"):
@@ -81,4 +87,3 @@ def _count(model: str, result: IngestResult) -> None:
     count(METRICS.ROWS_ACCEPTED, result.rows.accepted if accepted else 0, model=model)
     count(METRICS.ROWS_QUARANTINED, result.rows.quarantined, model=model)
     count(METRICS.UPLOADS_REFUSED, int(refused), model=model)
-    publish()

@@ -6,15 +6,15 @@ conditions of the registry's transactions; the keys are in `millrace.registry.re
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from aws_lambda_powertools.utilities.parser import ValidationError, parse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
-from millrace.errors import FieldProblem, InvalidEventError
+from millrace.decoding import decode
+from millrace.documents import read_spec
 from millrace.messages import (
     Message,
     PromoteTask,
@@ -28,12 +28,11 @@ from millrace.messages import (
     TrainingInput,
     task_event,
 )
-from millrace.observability import bind, logger, publish, tracer
+from millrace.observability import bind, logger, published, tracer
 from millrace.registry.recorder import Recorder
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
 from millrace.spec import ModelSpec
-from millrace.specstore import read_spec
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -69,7 +68,7 @@ class ExecutionEnded(BaseModel):
     detail: ExecutionDetail
 
 
-Task = Annotated[
+type Task = (
     RecordDatasetTask
     | RecordRefusalTask
     | RecordTrialTask
@@ -77,9 +76,11 @@ Task = Annotated[
     | ReadChampionTask
     | RecordEvaluationTask
     | PromoteTask
-    | RecordFailureTask,
-    Field(discriminator="action"),
-]
+    | RecordFailureTask
+)
+
+_TASK: Final[TypeAdapter[Task]] = TypeAdapter(Annotated[Task, Field(discriminator="action")])
+_ENDED: Final = TypeAdapter(ExecutionEnded)
 
 
 @cache
@@ -100,19 +101,16 @@ def recorder() -> Recorder:
 
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001  # Lambda's
+@published()
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:  # noqa: ARG001  # Lambda's signature
     """Lambda's entry point."""
-    try:
-        if "detail-type" in event:
-            return _execution_ended(_decoded(event, ExecutionEnded))
-        if not isinstance(event.get("input"), dict) or "action" not in event:
-            raise InvalidEventError("expected {'action': …, 'input': {…}} or an EventBridge event")
-        return _perform(_decoded(task_event(event), Task))
-    finally:
-        publish()
+    if "detail-type" in event:
+        ended = decode(_ENDED, event, "the end of an execution that did not succeed")
+        return _execution_ended(ended)
+    return _perform(decode(_TASK, task_event(event), "a task of the registry"))
 
 
-def _perform(task: Any) -> dict[str, Any]:
+def _perform(task: Task) -> dict[str, Any]:
     bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
     logger.info("registry task begins", action=task.action)
     answer: Message | None = None
@@ -140,25 +138,12 @@ def _perform(task: Any) -> dict[str, Any]:
 def _execution_ended(event: ExecutionEnded) -> dict[str, Any]:
     detail = event.detail
     bind(correlation_id=event.id, run_id=detail.name)
+    logger.info("closing a run begins", status=detail.status)
     closed = recorder().execution_ended_badly(
         run_id=detail.name,
         status=detail.status,
         error=detail.error or "",
         cause=detail.cause or "",
     )
+    logger.info("closing a run ends", closed=closed)
     return {"run_id": detail.name, "closed": closed}
-
-
-def _decoded(event: dict[str, Any], model: Any) -> Any:
-    try:
-        return parse(event=event, model=model)
-    except ValidationError as exc:
-        problems = [
-            FieldProblem(".".join(str(p) for p in e["loc"]) or "event", e["msg"])
-            for e in exc.errors(include_url=False, include_input=False)
-        ]
-        raise InvalidEventError(
-            "the event is no task of the registry: "
-            + "; ".join(f"{p.field}: {p.message}" for p in problems[:10]),
-            problems,
-        ) from exc

@@ -5,17 +5,18 @@ again is safe: plan and trial write nothing, and fit writes each artifact once b
 """
 
 from functools import cache
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from pydantic import Field, TypeAdapter
 
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
+from millrace.decoding import decode
 from millrace.learning.data import SplitReader
 from millrace.learning.deadline import Remaining
 from millrace.learning.service import Training
 from millrace.messages import FitTask, PlanTask, TrialResult, TrialTask, task_event
-from millrace.observability import METRICS, bind, count, logger, publish, tracer
+from millrace.observability import METRICS, bind, count, logger, published, tracer
 from millrace.settings import EnvironmentSettings
 
 
@@ -35,7 +36,7 @@ class InvocationContext(Protocol):
         ...
 
 
-_TASKS: TypeAdapter[PlanTask | TrialTask | FitTask] = TypeAdapter(
+_TASK: Final[TypeAdapter[PlanTask | TrialTask | FitTask]] = TypeAdapter(
     Annotated[PlanTask | TrialTask | FitTask, Field(discriminator="action")]
 )
 
@@ -55,9 +56,10 @@ def training() -> Training:
 
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
+@published()
 def handler(event: dict[str, Any], context: InvocationContext) -> dict[str, Any]:
     """Lambda's entry point."""
-    task = _TASKS.validate_python(task_event(event))
+    task = decode(_TASK, task_event(event), "a task of a training")
     bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
 
     def remaining() -> float:
@@ -96,6 +98,5 @@ def _trial(task: TrialTask, remaining: Remaining) -> TrialResult:
         counted = METRICS.TRIALS_FINISHED
     finally:
         count(counted, model=task.model)
-        publish()
     logger.info("trial ends", trial_id=result.trial_id, score=result.score, seconds=result.seconds)
     return result

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
@@ -20,22 +20,21 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
     IdempotencyPersistenceLayerError,
 )
-from aws_lambda_powertools.utilities.parser import ValidationError, parse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from millrace import layout
 from millrace.aws.clients import client
 from millrace.aws.dynamodb import PK, SK
 from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
+from millrace.decoding import decode
 from millrace.errors import (
     ConcurrentWriteError,
-    FieldProblem,
     InvalidEventError,
     ServiceUnavailableError,
 )
 from millrace.messages import SourceObject
-from millrace.observability import bind, logger, publish, tracer
+from millrace.observability import bind, logger, published, tracer
 from millrace.registry.door import (
     Admission,
     AdmissionStatus,
@@ -112,7 +111,9 @@ class RetrainRequested(_AwsEvent):
     detail: RetrainRequest
 
 
-DOOR_EVENT: Any = Annotated[ObjectCreated | RetrainRequested, Field(discriminator="detail_type")]
+_EVENT: Final[TypeAdapter[ObjectCreated | RetrainRequested]] = TypeAdapter(
+    Annotated[ObjectCreated | RetrainRequested, Field(discriminator="detail_type")]
+)
 
 
 # ── Wiring ──────────────────────────────────────────────────────────────────────────────────────
@@ -194,11 +195,13 @@ def _answered_before(response: Any, idempotent_data: "DataRecord") -> Any:  # no
 
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
+@published()
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Lambda's entry point."""
-    arrived = decode(event)
+    arrived = decode(_EVENT, event, "an S3 'Object Created' or a 'Retrain Requested' event")
     correlation_id = arrived.id or context.aws_request_id
     bind(correlation_id=correlation_id)
+    logger.info("admission begins", source=arrived.source)
     made = wiring()
     made.config.register_lambda_context(context)
     try:
@@ -216,29 +219,6 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         raise ConcurrentWriteError("the same cause is being admitted right now") from exc
     except IdempotencyPersistenceLayerError as exc:
         raise ServiceUnavailableError(f"the idempotency record cannot be kept: {exc}") from exc
-    finally:
-        publish()
-
-
-def decode(event: dict[str, Any]) -> ObjectCreated | RetrainRequested:
-    """The event as one of those that come through this door.
-
-    Raises:
-        InvalidEventError: It is none; the message names the fields.
-    """
-    try:
-        parsed: ObjectCreated | RetrainRequested = parse(event=event, model=DOOR_EVENT)
-    except ValidationError as exc:
-        problems = [
-            FieldProblem(".".join(str(p) for p in e["loc"]) or "event", e["msg"])
-            for e in exc.errors(include_url=False, include_input=False)
-        ]
-        raise InvalidEventError(
-            "expected an S3 'Object Created' or a 'Retrain Requested' event: "
-            + "; ".join(f"{p.field}: {p.message}" for p in problems),
-            problems,
-        ) from exc
-    return parsed
 
 
 def _upload(made: Wiring, event: ObjectCreated, correlation_id: str) -> dict[str, Any]:

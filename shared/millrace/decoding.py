@@ -28,14 +28,14 @@ def decode[T](adapter: TypeAdapter[T], event: Any, expected: str) -> T:
     try:
         return adapter.validate_python(event)
     except ValidationError as exc:
-        problems = wrong_fields(exc)
+        problems = wrong_fields(exc, "event")
         raise InvalidEventError(f"expected {expected}: {in_words(problems)}", problems) from None
 
 
-def wrong_fields(exc: ValidationError) -> tuple[FieldProblem, ...]:
-    """Pydantic's errors as ours, by dotted path."""
+def wrong_fields(exc: ValidationError, whole: str = "document") -> tuple[FieldProblem, ...]:
+    """Pydantic's errors as ours, by dotted path; ``whole`` names what is wrong altogether."""
     return tuple(
-        FieldProblem(".".join(str(part) for part in e["loc"]) or "whole", e["msg"])
+        FieldProblem(".".join(str(part) for part in e["loc"]) or whole, e["msg"])
         for e in exc.errors(include_url=False, include_input=False, include_context=False)
     )
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from millrace.errors import InvalidEventError
 from millrace.spec import Algorithm, ModelName
 
 
@@ -352,5 +353,11 @@ class RecordFailureTask(TrainingInput):
 
 
 def task_event(event: dict[str, Any]) -> dict[str, Any]:
-    """The message in a task's event ``{"action": …, "input": {…}}``, merged."""
+    """The message in a task's event ``{"action": …, "input": {…}}``, merged.
+
+    Raises:
+        InvalidEventError: The event is of another form.
+    """
+    if not isinstance(event.get("input"), dict) or "action" not in event:
+        raise InvalidEventError("expected a task {'action': …, 'input': {…}}")
     return {**event["input"], "action": event["action"]}

@@ -6,6 +6,8 @@ their function besides. Dimensions stay few: the service, and the service with t
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -18,7 +20,17 @@ logger = Logger(service=SERVICE, utc=True)
 metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
 tracer = Tracer(service=SERVICE)
 
-__all__ = ["METRICS", "MetricUnit", "bind", "count", "logger", "metrics", "publish", "tracer"]
+__all__ = [
+    "METRICS",
+    "MetricUnit",
+    "bind",
+    "count",
+    "logger",
+    "metrics",
+    "publish",
+    "published",
+    "tracer",
+]
 
 
 class METRICS:
@@ -68,6 +80,15 @@ def count(
     of_model = {"service": SERVICE, "model": model}
     if model and of_model not in metrics.provider.dimension_sets:
         metrics.add_dimensions(**of_model)
+
+
+@contextmanager
+def published() -> Iterator[None]:
+    """Publishes what is counted inside, even when it raises; stands on handlers as a decorator."""
+    try:
+        yield
+    finally:
+        publish()
 
 
 def publish() -> None:

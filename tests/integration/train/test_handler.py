@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from pydantic import ValidationError
 
 from functions.train import handler as train
 from millrace import layout
@@ -17,6 +16,7 @@ from millrace.errors import (
     ArtifactError,
     ConfigurationError,
     DigestMismatchError,
+    InvalidEventError,
     NotFoundError,
     NoViableTrialError,
     ParityError,
@@ -302,7 +302,7 @@ def test_damaged_split_is_refused(new_run: NewRun, body: bytes) -> None:
 
 
 def test_event_without_a_known_action_is_refused(new_run: NewRun) -> None:
-    with pytest.raises(ValidationError, match="action"):
+    with pytest.raises(InvalidEventError, match="expected a task of a training: .*action"):
         new_run().invoke("guess")
 
 

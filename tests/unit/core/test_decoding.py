@@ -30,7 +30,7 @@ def test_a_wrong_event_is_refused_by_its_fields() -> None:
 
 @pytest.mark.parametrize("event", [None, [], "text", 3], ids=repr)
 def test_what_is_no_object_is_refused(event: Any) -> None:
-    with pytest.raises(InvalidEventError, match="expected a source: whole: ") as caught:
+    with pytest.raises(InvalidEventError, match="expected a source: event: ") as caught:
         decode(SOURCE, event, "a source")
 
     assert [type(p) for p in caught.value.problems] == [FieldProblem]
