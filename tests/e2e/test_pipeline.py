@@ -12,7 +12,7 @@ import pytest
 
 from millrace_cli.client import ApiClient
 from millrace_cli.follow import STATE_WORDS
-from millrace_cli.target import Target
+from millrace_cli.target import DEFAULT_STACK, Target
 from millrace_cli.training import upload_file
 from tests.e2e.conftest import Follow, Sample, Upload, sample_of, spec_document
 
@@ -84,11 +84,14 @@ def test_one_correlation_id_joins_upload_states_and_registry(
 
 
 def test_business_metrics_reach_cloudwatch(client: Client, trained: dict[str, Any]) -> None:
-    names = {
-        m["MetricName"] for m in client("cloudwatch").list_metrics(Namespace="Millrace")["Metrics"]
+    found = {
+        (m["MetricName"], tuple(sorted((d["Name"], d["Value"]) for d in m["Dimensions"])))
+        for m in client("cloudwatch").list_metrics(Namespace="Millrace")["Metrics"]
     }
 
-    assert {"RowsAccepted", "TrialsFinished", "GatesPassed", "Promotions"} <= names
+    for name in ("UploadsReceived", "RowsAccepted", "TrialsFinished", "GatesPassed", "Promotions"):
+        assert (name, (("service", DEFAULT_STACK),)) in found
+        assert (name, (("model", "tumor"), ("service", DEFAULT_STACK))) in found
 
 
 def test_the_report_is_linked_and_opens(
