@@ -8,8 +8,12 @@
     │   ├── ServiceUnavailableError     an AWS service failed or timed out
     │   └── ConcurrentWriteError        a transaction lost a race that a fresh read may win
     └── FinalError                      trying again gives the same answer
-        ├── InvalidSpecError            the model spec is wrong: names the field
-        ├── InvalidEventError           an event or a request that is not ours to understand
+        ├── ProblemsError               lists every wrong field; never raised itself
+        │   ├── InvalidSpecError        the model spec is wrong: names the field
+        │   ├── InvalidEventError       an event or a request that is not ours to understand
+        │   └── InvalidRequestError     rows do not fit the signature: names row and field
+        │       ├── MalformedRequestError   the body cannot be decoded: not JSON, not gzip, not UTF-8
+        │       └── RequestTooLargeError    more rows or bytes than one request may carry
         ├── UploadRefusedError          the uploaded file cannot become a dataset version
         ├── TrainingError               no trial, fit or export gave a usable model
         │   ├── NoViableTrialError      every trial failed
@@ -23,9 +27,6 @@
         │   ├── ConditionFailedError    a conditional write met another state than it assumed
         │   ├── InvalidTransitionError  the state table has no such edge
         │   └── ChampionChangedError    the champion is not the one the caller compared with
-        ├── InvalidRequestError         rows do not fit the signature: names row and field
-        │   ├── MalformedRequestError   the body cannot be decoded: not JSON, not gzip, not UTF-8
-        │   └── RequestTooLargeError    more rows or bytes than one request may carry
         ├── AccessDeniedError           AWS refused the caller's credentials or permissions
         └── ConfigurationError          the deployment or the local set-up lacks something
 
