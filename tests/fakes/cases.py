@@ -15,6 +15,7 @@ from millrace.messages import (
     SourceObject,
     TrainingInput,
 )
+from millrace.registry import door
 from millrace.registry.records import Run, RunStatus
 from millrace.registry.registry import Registry
 from millrace.spec import Algorithm, ModelSpec
@@ -71,18 +72,9 @@ def run(number: int, of: ModelSpec, *, spec_version: int = 1, **changes: Any) ->
 
 
 def training_input(of: Run, *, force: bool = False) -> TrainingInput:
-    """The TRAINING machine's input for a run."""
-    return TrainingInput(
-        run_id=of.run_id,
-        model=of.model,
-        cause=of.cause,
-        correlation_id=of.correlation_id,
-        spec_version=of.spec_version,
-        spec_key=layout.spec_key(of.model, of.spec_digest),
-        spec_digest=of.spec_digest,
-        source=of.source,
-        force=force,
-    )
+    """The TRAINING machine's input for a run, as the door makes it, or as a retraining's."""
+    made = door.training_input(of)
+    return made.model_copy(update={"force": True}) if force else made
 
 
 def ingested(dataset_version: str = "d1", model: str = MODEL) -> IngestResult:

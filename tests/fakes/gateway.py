@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from millrace.http.problems import Problem
 from tests.fakes.cloud import LambdaContext
 
 Handler = Callable[..., dict[str, Any]]
@@ -95,3 +96,13 @@ class Caller:
         return Reply(
             raw["statusCode"], {k.lower(): v for k, v in raw["headers"].items()}, raw["body"]
         )
+
+
+def problem(reply: Reply, status: int, code: str) -> Problem:
+    """The problem details of a refusal."""
+    assert reply.status == status, reply.body
+    assert reply.headers["content-type"] == "application/problem+json"
+    told = Problem.model_validate_json(reply.body)
+    assert (told.status, told.code) == (status, code)
+    assert told.correlation_id == "req-1"
+    return told

@@ -8,10 +8,9 @@ import pytest
 
 from functions.api import handler as api
 from functions.trigger import handler as trigger
-from millrace.http.problems import Problem
 from millrace.observability import metrics
 from tests.fakes import cloud
-from tests.fakes.gateway import Caller, Reply
+from tests.fakes.gateway import Caller
 
 TRIGGER = "stack-trigger"
 
@@ -45,13 +44,3 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud.Cloud]:
 @pytest.fixture
 def call(stack: cloud.Cloud) -> Caller:
     return Caller(api.handler)
-
-
-def problem(reply: Reply, status: int, code: str) -> Problem:
-    """The problem details of a refusal."""
-    assert reply.status == status, reply.body
-    assert reply.headers["content-type"] == "application/problem+json"
-    told = Problem.model_validate_json(reply.body)
-    assert (told.status, told.code) == (status, code)
-    assert told.correlation_id == "req-1"
-    return told

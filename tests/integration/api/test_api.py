@@ -14,9 +14,8 @@ from millrace.layout import spec_key
 from millrace.spec import ModelSpec
 from tests.fakes import cases
 from tests.fakes.cloud import Cloud
-from tests.fakes.gateway import IAM_USER, Caller
+from tests.fakes.gateway import IAM_USER, Caller, problem
 from tests.fakes.onnx_models import crown
-from tests.integration.api.conftest import problem
 
 YAML = """\
 name: churn

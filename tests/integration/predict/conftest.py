@@ -8,7 +8,6 @@ import pytest
 
 from functions.predict import handler as predict
 from millrace.aws.clients import client
-from millrace.http.problems import Problem
 from millrace.observability import metrics
 from tests.fakes import cases, cloud
 from tests.fakes.gateway import Caller, Reply
@@ -42,16 +41,6 @@ class Serving:
     def put(self, key: str, body: bytes) -> None:
         """Writes an artifact."""
         client("s3").put_object(Bucket=cases.ARTIFACT_BUCKET, Key=key, Body=body)
-
-
-def problem(reply: Reply, status: int, code: str) -> Problem:
-    """The problem details of a refusal."""
-    assert reply.status == status, reply.body
-    assert reply.headers["content-type"] == "application/problem+json"
-    told = Problem.model_validate_json(reply.body)
-    assert (told.status, told.code) == (status, code)
-    assert told.correlation_id == "req-1"
-    return told
 
 
 @pytest.fixture

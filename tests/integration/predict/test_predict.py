@@ -17,9 +17,9 @@ from millrace.http.prediction_models import Predictions
 from millrace.observability import SERVICE, logger, metrics
 from millrace.serving.store import LoadedModel
 from millrace.spec import Task
-from tests.fakes.gateway import Caller
+from tests.fakes.gateway import Caller, problem
 from tests.fakes.onnx_models import stored
-from tests.integration.predict.conftest import ROW, Serving, problem
+from tests.integration.predict.conftest import ROW, Serving
 
 
 def probability(row: dict[str, Any], bias: float) -> float:

@@ -10,8 +10,8 @@ import pytest
 
 from functions.predict import handler as predict
 from tests.fakes import cases, cloud
-from tests.fakes.gateway import Caller
-from tests.integration.predict.conftest import ROW, Serving, problem
+from tests.fakes.gateway import Caller, problem
+from tests.integration.predict.conftest import ROW, Serving
 
 
 @pytest.fixture(scope="module")
