@@ -57,8 +57,9 @@ from millrace.http.models import (
     version_view,
 )
 from millrace.observability import logger
+from millrace.registry.pages import Page
 from millrace.registry.records import ModelVersion, SpecVersion
-from millrace.registry.registry import Page, Registry
+from millrace.registry.registry import Registry
 from millrace.signature import Signature
 from millrace.spec import MODEL_NAME_PATTERN
 

@@ -20,8 +20,9 @@ from millrace.http.models import ChampionRequest, PromoteRequest, RetrainAccepte
 from millrace.layout import spec_key
 from millrace.messages import Promotion
 from millrace.observability import METRICS, count, logger
+from millrace.registry.champions import ANY_CHAMPION
 from millrace.registry.records import SpecVersion
-from millrace.registry.registry import ANY_CHAMPION, Registry
+from millrace.registry.registry import Registry
 from millrace.spec import ModelSpec
 
 MAX_SPEC_BYTES: Final = 1_000_000

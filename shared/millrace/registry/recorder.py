@@ -25,8 +25,8 @@ from millrace.messages import (
     Verdict,
 )
 from millrace.observability import METRICS, count, logger
-from millrace.registry.records import RunOutcome
-from millrace.registry.registry import PIPELINE, Registry
+from millrace.registry.records import PIPELINE, RunOutcome
+from millrace.registry.registry import Registry
 from millrace.spec import ModelSpec
 
 _MAX_CAUSE: Final = 1_000

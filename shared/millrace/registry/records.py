@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,7 +17,10 @@ from millrace.messages import (
 )
 from millrace.spec import Algorithm, Task
 
-CHAMPION = "champion"
+CHAMPION: Final = "champion"
+
+PIPELINE: Final = "pipeline"
+"""Actor of what the TRAINING machine does by itself."""
 
 
 class Record(BaseModel):

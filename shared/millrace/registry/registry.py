@@ -9,7 +9,6 @@ when it is repeated; the docstrings say by what.
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from millrace.aws.dynamodb import (
@@ -27,11 +26,9 @@ from millrace.aws.dynamodb import (
     Write,
 )
 from millrace.errors import (
-    ChampionChangedError,
     ConcurrentWriteError,
     ConditionFailedError,
     ConflictError,
-    InvalidEventError,
     NoChampionError,
     NotFoundError,
 )
@@ -48,9 +45,22 @@ from millrace.messages import (
     Verdict,
 )
 from millrace.registry import items
+from millrace.registry.champions import (
+    ANY_CHAMPION,
+    CROWNINGS,
+    AnyChampion,
+    check_answerable,
+    check_expectation,
+    crowning_event,
+    is_repeated,
+    name_of,
+    promotion_of,
+    step_back,
+)
 from millrace.registry.pages import Page, check_limit, decode_token, encode_token
 from millrace.registry.records import (
     CHAMPION,
+    PIPELINE,
     AuditEntry,
     DatasetVersion,
     ModelVersion,
@@ -69,26 +79,11 @@ from millrace.spec import ModelSpec
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["ANY_CHAMPION", "PIPELINE", "AnyChampion", "Page", "Registry", "open_registry"]
-
-PIPELINE: Final = "pipeline"
-"""Actor of what the TRAINING machine does by itself."""
-
 ATTEMPTS: Final = 10
 """Fresh reads before a lost race is given back to the caller."""
 
 _OPEN: Final = OneOf((RunStatus.SCHEDULED.value, RunStatus.RUNNING.value))
 _MAX_TEXT: Final = 2_000
-_NAMELESS: Final = frozenset({"", "anonymous", PIPELINE})
-
-
-class AnyChampion(Enum):
-    """The caller did not say which champion it expects."""
-
-    ANY = "any"
-
-
-ANY_CHAMPION: Final = AnyChampion.ANY
 
 
 def open_registry(client: "DynamoDBClient", table_name: str) -> "Registry":
@@ -857,7 +852,7 @@ class Registry:
             InvalidEventError: ``force`` without a named actor or a reason.
         """
         if force:
-            _answerable(actor, reason, f"promote {model}@{version} by force")
+            check_answerable(actor, reason, f"promote {model}@{version} by force")
 
         return self._crown(
             model,
@@ -905,7 +900,7 @@ class Registry:
             InvalidEventError: ``force`` without a named actor or a reason.
         """
         if force:
-            _answerable(actor, reason, f"roll {model} back by force")
+            check_answerable(actor, reason, f"roll {model} back by force")
 
         return self._crown(
             model,
@@ -962,32 +957,32 @@ class Registry:
             meta = self.get_model(model)
             alias = self._table.get(items.alias_key(model, CHAMPION))
             run = None if finishing_run is None else self._run(finishing_run)
-            if alias is not None and _repeated(
+            if alias is not None and is_repeated(
                 alias, change_id, target, expected_champion, restore
             ):
                 if run is not None and run.outcome is None:
                     self._close_promoted(run, reason, now, closed_id, what)
-                return _promotion(alias)
+                return promotion_of(alias)
             if run is not None and run.outcome is RunOutcome.PROMOTED and target is not None:
                 stored = self._table.get(items.version_key(model, target)) or {}
                 return Promotion(version=target, previous=stored.get("predecessor"))
             if run is not None and run.outcome is not None:
                 raise _closed(run)
-            number = _step_back(meta) if target is None else target
+            number = step_back(meta) if target is None else target
             item = self._table.get(items.version_key(model, number))
             if item is None:
                 raise NotFoundError(f"model {model!r} has no version {number}")
             version = items.to_version(item)
-            event = _crowning(meta, version, restore=restore, force=force)
-            _check_expectation(meta, version, event, expected_champion, force)
+            event = crowning_event(meta, version, restore=restore, force=force)
+            check_expectation(meta, version, event, expected_champion, force)
             entry = AuditEntry(
                 model=model,
                 at=now,
                 entry_id=change_id,
                 actor=actor,
-                action=_CROWNINGS[event],
+                action=CROWNINGS[event],
                 subject=f"{model}@{number}",
-                before=_named(meta, meta.champion_version),
+                before=name_of(meta, meta.champion_version),
                 after=f"{model}@{number}",
                 reason=reason,
                 correlation_id=correlation_id or version.correlation_id,
@@ -1222,99 +1217,6 @@ class Registry:
         raise ConcurrentWriteError(
             f"{what}: lost {ATTEMPTS} races in a row, try again later"
         ) from lost
-
-
-_CROWNINGS: Final[Mapping[Event, str]] = {
-    Event.PROMOTE: "promoted",
-    Event.FORCE_PROMOTE: "forced_promotion",
-    Event.RESTORE: "rolled_back",
-}
-
-
-def _repeated(
-    alias: Item,
-    change_id: str,
-    target: int | None,
-    expected: int | AnyChampion | None,
-    restore: bool,
-) -> bool:
-    """Whether the champion is already what the caller wants it to be."""
-    if alias["change_id"] == change_id:
-        return True
-    if isinstance(expected, AnyChampion):
-        return False
-    if target is not None:
-        return bool(alias["version"] == target)
-    return restore and bool(alias["restored"]) and alias.get("previous") == expected
-
-
-def _promotion(alias: Item) -> Promotion:
-    return Promotion(version=alias["version"], previous=alias.get("previous"))
-
-
-def _step_back(meta: RegisteredModel) -> int:
-    """The version a rollback without a target leads to."""
-    if meta.champion_version is None:
-        raise NoChampionError(f"model {meta.name!r} has no champion to roll back from")
-    if meta.previous_champion_version is None:
-        raise ConflictError(
-            f"{meta.name}@{meta.champion_version} replaced no champion: there is nothing to roll "
-            "back to; name a version"
-        )
-    return meta.previous_champion_version
-
-
-def _crowning(meta: RegisteredModel, version: ModelVersion, *, restore: bool, force: bool) -> Event:
-    """What makes the version champion; raises when nothing may."""
-    subject = f"{meta.name}@{version.version}"
-    if (meta.champion_version == version.version) != (version.status is VersionStatus.CHAMPION):
-        raise ConcurrentWriteError(f"{subject}: the champion changed between two reads")
-    if restore:
-        event = Event.RESTORE
-    elif force and version.status is not VersionStatus.VALIDATED:
-        event = Event.FORCE_PROMOTE
-    else:
-        event = Event.PROMOTE
-    transition(version.status, event, subject)
-    if restore and version.verdict != "passed" and not force:
-        raise ConflictError(
-            f"{subject} never passed its gates: going back to it needs force and a reason"
-        )
-    return event
-
-
-def _named(meta: RegisteredModel, number: int | None) -> str:
-    return "no champion" if number is None else f"{meta.name}@{number}"
-
-
-def _check_expectation(
-    meta: RegisteredModel,
-    version: ModelVersion,
-    event: Event,
-    expected: int | AnyChampion | None,
-    force: bool,
-) -> None:
-    """Raises ChampionChangedError unless the champion is the expected one."""
-    champion = meta.champion_version
-    if not isinstance(expected, AnyChampion):
-        if champion != expected:
-            raise ChampionChangedError(
-                f"expected {_named(meta, expected)} as champion of {meta.name}, "
-                f"found {_named(meta, champion)}"
-            )
-    elif event is Event.PROMOTE and not force and champion != version.compared_with:
-        raise ChampionChangedError(
-            f"{meta.name}@{version.version} was compared with "
-            f"{_named(meta, version.compared_with)}, and now the champion is "
-            f"{_named(meta, champion)}: retrain, or promote it with the expected champion named"
-        )
-
-
-def _answerable(actor: str, reason: str, what: str) -> None:
-    if actor.strip() in _NAMELESS:
-        raise InvalidEventError(f"to {what}, the actor must be a named person, got {actor!r}")
-    if not reason.strip():
-        raise InvalidEventError(f"to {what}, a reason is required")
 
 
 def _decide(

@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from millrace.errors import ConcurrentWriteError, FinalError, RetryableError
 from millrace.messages import ChampionRef, TrainingInput
+from millrace.registry.champions import ANY_CHAMPION
 from millrace.registry.records import RunOutcome
-from millrace.registry.registry import ANY_CHAMPION, Registry
+from millrace.registry.registry import Registry
 from tests.fakes import cases
 from tests.fakes.clock import FakeClock, counting_ids
 from tests.fakes.faults import Fault, FaultyTable

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import InvalidEventError, NotFoundError
-from millrace.registry.pages import decode_token, encode_token
-from millrace.registry.registry import Page, Registry
+from millrace.registry.pages import Page, decode_token, encode_token
+from millrace.registry.registry import Registry
 from tests.fakes import cases
 from tests.fakes.clock import FakeClock, counting_ids
 from tests.fakes.table import FakeTable
