@@ -108,7 +108,7 @@ def reported(as_json: bool) -> Iterator[None]:
         if as_json:
             print_json_error("Interrupted", message)
         else:
-            err.print(Text(message, style="yellow"))
+            err.print(Text(message, style="yellow"), soft_wrap=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from exc
 
 

@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
     result = runner.invoke(
         app,
-        [*"init churn --target churned --json --out".split(), str(out), "--data", str(data)],
+        ["init", "churn", "--data", str(data), "--target", "churned", "--out", str(out), "--json"],
     )
 
     assert result.exit_code == ExitCode.INVALID
