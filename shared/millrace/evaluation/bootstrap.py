@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from millrace.evaluation.document import Measured
 from millrace.evaluation.metrics import Codes, Floats, Weighted
-from millrace.messages import MetricValue
 from millrace.spec import HIGHER_IS_BETTER
 
 CHUNK_CELLS: Final = 1_000_000
@@ -91,11 +91,12 @@ def draw[K](
     return {key: Draws(np.concatenate(values)) for key, values in parts.items()}
 
 
-def with_interval(value: float, draws: Draws, confidence: float) -> MetricValue:
+def measured(value: float, draws: Draws, confidence: float) -> Measured:
     """A metric's value on the rows themselves with its interval."""
-    interval = draws.interval(confidence)
-    low, high = interval if interval is not None else (None, None)
-    return MetricValue(value=value, low=low, high=high)
+    low, high = draws.interval(confidence) or (None, None)
+    return Measured(
+        value=value, low=low, high=high, resamples=len(draws.values), skipped=draws.skipped
+    )
 
 
 def paired_difference(metric: str, candidate: Draws, champion: Draws) -> Draws:

@@ -14,7 +14,7 @@ from millrace.datasets.table import Table, TableSchema
 from millrace.documents import read_signature
 from millrace.errors import TrainingError
 from millrace.evaluation import curves
-from millrace.evaluation.bootstrap import Draws, draw, paired_difference
+from millrace.evaluation.bootstrap import draw, measured, paired_difference
 from millrace.evaluation.document import (
     Comparison,
     Drawings,
@@ -243,7 +243,7 @@ def _measure(
     confidence = spec.evaluate.confidence
 
     def all_of(model: str) -> dict[str, Measured]:
-        return {n: _measured(values[model, n], draws[model, n], confidence) for n in names}
+        return {n: measured(values[model, n], draws[model, n], confidence) for n in names}
 
     if champion is None:
         return all_of(_CANDIDATE), None
@@ -252,7 +252,7 @@ def _measure(
             version=champion.version, comparable=False, reason=champion.reason
         )
     differences = {
-        n: _measured(
+        n: measured(
             improvement(n, values[_CANDIDATE, n], values[_CHAMPION, n]),
             paired_difference(n, draws[_CANDIDATE, n], draws[_CHAMPION, n]),
             confidence,
@@ -264,17 +264,6 @@ def _measure(
         comparable=True,
         metrics=all_of(_CHAMPION),
         differences=differences,
-    )
-
-
-def _measured(value: float, draws: Draws, confidence: float) -> Measured:
-    interval = draws.interval(confidence)
-    return Measured(
-        value=value,
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        resamples=len(draws.values),
-        skipped=draws.skipped,
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.datasets.table import Table
-from millrace.evaluation.bootstrap import draw
-from millrace.evaluation.document import Measured, Slice, SliceTable
+from millrace.evaluation.bootstrap import draw, measured
+from millrace.evaluation.document import Slice, SliceTable
 from millrace.evaluation.metrics import Codes, Outcome, compute, prepare
 from millrace.spec import HIGHER_IS_BETTER, ColumnType, ModelSpec, Role, SliceGate, Task
 
@@ -148,27 +148,20 @@ def slice_table(
     for index, (name, rows) in enumerate(listed):
         part = outcome.take(rows)
         value = compute(metric, part)
-        measured = None
+        metric_value = None
         if not np.isnan(value):
             together = None
             if clusters is not None:
                 together = np.unique(clusters[rows], return_inverse=True)[1].astype(np.int64)
             prepared = {metric: prepare(metric, part)}
             draws = draw(prepared, part.rows, spec.evaluate.bootstrap, seed, together)[metric]
-            interval = draws.interval(spec.evaluate.confidence)
-            measured = Measured(
-                value=value,
-                low=interval[0] if interval else None,
-                high=interval[1] if interval else None,
-                resamples=len(draws.values),
-                skipped=draws.skipped,
-            )
+            metric_value = measured(value, draws, spec.evaluate.confidence)
         slices.append(
             Slice(
                 value=f"group {index + 1}" if nameless else name,
                 rows=part.rows,
-                judged=part.rows >= min_rows and measured is not None,
-                metric=measured,
+                judged=part.rows >= min_rows and metric_value is not None,
+                metric=metric_value,
                 facts={k: v for k, v in group_facts(part).items() if k != metric},
             )
         )

@@ -4,7 +4,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 from uuid import uuid4
 
-ANONYMOUS: Final = "anonymous"
+from millrace.registry.records import ANONYMOUS
+
 _SCOPE_KEY: Final = "millrace.correlation_id"
 
 

@@ -13,10 +13,16 @@ from millrace.errors import (
     NoChampionError,
 )
 from millrace.messages import Promotion
-from millrace.registry.records import PIPELINE, ModelVersion, RegisteredModel, VersionStatus
+from millrace.registry.records import (
+    ANONYMOUS,
+    PIPELINE,
+    ModelVersion,
+    RegisteredModel,
+    VersionStatus,
+)
 from millrace.registry.states import Event, transition
 
-_NAMELESS: Final = frozenset({"", "anonymous", PIPELINE})
+_NAMELESS: Final = frozenset({"", ANONYMOUS, PIPELINE})
 
 
 class AnyChampion(Enum):

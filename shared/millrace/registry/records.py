@@ -22,6 +22,9 @@ CHAMPION: Final = "champion"
 PIPELINE: Final = "pipeline"
 """Actor of what the TRAINING machine does by itself."""
 
+ANONYMOUS: Final = "anonymous"
+"""Actor of a request that nobody signed."""
+
 
 class Record(BaseModel):
     """Base of every record."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from millrace.evaluation import bootstrap
-from millrace.evaluation.bootstrap import Draws, draw, paired_difference, resamples, with_interval
+from millrace.evaluation.bootstrap import Draws, draw, measured, paired_difference, resamples
 from millrace.evaluation.metrics import Outcome, compute, prepare
 from millrace.spec import Task, metrics_for
 
@@ -75,7 +75,7 @@ def test_interval_holds_the_value_and_shrinks_with_rows() -> None:
         outcome = noisy_binary(rows, seed=1)
         value = compute("roc_auc", outcome)
         draws = draw({"roc_auc": prepare("roc_auc", outcome)}, rows, 200, 1)
-        metric = with_interval(value, draws["roc_auc"], 0.95)
+        metric = measured(value, draws["roc_auc"], 0.95)
         assert metric.low is not None
         assert metric.high is not None
         assert metric.low < value < metric.high
@@ -128,7 +128,7 @@ def test_no_interval_when_most_resamples_have_no_value() -> None:
     draws = Draws(np.array([np.nan, np.nan, np.nan, 1.0]))
 
     assert draws.interval(0.95) is None
-    assert with_interval(0.5, draws, 0.95).low is None
+    assert measured(0.5, draws, 0.95).low is None
 
 
 def test_two_models_on_15000_rows_take_seconds() -> None:
