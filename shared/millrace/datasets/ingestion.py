@@ -15,11 +15,12 @@ from typing import Final
 from pydantic import BaseModel
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore, verify_sha256
+from millrace.aws.s3 import ObjectStore
 from millrace.datasets.check import CheckReport, Kept, Prepared, prepare, too_large
 from millrace.datasets.engine import Limits
 from millrace.datasets.table import SPLITS
 from millrace.datasets.versions import Manifest, ManifestColumn
+from millrace.documents import read_spec
 from millrace.errors import UploadRefusedError
 from millrace.messages import IngestResult, TrainingInput
 from millrace.spec import ModelSpec
@@ -53,20 +54,15 @@ def ingest(
     Raises:
         NotFoundError: The object's version or the spec is not there.
         DigestMismatchError: The spec is not the one that was registered.
+        ArtifactError: The spec is none this version of Millrace understands.
     """
-    spec = _read_spec(task, store, artifact_bucket)
+    spec = read_spec(store, artifact_bucket, task.spec_key, task.spec_digest)
     with tempfile.TemporaryDirectory(prefix="millrace-ingest-", dir=scratch) as directory:
         workspace = Path(directory)
         prepared = _prepare(task, spec, store, workspace, limits)
         if prepared.kept is None:
             return _refused(task, spec, store, data_bucket, prepared)
         return _accepted(task, spec, store, data_bucket, prepared, prepared.kept, clock)
-
-
-def _read_spec(task: TrainingInput, store: ObjectStore, artifact_bucket: str) -> ModelSpec:
-    body = store.read(artifact_bucket, task.spec_key)
-    verify_sha256(body, task.spec_digest, f"s3://{artifact_bucket}/{task.spec_key}")
-    return ModelSpec.from_document(json.loads(body))
 
 
 def _prepare(

@@ -58,7 +58,9 @@ FREE_OF_ALL = (
 INWARD = {
     "millrace.aws": ("millrace.errors", "millrace.observability"),
     "millrace.registry": ("millrace.aws", "millrace.observability", *FREE_OF_ALL),
-    "millrace.datasets": ("millrace.aws", "millrace.observability", *FREE_OF_ALL),
+    "millrace.datasets": ("millrace.aws", "millrace.documents", *FREE_OF_ALL),
+    "millrace.documents": ("millrace.aws.s3", *FREE_OF_ALL),
+    "millrace.onnx_session": ("millrace.aws.s3", *FREE_OF_ALL),
     "millrace.learning": (
         "millrace.aws",
         "millrace.datasets.table",
