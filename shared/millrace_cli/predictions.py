@@ -151,7 +151,8 @@ def typed(cell: str, kind: str, nulls: Container[str]) -> Any:
     try:
         match kind:
             case "integer":
-                return int(text)
+                whole, _, fraction = text.partition(".")
+                return int(whole) if not fraction.strip("0") else text
             case "number":
                 return float(text)
             case "boolean":

@@ -134,7 +134,7 @@ def _require_target(target: str, names: Sequence[str]) -> None:
     close = difflib.get_close_matches(target, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise InvalidSpecError(
-        f"the file has no column {target!r} to predict{hint} It has: "
+        f"the file has no column {target!r} to predict{hint}; it has: "
         f"{', '.join(names[:20])}{' …' if len(names) > 20 else ''}"
     )
 

@@ -23,7 +23,7 @@ NO_API = cast("ApiClient", None)
 
 
 def test_cells_take_the_types_of_the_signature() -> None:
-    text = "id,age,spend,plan,news\n1,41,3.5, basic ,yes\n2,,N/A,N/A,FALSE\n"
+    text = "id,age,spend,plan,news\n1,41.0,3.5, basic ,yes\n2,,N/A,N/A,FALSE\n"
 
     rows = csv_rows(FILE, text, SIGNATURE, ",")
 
@@ -45,7 +45,8 @@ def test_the_delimiter_of_the_spec_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "kind"), [("old", "integer"), ("1.5x", "number"), ("maybe", "boolean")]
+    ("cell", "kind"),
+    [("old", "integer"), ("4.5", "integer"), ("1.5x", "number"), ("maybe", "boolean")],
 )
 def test_a_cell_that_does_not_fit_is_left_for_the_api_to_name(cell: str, kind: str) -> None:
     assert typed(cell, kind, frozenset()) == cell
