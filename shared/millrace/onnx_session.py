@@ -43,16 +43,13 @@ _ORT_ERRORS: Final = (
 )
 
 
-def load_session(
-    body: bytes, sha256: str, what: str, threads: int = 1
-) -> onnxruntime.InferenceSession:
+def load_session(body: bytes, sha256: str, what: str) -> onnxruntime.InferenceSession:
     """Loads a model from memory.
 
     Args:
         body: The ONNX file.
         sha256: The digest that was registered, in hexadecimal.
         what: What the model is called in an error, e.g. ``churn@3``.
-        threads: Threads within one operator.
 
     Raises:
         DigestMismatchError: The bytes are not those registered.
@@ -67,7 +64,7 @@ def load_session(
             "which its sha256 does not cover"
         )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: warnings would go to stderr unstructured
     options.add_session_config_entry("session.load_model_format", "ONNX")

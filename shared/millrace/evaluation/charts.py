@@ -119,13 +119,11 @@ class _Axes:
         )
         return parts
 
-    def path(self, points: Points, style: str, *, step: bool = False) -> str:
-        commands = []
-        for i, (x, y) in enumerate(points):
-            if step and i:
-                commands.append(f"H{_at(self.across(x))}V{_at(self.up(y))}")
-            else:
-                commands.append(f"{'L' if i else 'M'}{_at(self.across(x))} {_at(self.up(y))}")
+    def path(self, points: Points, style: str) -> str:
+        commands = (
+            f"{'L' if i else 'M'}{_at(self.across(x))} {_at(self.up(y))}"
+            for i, (x, y) in enumerate(points)
+        )
         return f'<path class="line {style}" d="{"".join(commands)}"/>'
 
 

@@ -58,8 +58,9 @@ def curves(outcome: Outcome) -> Curves:
     )
 
 
-def wilson(hits: float, rows: float, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share: Wilson, J. Am. Stat. Assoc. 22 (1927)."""
+def wilson(hits: float, rows: float) -> tuple[float, float]:
+    """95 % interval of a share: Wilson, J. Am. Stat. Assoc. 22 (1927)."""
+    z = 1.96
     share, square = hits / rows, z * z
     centre = (share + square / (2 * rows)) / (1 + square / rows)
     half = z / (1 + square / rows) * np.sqrt(share * (1 - share) / rows + square / (4 * rows**2))

@@ -51,7 +51,6 @@ def evaluate(
     data_bucket: str,
     artifact_bucket: str,
     clock: Callable[[], datetime],
-    threads: int = 1,
 ) -> EvaluationResult:
     """Evaluates, stores the evaluation and its report, and gives the verdict.
 
@@ -75,9 +74,11 @@ def evaluate(
         task.fit.signature_sha256,
         candidate_name,
     )
-    session = _read_model(store, artifact_bucket, task.fit.model_key, task.fit.sha256, threads)
+    session = _read_model(
+        store, artifact_bucket, task.fit.model_key, task.fit.sha256, candidate_name
+    )
     candidate = score(session, signature, table, candidate_name)
-    champion = _score_champion(task, store, artifact_bucket, table, threads)
+    champion = _score_champion(task, store, artifact_bucket, table)
 
     clusters = _clusters(spec, table)
     metrics, comparison = _measure(spec, candidate, champion, clusters)
@@ -186,13 +187,13 @@ def _split_key(task: EvaluateTask) -> str:
 
 
 def _read_model(
-    store: ObjectStore, bucket: str, key: str, sha256: str, threads: int
+    store: ObjectStore, bucket: str, key: str, sha256: str, what: str
 ) -> onnxruntime.InferenceSession:
-    return load_session(store.read(bucket, key), sha256, f"model s3://{bucket}/{key}", threads)
+    return load_session(store.read(bucket, key), sha256, f"model {what}, s3://{bucket}/{key}")
 
 
 def _score_champion(
-    task: EvaluateTask, store: ObjectStore, bucket: str, table: Table, threads: int
+    task: EvaluateTask, store: ObjectStore, bucket: str, table: Table
 ) -> _Champion | None:
     champion = task.registration.champion
     if champion is None:
@@ -204,7 +205,7 @@ def _score_champion(
     reason = why_incomparable(signature, table.schema)
     if reason is not None:
         return _Champion(champion.version, None, reason)
-    session = _read_model(store, bucket, champion.model_key, champion.sha256, threads)
+    session = _read_model(store, bucket, champion.model_key, champion.sha256, name)
     return _Champion(champion.version, score(session, signature, table, name))
 
 
