@@ -129,7 +129,7 @@ def _tell(clock: Clock, api: ApiClient, data: DemoData) -> None:
 
 def _upload(target: Target, api: ApiClient, path: Path) -> dict[str, Any]:
     location, run_id, _ = upload_file(target, MODEL, path, path.name)
-    out.print(f"  uploaded to s3://{location}")
+    out.print(f"  uploaded to s3://{location}", soft_wrap=True)
     run = follow_to_end(api, run_id)
     version = version_of(api, run)
     out.print(render.run_summary({k: v for k, v in run.items() if k != "report_url"}, version))
@@ -148,11 +148,17 @@ def _predict(api: ApiClient, target: Target, data: DemoData) -> None:
     rows = [{n: int(line[n]) if n == "AGEP" else line[n] for n in names} for line in lines]
     answer = api.post(f"/v1/models/{MODEL}/predict", {"rows": rows})
     out.print(render.prediction_table(answer))
-    out.print(Text(f"  truth: {', '.join(line['employed'] for line in lines)}", style="dim"))
+    truth = ", ".join(line["employed"] for line in lines)
+    out.print(Text(f"  label 1 is employed; what the three said themselves: {truth}", style="dim"))
     url = f"{target.outputs.api_url}/v1/models/{MODEL}/predict"
-    out.print(Text(f"  the same with curl: curl -X POST {url} \\", style="dim"))
     body = json.dumps({"rows": rows[:1]})
-    out.print(Text(f"    -H 'content-type: application/json' -d '{body}'", style="dim"))
+    out.print(Text("  the first with curl:", style="dim"))
+    for line in (
+        f"curl -X POST {url} \\",
+        "-H 'content-type: application/json' \\",
+        f"-d '{body}'",
+    ):
+        out.print(Text(f"    {line}", style="dim"), soft_wrap=True)
 
 
 def _what_next(api: ApiClient, target: Target) -> None:

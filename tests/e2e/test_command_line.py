@@ -42,12 +42,14 @@ def test_a_persons_first_ten_minutes(millrace: Any, cancer: Sample, tmp_path: Pa
     followed = millrace("upload", "patients", str(data), "--follow")
     row = json.dumps(cancer.feature_row(3))
     predicted = millrace("predict", "patients", "--row", row, "--json")
+    from_file = millrace("predict", "patients", "--file", str(data), "--limit", "3", "--json")
 
-    for result in (checked, applied, followed, predicted):
+    for result in (checked, applied, followed, predicted, from_file):
         assert result.exit_code == 0, result.output
     assert "300 accepted" in followed.output
     assert "promoted to champion" in followed.output
     assert json.loads(predicted.stdout)["version"] == 1
+    assert len(json.loads(from_file.stdout)["predictions"]) == 3
 
 
 def test_listings_and_one_version(millrace: Any, trained: dict[str, Any]) -> None:
@@ -85,3 +87,15 @@ def test_an_unknown_model_is_not_found(millrace: Any) -> None:
     result = millrace("show", "nobody")
 
     assert result.exit_code == ExitCode.NOT_FOUND
+
+
+def test_a_wrong_delimiter_in_rows_to_predict_is_told_by_the_header(
+    millrace: Any, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("radius;texture\n1;2\n")
+
+    result = millrace("predict", "tumor", "--file", str(rows), "--json")
+
+    assert result.exit_code == ExitCode.INVALID
+    assert "the header lacks" in json.loads(result.stdout)["message"]
