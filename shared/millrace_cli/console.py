@@ -114,6 +114,7 @@ def reported(as_json: bool) -> Iterator[None]:
 
 def _fail(exc: MillraceError, as_json: bool) -> NoReturn:
     problems = exc.problems if isinstance(exc, ProblemsError) else ()
+    code = exit_code_for(exc)
     if as_json:
         print_json_error(type(exc).__name__, str(exc), problems)
     else:
@@ -121,7 +122,9 @@ def _fail(exc: MillraceError, as_json: bool) -> NoReturn:
         for p in problems:
             row = f"row {p.row}, " if p.row is not None else ""
             err.print(Text(f"  {row}{p.field}: {p.message}"))
-    raise typer.Exit(exit_code_for(exc))
+        if code == ExitCode.UNREACHABLE:
+            err.print(Text("  what is missing: millrace doctor", style="dim"))
+    raise typer.Exit(code)
 
 
 def print_page(page: dict[str, Any], table: RenderableType, as_json: bool) -> None:
