@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
-class Settings(EnvironmentSettings):
-    """The api function's settings."""
+class ApiSettings(EnvironmentSettings):
+    """Environment of the api function."""
 
     table_name: str
     artifact_bucket: str
@@ -34,7 +34,7 @@ class Settings(EnvironmentSettings):
 @cache
 def gateway() -> Gateway:
     """The app and its clients, built from the environment at the first request."""
-    settings = Settings.from_environment()
+    settings = ApiSettings.from_environment()
     objects = S3ObjectStore(client("s3"))
     return Gateway(
         create_app(

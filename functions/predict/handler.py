@@ -21,8 +21,8 @@ from millrace.serving.store import ModelStore
 from millrace.settings import EnvironmentSettings
 
 
-class Settings(EnvironmentSettings):
-    """The predict function's settings."""
+class PredictSettings(EnvironmentSettings):
+    """Environment of the predict function."""
 
     table_name: str
     artifact_bucket: str
@@ -31,7 +31,7 @@ class Settings(EnvironmentSettings):
     model_cache_mb: int = 256
 
 
-def build(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Gateway:
+def build(settings: PredictSettings, clock: Callable[[], float] = time.monotonic) -> Gateway:
     """The app and its clients.
 
     Args:
@@ -54,7 +54,7 @@ def build(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Ga
 @cache
 def gateway() -> Gateway:
     """The app of this environment, built at the first request."""
-    return build(Settings.from_environment())
+    return build(PredictSettings.from_environment())
 
 
 @tracer.capture_lambda_handler(capture_response=False)

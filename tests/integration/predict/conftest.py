@@ -53,7 +53,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
         monkeypatch.setattr(
             predict,
             "gateway",
-            cached(lambda: predict.build(predict.Settings.from_environment(), lambda: made.now)),
+            cached(
+                lambda: predict.build(predict.PredictSettings.from_environment(), lambda: made.now)
+            ),
         )
         yield made
 

@@ -331,7 +331,7 @@ def test_requests_survive_somebody_else_s_event_loop(serving: Serving) -> None:
 
 def test_two_apps_in_one_process_do_not_disturb_each_other(serving: Serving) -> None:
     serving.crown(1)
-    other = predict.build(predict.Settings.from_environment())
+    other = predict.build(predict.PredictSettings.from_environment())
 
     for call in (serving.call, Caller(other), serving.call, Caller(other)):
         assert call("POST", "/v1/models/churn/predict", {"rows": [ROW]}).status == 200

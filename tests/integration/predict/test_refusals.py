@@ -18,7 +18,7 @@ from tests.integration.predict.conftest import ROW, Serving
 def serving() -> Iterator[Serving]:
     """One stack with a champion, which no test changes."""
     with pytest.MonkeyPatch.context() as patch, cloud.stack(patch) as stack:
-        made = Serving(stack, Caller(predict.build(predict.Settings.from_environment())))
+        made = Serving(stack, Caller(predict.build(predict.PredictSettings.from_environment())))
         made.crown(1)
         cases.candidate(stack.registry, 1, cases.spec("waiting"))
         yield made
