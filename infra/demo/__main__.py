@@ -141,7 +141,8 @@ def _predict(api: ApiClient, target: Target, data: DemoData) -> None:
     names = [f["name"] for f in version["signature"]["features"]]
     with duckdb.connect() as db:
         table = db.execute(
-            "SELECT * FROM read_csv($path, all_varchar = true) LIMIT 3", {"path": str(data.first)}
+            "SELECT * FROM read_csv($path, all_varchar = true) WHERE CAST(id AS INTEGER) % 13000 = 7",
+            {"path": str(data.first)},
         )
         columns = [d[0] for d in table.description or ()]
         lines = [dict(zip(columns, line, strict=True)) for line in table.fetchall()]
@@ -149,7 +150,7 @@ def _predict(api: ApiClient, target: Target, data: DemoData) -> None:
     answer = api.post(f"/v1/models/{MODEL}/predict", {"rows": rows})
     out.print(render.prediction_table(answer))
     truth = ", ".join(line["employed"] for line in lines)
-    out.print(Text(f"  label 1 is employed; what the three said themselves: {truth}", style="dim"))
+    out.print(Text(f"  label 1 is employed; what they said themselves: {truth}", style="dim"))
     url = f"{target.outputs.api_url}/v1/models/{MODEL}/predict"
     body = json.dumps({"rows": rows[:1]})
     out.print(Text("  the first with curl:", style="dim"))
