@@ -44,7 +44,6 @@ class RegistrySettings(EnvironmentSettings):
     table_name: str
     artifact_bucket: str
     topic_arn: str
-    stage: str = "dev"
 
 
 class ExecutionDetail(BaseModel):

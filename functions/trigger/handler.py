@@ -61,7 +61,6 @@ class TriggerSettings(EnvironmentSettings):
     data_bucket: str
     state_machine_arn: str
     topic_arn: str
-    stage: str = "dev"
 
 
 # ── Events ──────────────────────────────────────────────────────────────────────────────────────

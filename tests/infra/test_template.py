@@ -431,7 +431,7 @@ def test_environment_holds_what_the_function_reads_and_nothing_else(name: str) -
     # Parsed, not imported: a handler brings its heavy libraries with it.
     settings = _settings_of(ROOT / "functions" / name.lower())
     assert {variable for variable, needed in settings.items() if needed} <= given
-    assert given - {"MILLRACE_STAGE"} <= settings.keys()
+    assert given <= settings.keys()
 
 
 def _settings_of(folder: Path) -> dict[str, bool]:
