@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 KINDS = ("unit", "integration", "infra", "e2e", "localstack", "bench")
@@ -32,6 +33,16 @@ def _isolate_from_aws() -> None:
 
 
 _isolate_from_aws()
+
+# Machines are noisy: how long an example takes is never a verdict. On CI the same examples come
+# every time, so that a failure there is one that can be repeated.
+settings.register_profile(
+    "millrace",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("millrace")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -102,7 +102,7 @@ def write(directory: Path, format_: str, data: Sequence[dict[str, Any]]) -> Path
     return path
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(drawn=st.lists(rows, max_size=12), shuffled=st.randoms(use_true_random=False))
 def test_same_rows_in_any_order_and_format_are_the_same_version(
     drawn: list[dict[str, Any]], shuffled: Any
@@ -131,7 +131,7 @@ def prepared_in(directory: Path, path: Path, spec: ModelSpec) -> Prepared:
     return prepare(path, path.name, spec, workspace=workspace, limits=Limits())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(drawn=st.lists(rows, min_size=1, max_size=12))
 def test_typed_values_survive_reading_and_storing(drawn: list[dict[str, Any]]) -> None:
     data = [*drawn, *FILLER]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -105,7 +105,6 @@ def test_class_scores_are_scikit_learns() -> None:
         )
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32)),

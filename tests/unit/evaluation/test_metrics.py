@@ -92,7 +92,7 @@ def present(outcome: Outcome, weights: np.ndarray) -> Outcome:
 
 
 @pytest.mark.parametrize("name", BINARY)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=binary_outcomes())
 def test_binary_metric_equals_scikit_learn(name: str, case: tuple[Outcome, np.ndarray]) -> None:
     outcome, weights = case
@@ -106,7 +106,7 @@ def test_binary_metric_equals_scikit_learn(name: str, case: tuple[Outcome, np.nd
 
 
 @pytest.mark.parametrize("name", MULTICLASS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=multiclass_outcomes())
 def test_multiclass_metric_equals_scikit_learn(name: str, case: tuple[Outcome, np.ndarray]) -> None:
     outcome, weights = case
@@ -120,7 +120,7 @@ def test_multiclass_metric_equals_scikit_learn(name: str, case: tuple[Outcome, n
 
 
 @pytest.mark.parametrize("name", REGRESSION)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=regression_outcomes())
 def test_regression_metric_equals_scikit_learn(name: str, case: tuple[Outcome, np.ndarray]) -> None:
     outcome, weights = case

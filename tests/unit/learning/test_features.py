@@ -92,7 +92,7 @@ finite = st.one_of(
 words = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     numeric=hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.just(2)), elements=finite),
     known=st.lists(words, min_size=1, max_size=6, unique=True),

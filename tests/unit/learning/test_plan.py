@@ -33,7 +33,7 @@ def shape(task: Task, rows: int, classes: int) -> tuple[ModelSpec, TableSchema]:
     return spec, table.schema.model_copy(update={"rows": {"train": rows}, "classes": names})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     task=st.sampled_from(Task),
     train=train_sections,
@@ -72,7 +72,7 @@ def test_plan_is_sound(task: Task, train: dict[str, Any], rows: int, classes: in
             assert size <= max(MAX_LEAF_VALUES, 10 * 4 * max(1, ways))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(few=st.integers(1, 20), more=st.integers(0, 20), seed=st.integers(0, 2**31 - 1))
 def test_more_trials_keep_the_earlier_ones(few: int, more: int, seed: int) -> None:
     spec, schema = shape(Task.BINARY, 10_000, 2)

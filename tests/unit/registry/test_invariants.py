@@ -192,7 +192,7 @@ class RegistryMachine(RuleBasedStateMachine):
             return
 
 
-RegistryMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+RegistryMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
 TestRegistryMachine = RegistryMachine.TestCase
 
 
