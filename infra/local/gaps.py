@@ -512,6 +512,11 @@ def _tell_of_interrupted_executions(endpoint: str) -> None:
                 deadline = time.monotonic() + START_SECONDS
                 while not _answers(endpoint):
                     if time.monotonic() > deadline:
+                        logger.error(
+                            "nobody was told of %d interrupted executions: no answer within %d s",
+                            len(interrupted),
+                            START_SECONDS,
+                        )
                         return
                     time.sleep(0.1)
                 for execution in interrupted:
