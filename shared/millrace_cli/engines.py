@@ -1,0 +1,115 @@
+"""The engines that the template runs on, and what each is declared to do.
+
+A test says which capabilities it needs and is skipped, with the reason, where an engine lacks one;
+docs/testing.md shows the same declarations as a table. Whoever makes an engine do more adds it here.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Capability(StrEnum):
+    """Something Millrace relies on that an engine does, or does not."""
+
+    DEPLOYMENT = "deployment"
+    """CloudFormation with the SAM transform and change sets."""
+    UPLOAD_EVENTS = "upload-events"
+    """An object's event names its version and reaches the function by a rule."""
+    OBJECT_VERSIONS = "object-versions"
+    """A replaced or deleted object can be had back."""
+    TRANSACTIONS = "transactions"
+    """DynamoDB transactions and conditions hold."""
+    STATE_MACHINE = "state-machine"
+    """Map, Choice, Retry and Catch on named errors, one execution per name."""
+    EXECUTION_EVENTS = "execution-events"
+    """An execution that did not succeed is an event."""
+    REST_API = "rest-api"
+    """The REST API of the OpenAPI body with Lambda proxy integrations."""
+    LOGS = "logs"
+    """What functions log is in CloudWatch Logs."""
+    EMBEDDED_METRICS = "embedded-metrics"
+    """Metrics in logs become CloudWatch metrics."""
+    SERVICE_METRICS = "service-metrics"
+    """Lambda, Step Functions, API Gateway and SQS measure themselves."""
+    ALARMS = "alarms"
+    """Alarms, metric math included, change state by their metrics and publish to their topic."""
+    NOTICES = "notices"
+    """A topic delivers to its subscribers."""
+    DEAD_LETTERS = "dead-letters"
+    """An event that a function fails is tried again, then kept in the dead-letter queue."""
+    SIGNATURES = "signatures"
+    """A request without a valid signature or key is refused."""
+    ROLES = "roles"
+    """What a role does not grant is refused."""
+    LIMITS = "limits"
+    """Memory, payload sizes, timeouts of states, request rates and concurrency are limited."""
+    ACCESS_LOGS = "access-logs"
+    """The API writes access logs."""
+    TRACES = "traces"
+    """X-Ray records traces."""
+    EXPIRY = "expiry"
+    """What has expired is deleted: items, replaced objects, logs."""
+    ENCRYPTION = "encryption"
+    """Data at rest is encrypted, on demand with a customer key; only TLS is answered."""
+    RECOVERY = "recovery"
+    """A table can be restored to a point in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An emulator of AWS on this machine.
+
+    Attributes:
+        name: What it is called on command lines.
+        title: What it is called in sentences.
+        health: Path that answers 200 when it is up.
+        keeps_state: Whether a stop and a start keep what was deployed.
+        capabilities: What it does of what Millrace relies on.
+    """
+
+    name: str
+    title: str
+    health: str
+    keeps_state: bool
+    capabilities: frozenset[Capability]
+
+
+_WIRING: Final = frozenset(
+    {
+        Capability.DEPLOYMENT,
+        Capability.UPLOAD_EVENTS,
+        Capability.OBJECT_VERSIONS,
+        Capability.TRANSACTIONS,
+        Capability.STATE_MACHINE,
+        Capability.EXECUTION_EVENTS,
+        Capability.REST_API,
+        Capability.LOGS,
+        Capability.EMBEDDED_METRICS,
+        Capability.SERVICE_METRICS,
+        Capability.ALARMS,
+        Capability.NOTICES,
+        Capability.DEAD_LETTERS,
+    }
+)
+"""What must hold for data to flow from an upload to an answer, and trouble to a person."""
+
+MINISTACK: Final = Engine(
+    name="ministack",
+    title="MiniStack",
+    health="/_ministack/health",
+    keeps_state=True,
+    capabilities=_WIRING,
+)
+LOCALSTACK: Final = Engine(
+    name="localstack",
+    title="LocalStack",
+    health="/_localstack/health",
+    keeps_state=False,
+    capabilities=_WIRING,
+)
+ENGINES: Final = {engine.name: engine for engine in (MINISTACK, LOCALSTACK)}
+DEFAULT_ENGINE: Final = MINISTACK
+
+AWS_CAPABILITIES: Final = frozenset(Capability)
+"""AWS does all of it."""
