@@ -3,8 +3,12 @@
 Run by the runtime's interpreter with ``-S``: the import path is then built here in Lambda's
 order, the function's own packages before the runtime's, so that an artifact that forgets a
 dependency fails here as it would on AWS, and one that carries its own wins.
+
+Asked by an environment variable, which the function does not get to see, it first has the AWS calls
+of the process recorded (``calls.py``).
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -23,6 +27,17 @@ def die_with(parent: int) -> None:
         sys.exit("the embedded cloud ended while a function was starting")
 
 
+def record_calls(folder: str) -> None:
+    """Loads the recorder, which is no module on the function's path, and starts it."""
+    place = Path(__file__).with_name("calls.py")
+    spec = importlib.util.spec_from_file_location("millrace_recorded_calls", place)
+    if spec is None or spec.loader is None:
+        sys.exit(f"{place} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.record(folder)
+
+
 def main() -> None:
     """Builds the import path and hands over to the runtime interface client."""
     die_with(int(sys.argv[1]))
@@ -31,6 +46,9 @@ def main() -> None:
     sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]
     sys.path.append(str(runtime / "lib" / version / "site-packages"))
     sys.argv = ["awslambdaric", os.environ["_HANDLER"]]
+    folder = os.environ.pop("MILLRACE_RECORD_CALLS", None)
+    if folder is not None:
+        record_calls(folder)
 
     from awslambdaric.__main__ import main as serve
 

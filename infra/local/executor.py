@@ -50,6 +50,8 @@ LOG_BYTES = 1_048_576
 """Log kept for one invocation; the oldest bytes go first."""
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+RECORD_VARIABLE = "MILLRACE_RECORD_CALLS"
+"""Tells ``bootstrap.py`` to record, and where; it takes it out before the function's code runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +274,7 @@ class Environment:
         scratch: Parent of the environment's own temporary folder.
         spawner: Runs ``Popen`` on one long-lived thread: Linux's parent-death signal fires when
             the *thread* that forked ends.
+        calls: Folder in which the process records its AWS calls; None for no record.
     """
 
     def __init__(
@@ -282,8 +285,10 @@ class Environment:
         interpreter: Path,
         scratch: Path,
         spawner: ThreadPoolExecutor,
+        calls: Path | None = None,
     ) -> None:
         self.function = function
+        self._calls = calls
         self.last_used = time.monotonic()
         self._code = code
         self._events: queue.Queue[Invocation | None] = queue.Queue()
@@ -320,28 +325,34 @@ class Environment:
     def _environment(self, interpreter: Path) -> dict[str, str]:
         function = self.function
         stamp = time.strftime("%Y/%m/%d", time.gmtime())
-        return dict(function.environment) | {
-            "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
-            "AWS_LAMBDA_FUNCTION_NAME": function.name,
-            "AWS_LAMBDA_FUNCTION_VERSION": function.version,
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": f"{stamp}/[{function.version}]{os.urandom(16).hex()}",
-            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_address[1]}",
-            "AWS_REGION": function.region,
-            "AWS_DEFAULT_REGION": function.region,
-            "LAMBDA_RUNTIME_DIR": str(interpreter.parent.parent),
-            "LAMBDA_TASK_ROOT": str(self._code),
-            "LANG": "en_US.UTF-8",
-            "PATH": SYSTEM_PATH,
-            # Lambda's code folder is read-only: bytecode not in the artifact is not kept.
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUTF8": "1",
-            "TMPDIR": str(self._tmp),
-            "TZ": ":UTC",
-            "_HANDLER": function.handler,
-        }
+        recording = {} if self._calls is None else {RECORD_VARIABLE: str(self._calls)}
+        given = {k: v for k, v in function.environment if k != RECORD_VARIABLE}
+        return (
+            given
+            | recording
+            | {
+                "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
+                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
+                "AWS_LAMBDA_FUNCTION_NAME": function.name,
+                "AWS_LAMBDA_FUNCTION_VERSION": function.version,
+                "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+                "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+                "AWS_LAMBDA_LOG_STREAM_NAME": f"{stamp}/[{function.version}]{os.urandom(16).hex()}",
+                "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_address[1]}",
+                "AWS_REGION": function.region,
+                "AWS_DEFAULT_REGION": function.region,
+                "LAMBDA_RUNTIME_DIR": str(interpreter.parent.parent),
+                "LAMBDA_TASK_ROOT": str(self._code),
+                "LANG": "en_US.UTF-8",
+                "PATH": SYSTEM_PATH,
+                # Lambda's code folder is read-only: bytecode not in the artifact is not kept.
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUTF8": "1",
+                "TMPDIR": str(self._tmp),
+                "TZ": ":UTC",
+                "_HANDLER": function.handler,
+            }
+        )
 
     def _watch(self) -> None:
         self._outcomes.put(_Exited(self._process.wait()))
@@ -638,10 +649,20 @@ class Executor:
         code: Where unpacked code goes.
         scratch: Where the functions' temporary folders go; emptied first.
         limit: Most environments per function.
+        calls: Folder in which every function process records its AWS calls; None for no record.
     """
 
-    def __init__(self, *, interpreter: Path, code: Path, scratch: Path, limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        interpreter: Path,
+        code: Path,
+        scratch: Path,
+        limit: int,
+        calls: Path | None = None,
+    ) -> None:
         self._interpreter = interpreter
+        self._calls = calls
         self._scratch = scratch
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._store = CodeStore(code)
@@ -680,6 +701,7 @@ class Executor:
                     interpreter=self._interpreter,
                     scratch=self._scratch,
                     spawner=self._spawner,
+                    calls=self._calls,
                 ),
             )
             self._pools[key] = (function, pool)

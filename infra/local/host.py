@@ -25,11 +25,13 @@ def main() -> None:
     if installed != MINISTACK_VERSION:
         sys.exit(f"expected ministack {MINISTACK_VERSION}, found {installed}: run `make setup`")
     endpoint = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
+    calls = os.environ.get("MILLRACE_CLOUD_CALLS")
     executor = Executor(
         interpreter=Path(os.environ["MILLRACE_CLOUD_RUNTIME"]),
         code=Path(os.environ["MILLRACE_CLOUD_CODE"]),
         scratch=Path(os.environ["MILLRACE_CLOUD_SCRATCH"]),
         limit=int(os.environ["MILLRACE_CLOUD_WORKERS"]),
+        calls=None if calls is None else Path(calls),
     )
     lifeline = os.environ.get("MILLRACE_CLOUD_LIFELINE")
     if lifeline is not None:

@@ -185,10 +185,17 @@ def reset(project: Path) -> None:
 
 
 @contextlib.contextmanager
-def ephemeral(project: Path, *, wait_scale: float = WAIT_SCALE) -> Iterator[CloudInfo]:
+def ephemeral(
+    project: Path, *, wait_scale: float = WAIT_SCALE, calls: Path | None = None
+) -> Iterator[CloudInfo]:
     """A cloud of its own for a test run or a demo: free port, nothing kept, gone afterwards.
 
     It also ends when this process ends in any other way, killed included.
+
+    Args:
+        project: The checkout.
+        wait_scale: What share of their length Step Functions' waits last.
+        calls: Existing folder in which every function process records its AWS calls.
 
     Raises:
         ConfigurationError: As ``up``.
@@ -198,7 +205,14 @@ def ephemeral(project: Path, *, wait_scale: float = WAIT_SCALE) -> Iterator[Clou
     ours, theirs = os.pipe()
     try:
         # The cloud holds the reading end and sees it close when this process is gone.
-        info = _start(project.resolve(), folder, _free_port(), lifeline=ours, wait_scale=wait_scale)
+        info = _start(
+            project.resolve(),
+            folder,
+            _free_port(),
+            lifeline=ours,
+            wait_scale=wait_scale,
+            calls=calls,
+        )
         try:
             yield info
         finally:
@@ -237,6 +251,7 @@ def _start(
     *,
     lifeline: int | None = None,
     wait_scale: float = WAIT_SCALE,
+    calls: Path | None = None,
 ) -> CloudInfo:
     command = [str(_interpreter(project, "cloud")), "-m", "infra.local.host"]
     if not (project / "infra" / "local" / "host.py").exists():
@@ -246,6 +261,8 @@ def _start(
     environment = _environment(project, folder, port, wait_scale)
     if lifeline is not None:
         environment["MILLRACE_CLOUD_LIFELINE"] = str(lifeline)
+    if calls is not None:
+        environment["MILLRACE_CLOUD_CALLS"] = str(calls.absolute())
     for name in ("state", "s3", "functions", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     pid = _spawn(command, environment, folder, lifeline)
