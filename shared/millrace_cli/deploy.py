@@ -20,6 +20,7 @@ _LOCAL_PARAMETERS = {
     "Stage": "local",
     "ApiAuthorizer": "NONE",
     "ApiAccessLogs": "off",
+    "Alarms": "on",
     "TraceMode": "PassThrough",
     "RefreshSeconds": "5",
 }

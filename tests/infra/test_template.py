@@ -21,6 +21,7 @@ from tests.infra.deployment import (
     as_list,
     expanded,
     lintable,
+    resources,
     source,
     statements,
 )
@@ -28,6 +29,7 @@ from tests.infra.deployment import (
 CHOICES: dict[str, dict[str, str]] = {
     "defaults": {},
     "local": {"ApiAuthorizer": "NONE", "ApiAccessLogs": "off", "TraceMode": "PassThrough"},
+    "dev": {"Stage": "dev", "Alarms": "off"},
     "strict": {
         "ApiAuthorizer": "API_KEY",
         "ApiAccessLogs": "existing-role",
@@ -467,6 +469,13 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
     for alarm in alarms.values():
         assert alarm["Properties"]["AlarmActions"] == ["${NotificationTopic}"]
         assert alarm["Properties"]["TreatMissingData"] == "notBreaching"
+
+
+def test_alarms_exist_unless_they_are_off() -> None:
+    declared = resources("AWS::CloudWatch::Alarm")
+
+    assert _of({"Alarms": "on"}, "AWS::CloudWatch::Alarm").keys() == declared.keys()
+    assert _of({"Alarms": "off"}, "AWS::CloudWatch::Alarm") == {}
 
 
 def test_operations_page_says_what_each_alarm_means_and_costs() -> None:
