@@ -29,6 +29,7 @@ class ApiSettings(EnvironmentSettings):
     trigger_function: str
     topic_arn: str
     stage: str = "dev"
+    code_version: str = "unknown"
 
 
 @cache
@@ -49,6 +50,7 @@ def gateway() -> Gateway:
                 trigger_function=settings.trigger_function,
                 notifier=SnsNotifier(client("sns"), settings.topic_arn),
                 stage=settings.stage,
+                code_version=settings.code_version,
                 new_token=lambda: str(uuid4()),
             )
         )

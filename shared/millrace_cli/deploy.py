@@ -47,7 +47,7 @@ def build(project: Path, progress: Progress) -> None:
     Raises:
         FinalError: The build failed; the message ends with its output.
     """
-    _run(["make", "--no-print-directory", "build"], project, dict(os.environ), progress)
+    run_tool(["make", "--no-print-directory", "build"], project, dict(os.environ), progress)
 
 
 def deploy_local(
@@ -73,27 +73,35 @@ def deploy_local(
         "--no-progressbar",
         "--parameter-overrides",
         *(f"{name}={value}" for name, value in _LOCAL_PARAMETERS.items()),
-        f"CodeVersion={_code_version(project)}",
+        f"CodeVersion={code_version(project)}",
     ]
-    _run(command, project, environment, progress)
+    run_tool(command, project, environment, progress)
 
 
-def _code_version(project: Path) -> str:
+def code_version(project: Path) -> str:
     """The commit a model version will name as its code, ``-dirty`` when files were changed."""
+    return ask_git(project, "describe", "--always", "--tags", "--dirty") or "unversioned"
+
+
+def ask_git(project: Path, *question: str) -> str:
+    """What git answers about the checkout, nothing where there is no git or no answer."""
     git = shutil.which("git")
     if git is None:
-        return "unversioned"
-    described = subprocess.run(
-        [git, "describe", "--always", "--dirty"],
-        cwd=project,
-        check=False,
-        capture_output=True,
-        text=True,
+        return ""
+    answer = subprocess.run(
+        [git, *question], cwd=project, check=False, capture_output=True, text=True
     )
-    return described.stdout.strip() or "unversioned"
+    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str], progress: Progress) -> None:
+def run_tool(
+    command: list[str], folder: Path, environment: dict[str, str], progress: Progress
+) -> None:
+    """Runs a program that tells its progress line by line.
+
+    Raises:
+        FinalError: It failed; the message ends with its last lines.
+    """
     tail: list[str] = []
     with subprocess.Popen(
         command,

@@ -1,16 +1,16 @@
-"""Packs built functions once, for deployments to the embedded cloud.
+"""Packs built functions once, for every deployment of them.
 
 ``sam deploy`` compresses every function each time, which on two cores is most of a local
-deployment. Here a function is packed when its files changed, quickly, and byte for byte the same
-for the same files, so that nothing is uploaded or unpacked again either. AWS gets what
-``sam deploy`` itself packs.
+deployment, and to other bytes each time. Here a function is packed when its files changed, and byte
+for byte the same for the same files, so that nothing is uploaded or unpacked again either, and a
+release is named by its bytes.
 """
 
 import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,18 +38,35 @@ def packed_template(build: Path, packages: Path) -> Path:
     if not built.exists():
         raise ConfigurationError(f"nothing is built in {build}: run `make build`")
     text = built.read_text()
-    names = sorted({found["folder"] for found in CODE_URI.finditer(text)})
+    paths = packed_folders(build, packages, {found["folder"] for found in CODE_URI.finditer(text)})
+    packed = CODE_URI.sub(lambda found: f"{found['key']}{paths[found['folder']]}", text)
+    target = build / TEMPLATE
+    return _write(target, packed.encode())
+
+
+def packed_folders(build: Path, packages: Path, folders: Iterable[str]) -> dict[str, Path]:
+    """Packs the folders of a build that changed since they were packed last.
+
+    Args:
+        build: Folder of a finished ``sam build``.
+        packages: Folder for the packages, kept between deployments.
+        folders: Names of the folders in the build.
+
+    Returns:
+        The package of each folder.
+
+    Raises:
+        ConfigurationError: The build is not finished.
+    """
+    names = sorted(folders)
     for name in names:
         if not (build / name).is_dir():
             raise ConfigurationError(f"{name} is missing in {build}: run `make build`")
     packages.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        paths = dict(
+        return dict(
             zip(names, pool.map(lambda name: _packed(build / name, packages), names), strict=True)
         )
-    packed = CODE_URI.sub(lambda found: f"{found['key']}{paths[found['folder']]}", text)
-    target = build / TEMPLATE
-    return _write(target, packed.encode())
 
 
 def _packed(folder: Path, packages: Path) -> Path:

@@ -117,6 +117,7 @@ class Collaborators:
         trigger_function: Its name.
         notifier: Tells people.
         stage: Name of the deployment's stage.
+        code_version: Version of the deployed code.
         new_token: Makes an idempotency token.
     """
 
@@ -130,6 +131,7 @@ class Collaborators:
     trigger_function: str
     notifier: Notifier
     stage: str
+    code_version: str
     new_token: Callable[[], str]
 
 
@@ -191,22 +193,21 @@ def _add_service_routes(app: FastAPI, with_: Collaborators) -> None:
         response: Response,
         deep: Annotated[bool, Query(description="Ask the table, too.")] = False,
     ) -> Health:
+        health = Health(
+            status="ok",
+            stage=with_.stage,
+            version=millrace.__version__,
+            code_version=with_.code_version,
+        )
         if not deep:
-            return Health(status="ok", stage=with_.stage, version=millrace.__version__)
+            return health
         try:
             with_.registry.list_models(limit=1)
         except MillraceError as exc:
             logger.error("health check failed", exc_info=exc, extra={"check": "table"})
             response.status_code = 503
-            return Health(
-                status="degraded",
-                stage=with_.stage,
-                version=millrace.__version__,
-                checks={"table": "failed"},
-            )
-        return Health(
-            status="ok", stage=with_.stage, version=millrace.__version__, checks={"table": "ok"}
-        )
+            return health.model_copy(update={"status": "degraded", "checks": {"table": "failed"}})
+        return health.model_copy(update={"checks": {"table": "ok"}})
 
     @app.get(
         "/v1/openapi.json",

@@ -83,6 +83,7 @@ class Health(Answer):
     status: Literal["ok", "degraded"]
     stage: str
     version: str
+    code_version: str
     checks: dict[str, Literal["ok", "failed"]] = Field(default_factory=dict)
 
 

@@ -46,6 +46,7 @@ def test_health_answers_without_touching_anything(
         "status": "ok",
         "stage": "dev",
         "version": millrace.__version__,
+        "code_version": "unknown",
         "checks": {},
     }
 
