@@ -53,6 +53,11 @@ test-infra: setup build ## Check the template, roles, state machines and built a
 test-e2e: setup build ## Deploy the template to the embedded cloud and use it
 	$(PYTEST) tests/e2e $(ARGS)
 
+.PHONY: test-aws
+test-aws: setup ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
+	@test -n "$(STACK)" || { echo 'make test-aws runs on a stack that is deployed already: name it with STACK=name' >&2; exit 2; }
+	$(PYTEST) tests/e2e --engine aws --stack "$(STACK)" $(if $(REGION),--region "$(REGION)") $(ARGS)
+
 .PHONY: check
 check: setup ## Lint, check formatting and types, the committed OpenAPI, download addresses
 	$(PYTHON) -m ruff check .

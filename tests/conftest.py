@@ -1,24 +1,45 @@
-"""What holds for every test: its kind by its folder, no real AWS, no network where none belongs."""
+"""What holds for every test: its kind by its folder, no real AWS, no network where none belongs.
+
+And where the e2e tests run: on an engine of this machine, which they start, or (``--engine aws
+--stack NAME``) on a stack that is deployed already, with the person's own credentials.
+"""
 
 import os
 from pathlib import Path
+from typing import Final
 
+import boto3
 import pytest
 from hypothesis import HealthCheck, settings
 
+from millrace_cli.engines import AWS_CAPABILITIES, DEFAULT_ENGINE, ENGINES, Capability
+
 TESTS = Path(__file__).parent
+AWS: Final = "aws"
+OWN_FOLDERS: Final = {
+    "ministack": TESTS / "e2e" / "conformance",
+    "localstack": TESTS / "localstack",
+}
+"""Tests of one engine alone: whether it is what the suite takes it for."""
 KINDS = ("unit", "integration", "infra", "e2e", "localstack", "bench")
 LOOPBACK = ["127.0.0.1", "::1", "localhost"]
 
 
-def _isolate_from_aws() -> None:
+def _isolate_from_aws() -> dict[str, str]:
     """Leaves nothing in the environment by which a test could reach somebody's account.
 
     Done at import, before any test module builds a client or reads its settings.
+
+    Returns:
+        What it took away.
     """
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "MILLRACE_", "POWERTOOLS_")) and name != "AWS_CA_BUNDLE":
-            del os.environ[name]
+    person = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("AWS_", "MILLRACE_", "POWERTOOLS_")) and name != "AWS_CA_BUNDLE"
+    }
+    for name in person:
+        del os.environ[name]
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -30,9 +51,20 @@ def _isolate_from_aws() -> None:
         "POWERTOOLS_TRACE_DISABLED": "true",
         "SAM_CLI_TELEMETRY": "0",
     }
+    return person
 
 
-_isolate_from_aws()
+_PERSON: Final = _isolate_from_aws()
+
+
+def _give_back_credentials() -> None:
+    """The person's own AWS settings, for a run that was told to use their stack."""
+    for name in list(os.environ):
+        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
+            del os.environ[name]
+    kept = ("AWS_", "MILLRACE_API_KEY")
+    os.environ |= {name: value for name, value in _PERSON.items() if name.startswith(kept)}
+
 
 # Machines are noisy: how long an example takes is never a verdict. On CI the same examples come
 # every time, so that a failure there is one that can be repeated.
@@ -45,12 +77,65 @@ settings.register_profile(
 settings.load_profile("millrace")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the e2e tests run."""
+    group = parser.getgroup("millrace")
+    group.addoption(
+        "--engine",
+        choices=[*ENGINES, AWS],
+        default=DEFAULT_ENGINE.name,
+        help="what the e2e tests run on: an engine of this machine, or a stack on AWS",
+    )
+    group.addoption(
+        "--runtime",
+        choices=["process", "docker"],
+        default=None,
+        help="how the engine runs; default: by what is there",
+    )
+    group.addoption("--stack", default=None, help="with --engine aws: the deployed stack to use")
+    group.addoption("--region", default=None, help="with --engine aws: its region")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses what cannot be run, before anything is."""
+    aws = config.option.engine == AWS
+    for option in ("stack", "region"):
+        if getattr(config.option, option) and not aws:
+            raise pytest.UsageError(f"--{option} belongs to --engine aws")
+    if not aws:
+        return
+    if config.option.runtime:
+        raise pytest.UsageError("--runtime belongs to the engines of this machine, not to aws")
+    if not config.option.stack:
+        raise pytest.UsageError(
+            "--engine aws runs on a stack that is deployed already: name it with --stack NAME"
+        )
+    _give_back_credentials()
+    session = boto3.Session(region_name=config.option.region)
+    if session.get_credentials() is None:
+        raise pytest.UsageError(
+            "--engine aws uses your AWS credentials and found none: "
+            "set AWS_PROFILE, or run `aws configure sso`"
+        )
+    if not session.region_name:
+        raise pytest.UsageError("no AWS region is set: pass --region, or set AWS_REGION")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the own tests of engines that this run is not about; naming the folder takes them."""
+    others = (folder for name, folder in OWN_FOLDERS.items() if name != config.option.engine)
+    return True if collection_path in others else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks each test with the kind its folder stands for, and says what it may reach.
 
-    Unit tests open no socket; the others reach this machine alone. Unix sockets stay open
-    (`--allow-unix-socket`): an event loop makes a pair of them to wake itself.
+    Unit tests open no socket; the others reach this machine alone, unless they were told of a stack
+    on AWS. Unix sockets stay open (`--allow-unix-socket`): an event loop makes a pair of them to
+    wake itself.
     """
+    engine = config.option.engine
+    title = "AWS" if engine == AWS else ENGINES[engine].title
     for item in items:
         if not item.path.is_relative_to(TESTS):
             continue
@@ -59,5 +144,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(getattr(pytest.mark, folder))
         if folder == "unit":
             item.add_marker(pytest.mark.disable_socket)
-        else:
+        elif not (folder == "e2e" and engine == AWS):
             item.add_marker(pytest.mark.allow_hosts(LOOPBACK))
+        lacking = needed(item) - capabilities_of(engine)
+        if lacking:
+            names = ", ".join(sorted(lacking))
+            item.add_marker(pytest.mark.skip(reason=f"{title} is not declared to do: {names}"))
+
+
+def needed(item: pytest.Item) -> frozenset[Capability]:
+    """What a test says it needs of its engine, by ``@pytest.mark.needs("...")``.
+
+    Raises:
+        pytest.UsageError: It names something that is no capability.
+    """
+    names = {str(name) for mark in item.iter_markers("needs") for name in mark.args}
+    unknown = names - set(Capability)
+    if unknown:
+        raise pytest.UsageError(
+            f"{item.nodeid} needs {', '.join(sorted(unknown))}; "
+            f"capabilities are {', '.join(Capability)}"
+        )
+    return frozenset(Capability(name) for name in names)
+
+
+def capabilities_of(engine: str) -> frozenset[Capability]:
+    """What an engine, or AWS, is declared to do."""
+    return AWS_CAPABILITIES if engine == AWS else ENGINES[engine].capabilities

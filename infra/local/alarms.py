@@ -1,9 +1,10 @@
 """When a CloudWatch alarm rings, as a pure function of its definition and the metric's points.
 
 After "Evaluating an alarm" and "Configuring how CloudWatch alarms treat missing data" in the
-CloudWatch user guide, with two simplifications: periods end now instead of on the clock's full
-minutes, so that a local alarm rings at once; and a missing period is never looked up further
-back than the evaluation range. Of metric math it knows ids, numbers, ``+ - * /`` and ``FILL``.
+CloudWatch user guide, with simplifications: periods end now instead of on the clock's full
+minutes, so that a local alarm rings at once; they may last a part of what the alarm says, so that
+it is soon quiet again; and a missing period is never looked up further back than the evaluation
+range. Of metric math it knows ids, numbers, ``+ - * /`` and ``FILL``.
 """
 
 import ast
@@ -45,8 +46,17 @@ class Verdict:
     reason: str
 
 
-def judge(alarm: Mapping[str, Any], series: Series, now: float) -> Verdict:
+def judge(
+    alarm: Mapping[str, Any], series: Series, now: float, *, period_scale: float = 1.0
+) -> Verdict:
     """Evaluates an alarm given as ``DescribeAlarms`` shows it.
+
+    Args:
+        alarm: The alarm.
+        series: Gives the points of a metric.
+        now: The time, in seconds.
+        period_scale: How long a period lasts, as a part of what the alarm says. Below one, an alarm
+            is quiet again in seconds, which a test can wait for.
 
     Raises:
         UnsupportedAlarmError: Comparison, statistic or expression is not known here.
@@ -56,7 +66,7 @@ def judge(alarm: Mapping[str, Any], series: Series, now: float) -> Verdict:
         raise UnsupportedAlarmError(f"comparison {alarm['ComparisonOperator']}")
     periods = int(alarm["EvaluationPeriods"])
     needed = int(alarm.get("DatapointsToAlarm") or periods)
-    values = [_value(alarm, series, now, back) for back in range(periods)]
+    values = [_value(alarm, series, now, back, period_scale) for back in range(periods)]
     threshold = float(alarm["Threshold"])
     found = [value for value in values if value is not None]
     breaching = sum(compare(value, threshold) for value in found)
@@ -76,14 +86,16 @@ def judge(alarm: Mapping[str, Any], series: Series, now: float) -> Verdict:
     return Verdict("ALARM" if breaching >= needed else "OK", reason)
 
 
-def _value(alarm: Mapping[str, Any], series: Series, now: float, back: int) -> float | None:
+def _value(
+    alarm: Mapping[str, Any], series: Series, now: float, back: int, scale: float
+) -> float | None:
     """The alarm's number in the period that ended ``back`` periods ago."""
     queries = alarm.get("Metrics")
     if not queries:
         dimensions = {d["Name"]: d["Value"] for d in alarm.get("Dimensions") or ()}
         points = series(alarm["Namespace"], alarm["MetricName"], dimensions)
         stat = alarm.get("ExtendedStatistic") or alarm.get("Statistic") or "Average"
-        return _statistic(points, stat, now, int(alarm["Period"]), back)
+        return _statistic(points, stat, now, int(alarm["Period"]) * scale, back)
     by_id = {query["Id"]: query for query in queries}
 
     def of_query(identifier: str) -> float | None:
@@ -96,7 +108,7 @@ def _value(alarm: Mapping[str, Any], series: Series, now: float, back: int) -> f
         metric = stat["Metric"]
         dimensions = {d["Name"]: d["Value"] for d in metric.get("Dimensions") or ()}
         points = series(metric["Namespace"], metric["MetricName"], dimensions)
-        return _statistic(points, stat["Stat"], now, int(stat["Period"]), back)
+        return _statistic(points, stat["Stat"], now, int(stat["Period"]) * scale, back)
 
     shown = [query["Id"] for query in queries if query.get("ReturnData", True)]
     if len(shown) != 1:
@@ -104,7 +116,7 @@ def _value(alarm: Mapping[str, Any], series: Series, now: float, back: int) -> f
     return of_query(shown[0])
 
 
-def _statistic(points: Points, stat: str, now: float, period: int, back: int) -> float | None:
+def _statistic(points: Points, stat: str, now: float, period: float, back: int) -> float | None:
     end = now - back * period
     values = sorted(value for at, value in points if end - period < at <= end)
     if not values:

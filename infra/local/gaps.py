@@ -581,6 +581,8 @@ def _expire_items() -> None:
 
 def _evaluate_alarms() -> None:
     cloudwatch = _service("cloudwatch")
+    # As all waiting is scaled: an alarm that looks back five minutes is quiet after half of one.
+    period_scale = float(os.environ["SFN_WAIT_SCALE"])
 
     def points(namespace: str, name: str, dimensions: Mapping[str, str]) -> Points:
         key = (namespace, name, cloudwatch._dims_key(dict(dimensions)))
@@ -588,7 +590,7 @@ def _evaluate_alarms() -> None:
 
     def better(_original: Callable[..., Any]) -> Callable[..., Any]:
         def evaluate(alarm: dict[str, Any]) -> None:
-            verdict = judge(alarm, points, time.time())
+            verdict = judge(alarm, points, time.time(), period_scale=period_scale)
             if verdict.state != alarm["StateValue"]:
                 change = {
                     "AlarmName": alarm["AlarmName"],

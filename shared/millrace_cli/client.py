@@ -57,6 +57,32 @@ class ApiClient:
         """POST a JSON document."""
         return self._call("POST", path, document=document, headers=headers)
 
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes = b"",
+        params: dict[str, str | int] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        """Sends bytes as JSON, signed as the stack asks; returns whatever the API answers.
+
+        Raises:
+            ServiceUnavailableError: There was no answer.
+        """
+        url = httpx.URL(self.target.outputs.api_url + path, params=params or None)
+        sent = {"accept": "application/json", **(headers or {})}
+        if content:
+            sent.setdefault("content-type", "application/json")
+        sent.update(self._authorization(method, str(url), content, sent))
+        try:
+            return self._http.request(method, url, content=content or None, headers=sent)
+        except httpx.TimeoutException as exc:
+            raise ServiceUnavailableError(f"{method} {url.path}: no answer in time") from exc
+        except httpx.HTTPError as exc:
+            raise ServiceUnavailableError(f"{method} {url}: {exc}") from exc
+
     def _call(
         self,
         method: str,
@@ -66,18 +92,8 @@ class ApiClient:
         document: Any = None,
         headers: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        url = httpx.URL(self.target.outputs.api_url + path, params=params or None)
         body = b"" if document is None else json.dumps(document).encode()
-        sent = {"accept": "application/json", **(headers or {})}
-        if body:
-            sent["content-type"] = "application/json"
-        sent.update(self._authorization(method, str(url), body, sent))
-        try:
-            answer = self._http.request(method, url, content=body or None, headers=sent)
-        except httpx.TimeoutException as exc:
-            raise ServiceUnavailableError(f"{method} {url.path}: no answer in time") from exc
-        except httpx.HTTPError as exc:
-            raise ServiceUnavailableError(f"{method} {url}: {exc}") from exc
+        answer = self.send(method, path, content=body, params=params, headers=headers)
         if answer.is_success:
             decoded: dict[str, Any] = answer.json()
             return decoded

@@ -44,7 +44,8 @@ class Target:
     Args:
         kind: ``local`` for the embedded cloud, ``aws`` for the account of the credentials.
         stack: CloudFormation stack name.
-        endpoint_url: Endpoint of the emulator, or None for AWS.
+        endpoint_url: Endpoint of the emulator, or None for AWS (or what AWS_ENDPOINT_URL puts in
+            its place).
         region: AWS region, or None for the session's own.
     """
 
@@ -143,7 +144,8 @@ class Target:
         """The deployment's place in words."""
         if self.kind == "local":
             return f"on the embedded cloud at {self.endpoint_url}"
-        return f"in {self.session.region_name or 'no region'}"
+        region = f"in {self.session.region_name or 'no region'}"
+        return region if self.endpoint_url is None else f"{region} at {self.endpoint_url}"
 
     def _reachable(self, api_url: str) -> str:
         """On an emulator the regional host name does not resolve: address the stage by path."""
@@ -200,4 +202,11 @@ def resolve_target(
                 "the embedded cloud ended without being stopped: start it again (millrace local "
                 "up), or forget it (millrace local down), or say --target aws"
             )
-    return Target(kind="aws", stack=name, endpoint_url=None, region=region)
+    return aws_target(stack=name, region=region)
+
+
+def aws_target(*, stack: str, region: str | None) -> Target:
+    """A stack in the account of the credentials; ``AWS_ENDPOINT_URL`` is minded, as by every SDK."""
+    return Target(
+        kind="aws", stack=stack, endpoint_url=os.environ.get("AWS_ENDPOINT_URL"), region=region
+    )

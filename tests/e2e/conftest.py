@@ -1,33 +1,57 @@
-"""One deployment of the real template on an embedded cloud, shared by the whole session.
+"""One deployment of the real template, shared by the whole session.
 
-The deployment is made as a person makes it: `sam deploy` of what `make build` built. A test that
-needs a model of its own applies a spec under its own name.
+On an engine of this machine it is made as a person makes it: `sam deploy` of what `make build`
+built. On AWS it is there already. Either way the tests know it by its `Target` alone, and say by
+`@pytest.mark.needs` what they rely on. Every model has a name of its own (`named`), so that a
+stack which others use is not disturbed.
 """
 
 import csv
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from sklearn import datasets as tables
 
+from millrace.errors import MillraceError
 from millrace.spec import ModelSpec
 from millrace_cli import cloud
 from millrace_cli.client import ApiClient
 from millrace_cli.deploy import BUILD_FOLDER, deploy_local
 from millrace_cli.follow import follow_run
-from millrace_cli.target import DEFAULT_STACK, Target
+from millrace_cli.target import DEFAULT_STACK, Target, aws_target
 from millrace_cli.training import upload_file
+from tests.conftest import AWS
+from tests.e2e.mailbox import Mailbox
+from tests.e2e.tidying import tidy
+from tests.until import until
 
 PROJECT = Path(__file__).resolve().parents[2]
+LEFT_BEHIND = pytest.StashKey[list[str]]()
+
+Client = Callable[[str], Any]
+Follow = Callable[[str], dict[str, Any]]
+Named = Callable[[str], str]
+Upload = Callable[[str, Path], dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def target() -> Iterator[Target]:
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The deployed stack."""
+    option = request.config.option
+    if option.engine == AWS:
+        target = aws_target(stack=option.stack, region=option.region)
+        try:
+            _ = target.outputs
+        except MillraceError as exc:
+            pytest.exit(f"the stack cannot be used: {exc}", returncode=4)
+        yield target
+        return
     if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
         pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
     with cloud.ephemeral(PROJECT) as info:
@@ -35,11 +59,72 @@ def target() -> Iterator[Target]:
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
 
 
+class Until(Protocol):
+    """Looks again and again."""
+
+    def __call__[T](self, look: Callable[[], T | None], *, seconds: float = 15) -> T:
+        """The first thing ``look`` finds that is true."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def patiently(request: pytest.FixtureRequest) -> Until:
+    """`until`, with the patience that the deployment wants.
+
+    AWS puts metrics and logs together over minutes and evaluates alarms once a minute; what is an
+    emulator's second is its minute.
+    """
+    pace = 60.0 if request.config.option.engine == AWS else 1.0
+
+    def patient[T](look: Callable[[], T | None], *, seconds: float = 15) -> T:
+        return until(look, seconds=seconds * pace, pause=0.1 if pace == 1.0 else 5)
+
+    return patient
+
+
+@pytest.fixture(scope="session")
+def named(request: pytest.FixtureRequest, target: Target) -> Iterator[Named]:
+    """Names models so that no other run has them, and removes what the models left in the end."""
+    prefix = f"e2e{uuid.uuid4().hex[:6]}"
+    yield lambda name: f"{prefix}-{name}"
+    stays = tidy(target, prefix)
+    if target.kind == "aws":
+        request.config.stash[LEFT_BEHIND] = stays
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Lists what a run on somebody's stack could not take away again."""
+    stays = config.stash.get(LEFT_BEHIND, [])
+    if stays:
+        terminalreporter.section("left on the stack")
+        terminalreporter.write_line("\n".join(stays))
+
+
 @pytest.fixture(scope="session")
 def api(target: Target) -> Iterator[ApiClient]:
-    """The deployment's HTTPS API."""
+    """The deployment's HTTPS API, signed as its authorizer wants."""
     with closing(ApiClient(target)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def client(target: Target) -> Iterator[Client]:
+    """boto3 clients of the deployment's cloud by service, closed at the end."""
+    with ExitStack() as stack:
+        yield cache(
+            lambda service: stack.enter_context(
+                closing(target.session.client(service, endpoint_url=target.endpoint_url))
+            )
+        )
+
+
+@pytest.fixture(scope="session")
+def mailbox(target: Target, client: Client) -> Iterator[Mailbox]:
+    """A subscriber of the deployment's topic."""
+    name = f"millrace-e2e-{uuid.uuid4().hex[:12]}"
+    box = Mailbox.open(client("sqs"), client("sns"), target.outputs.raw["TopicArn"], name)
+    with closing(box):
+        yield box
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +191,6 @@ def spec_document(
     return document
 
 
-Follow = Callable[[str], dict[str, Any]]
-Upload = Callable[[str, Path], dict[str, Any]]
-
-
 @pytest.fixture(scope="session")
 def follow(api: ApiClient) -> Follow:
     """Waits for a run's end and returns its document."""
@@ -137,14 +218,19 @@ def upload(target: Target, follow: Follow) -> Upload:
 
 @pytest.fixture(scope="session")
 def trained(
-    api: ApiClient, upload: Upload, cancer: Sample, tmp_path_factory: pytest.TempPathFactory
+    api: ApiClient,
+    upload: Upload,
+    named: Named,
+    cancer: Sample,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """A model with a first champion: the run that made it."""
+    name = named("tumor")
     document = spec_document(
-        "tumor", cancer, evaluate={"metrics": [{"metric": "roc_auc", "min": 0.8}]}
+        name, cancer, evaluate={"metrics": [{"metric": "roc_auc", "min": 0.8}]}
     )
-    api.put("/v1/specs/tumor", ModelSpec.from_document(document).model_dump(mode="json"))
+    api.put(f"/v1/specs/{name}", ModelSpec.from_document(document).model_dump(mode="json"))
     path = cancer.write(tmp_path_factory.mktemp("data") / "first.csv", stop=400)
-    run = upload("tumor", path)
+    run = upload(name, path)
     assert run["outcome"] == "promoted", run
     return run

@@ -11,7 +11,9 @@ import pytest
 
 from millrace_cli.client import ApiClient
 from millrace_cli.target import Target
-from tests.e2e.conftest import Sample, Upload, spec_document
+from tests.e2e.conftest import Named, Sample, Upload, spec_document
+
+pytestmark = pytest.mark.needs("rest-api", "transactions")
 
 Make = Callable[[Sample, Path], Path]
 
@@ -69,13 +71,14 @@ BAD_UPLOADS: dict[str, tuple[Make, str]] = {
 
 
 @pytest.fixture(scope="module")
-def spec(api: ApiClient, cancer: Sample) -> str:
-    """The model that bad files are uploaded to; beside it `tumor-bare`, which never gets one."""
-    for name in ("tumor-bad", "tumor-bare"):
+def spec(api: ApiClient, named: Named, cancer: Sample) -> str:
+    """The model that bad files are uploaded to; beside it `bare`, which never gets one."""
+    for name in (named("bad"), named("bare")):
         api.put(f"/v1/specs/{name}", spec_document(name, cancer))
-    return "tumor-bad"
+    return named("bad")
 
 
+@pytest.mark.needs("upload-events", "state-machine", "object-versions")
 @pytest.mark.parametrize("case", BAD_UPLOADS)
 def test_a_bad_upload_is_refused_with_its_reason_and_kept(
     target: Target, upload: Upload, cancer: Sample, tmp_path: Path, spec: str, case: str
@@ -94,6 +97,7 @@ def test_a_bad_upload_is_refused_with_its_reason_and_kept(
     assert kept["ContentLength"] == run["source"]["size"]
 
 
+@pytest.mark.needs("upload-events", "state-machine")
 def test_bad_rows_are_quarantined_with_row_column_and_rule(
     upload: Upload, cancer: Sample, tmp_path: Path, spec: str
 ) -> None:
@@ -107,13 +111,8 @@ def test_bad_rows_are_quarantined_with_row_column_and_rule(
     assert found == {(cancer.header[0], 5), (cancer.header[1], 10)}
 
 
-def _post(target: Target, path: str, body: bytes) -> httpx.Response:
-    return httpx.post(
-        target.outputs.api_url + path,
-        content=body,
-        headers={"content-type": "application/json"},
-        timeout=35,
-    )
+def _predict(api: ApiClient, model: str, body: bytes) -> httpx.Response:
+    return api.send("POST", f"/v1/models/{model}/predict", content=body)
 
 
 def _problem(answer: httpx.Response) -> dict[str, Any]:
@@ -123,8 +122,8 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
     return problem
 
 
-def test_invalid_json_is_a_bad_request(target: Target, trained: dict[str, Any]) -> None:
-    answer = _post(target, "/v1/models/tumor/predict", b'{"rows": [')
+def test_invalid_json_is_a_bad_request(api: ApiClient, trained: dict[str, Any]) -> None:
+    answer = _predict(api, trained["model"], b'{"rows": [')
 
     assert answer.status_code == 400
     assert "JSON" in _problem(answer)["detail"]
@@ -132,7 +131,7 @@ def test_invalid_json_is_a_bad_request(target: Target, trained: dict[str, Any]) 
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "type"])
 def test_a_wrong_row_is_named_with_row_and_field(
-    target: Target, trained: dict[str, Any], cancer: Sample, fault: str
+    api: ApiClient, trained: dict[str, Any], cancer: Sample, fault: str
 ) -> None:
     good = cancer.feature_row(0)
     bad: dict[str, Any] = dict(good)
@@ -145,43 +144,50 @@ def test_a_wrong_row_is_named_with_row_and_field(
     else:
         bad[field] = "large"
 
-    answer = _post(target, "/v1/models/tumor/predict", json.dumps({"rows": [good, bad]}).encode())
+    answer = _predict(api, trained["model"], json.dumps({"rows": [good, bad]}).encode())
 
     assert answer.status_code == 422
     assert any(e["field"] == field and e["row"] == 1 for e in _problem(answer)["errors"])
 
 
 def test_a_huge_batch_is_refused_with_advice(
-    target: Target, trained: dict[str, Any], cancer: Sample
+    api: ApiClient, trained: dict[str, Any], cancer: Sample
 ) -> None:
     columns = {name: [value] * 20_000 for name, value in cancer.feature_row(0).items()}
 
-    answer = _post(target, "/v1/models/tumor/predict", json.dumps({"columns": columns}).encode())
+    answer = _predict(api, trained["model"], json.dumps({"columns": columns}).encode())
 
     assert answer.status_code == 413
     assert "20,000" in _problem(answer)["detail"]
 
 
 @pytest.mark.parametrize(
-    ("model", "code"), [("nobody", "not_found"), ("tumor-bare", "no_champion")], ids=lambda v: v
+    ("model", "code"), [("nobody", "not_found"), ("bare", "no_champion")], ids=lambda v: v
 )
 def test_a_model_that_cannot_answer_is_not_found(
-    target: Target, cancer: Sample, spec: str, model: str, code: str
+    api: ApiClient, named: Named, cancer: Sample, spec: str, model: str, code: str
 ) -> None:
-    answer = _post(
-        target,
-        f"/v1/models/{model}/predict",
-        json.dumps({"rows": [cancer.feature_row(0)]}).encode(),
-    )
+    body = json.dumps({"rows": [cancer.feature_row(0)]}).encode()
+
+    answer = _predict(api, named(model), body)
 
     assert answer.status_code == 404
     assert _problem(answer)["code"] == code
 
 
-def test_a_spec_with_an_unknown_key_is_refused(target: Target, cancer: Sample) -> None:
-    document = spec_document("tumor-typo", cancer) | {"trian": {}}
+def test_a_spec_with_an_unknown_key_is_refused(
+    api: ApiClient, named: Named, cancer: Sample
+) -> None:
+    document = spec_document(named("typo"), cancer) | {"trian": {}}
 
-    answer = httpx.put(target.outputs.api_url + "/v1/specs/tumor-typo", json=document, timeout=35)
+    answer = api.send("PUT", f"/v1/specs/{named('typo')}", content=json.dumps(document).encode())
 
     assert answer.status_code == 422
     assert [e["field"] for e in _problem(answer)["errors"]] == ["trian"]
+
+
+@pytest.mark.needs("signatures")
+def test_a_request_without_a_signature_is_refused(target: Target) -> None:
+    answer = httpx.get(target.outputs.api_url + "/v1/models", timeout=35)
+
+    assert answer.status_code == 403

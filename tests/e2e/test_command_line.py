@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from millrace_cli.app import app
 from millrace_cli.exits import ExitCode
 from millrace_cli.target import Target
-from tests.e2e.conftest import Sample
+from tests.e2e.conftest import Named, Sample
+
+pytestmark = pytest.mark.needs("rest-api", "upload-events", "state-machine", "transactions")
 
 runner = CliRunner()
 
@@ -20,29 +22,34 @@ runner = CliRunner()
 def millrace(target: Target) -> Any:
     """Runs `millrace …` in this process; returns its result."""
 
+    chosen = ["--target", target.kind, "--stack", target.stack, "--region", target.region]
+    if target.endpoint_url:
+        chosen += ["--endpoint-url", target.endpoint_url]
+
     def run(*arguments: str) -> Any:
-        return runner.invoke(app, ["--endpoint-url", str(target.endpoint_url), *arguments])
+        return runner.invoke(app, [*chosen, *arguments])
 
     return run
 
 
-def test_a_persons_first_ten_minutes(millrace: Any, cancer: Sample, tmp_path: Path) -> None:
+def test_a_persons_first_ten_minutes(
+    millrace: Any, named: Named, cancer: Sample, tmp_path: Path
+) -> None:
+    model = named("patients")
     data = cancer.write(tmp_path / "patients.csv", stop=300)
     spec = tmp_path / "patients.yaml"
 
-    made = millrace(
-        "init", "patients", "--data", str(data), "--target", "target", "--out", str(spec)
-    )
+    made = millrace("init", model, "--data", str(data), "--target", "target", "--out", str(spec))
     assert made.exit_code == 0, made.output
     document = yaml.safe_load(spec.read_text())
     document["train"] = {"trials": 3, "folds": 2}
     spec.write_text(yaml.safe_dump(document))
     checked = millrace("validate", str(spec), "--data", str(data))
     applied = millrace("apply", str(spec))
-    followed = millrace("upload", "patients", str(data), "--follow")
+    followed = millrace("upload", model, str(data), "--follow")
     row = json.dumps(cancer.feature_row(3))
-    predicted = millrace("predict", "patients", "--row", row, "--json")
-    from_file = millrace("predict", "patients", "--file", str(data), "--limit", "3", "--json")
+    predicted = millrace("predict", model, "--row", row, "--json")
+    from_file = millrace("predict", model, "--file", str(data), "--limit", "3", "--json")
 
     for result in (checked, applied, followed, predicted, from_file):
         assert result.exit_code == 0, result.output
@@ -53,12 +60,13 @@ def test_a_persons_first_ten_minutes(millrace: Any, cancer: Sample, tmp_path: Pa
 
 
 def test_listings_and_one_version(millrace: Any, trained: dict[str, Any]) -> None:
+    model = trained["model"]
     listed = millrace("models", "--json")
-    shown = millrace("show", "tumor@champion", "--json")
-    runs = millrace("runs", "tumor", "--json")
+    shown = millrace("show", f"{model}@champion", "--json")
+    runs = millrace("runs", model, "--json")
     state = millrace("status", trained["run_id"])
 
-    assert "tumor" in [m["name"] for m in json.loads(listed.stdout)["items"]]
+    assert model in [m["name"] for m in json.loads(listed.stdout)["items"]]
     assert json.loads(shown.stdout)["status"] == "champion"
     assert trained["run_id"] in [r["run_id"] for r in json.loads(runs.stdout)["items"]]
     assert "400 accepted" in state.output
@@ -77,14 +85,14 @@ def test_a_refused_upload_exits_with_the_outcome_code(
     empty = tmp_path / "empty.csv"
     empty.touch()
 
-    result = millrace("upload", "tumor", str(empty), "--follow")
+    result = millrace("upload", trained["model"], str(empty), "--follow")
 
     assert result.exit_code == ExitCode.OUTCOME
     assert "refused" in result.output
 
 
-def test_an_unknown_model_is_not_found(millrace: Any) -> None:
-    result = millrace("show", "nobody")
+def test_an_unknown_model_is_not_found(millrace: Any, named: Named) -> None:
+    result = millrace("show", named("nobody"))
 
     assert result.exit_code == ExitCode.NOT_FOUND
 
@@ -95,7 +103,7 @@ def test_a_wrong_delimiter_in_rows_to_predict_is_told_by_the_header(
     rows = tmp_path / "rows.csv"
     rows.write_text("radius;texture\n1;2\n")
 
-    result = millrace("predict", "tumor", "--file", str(rows), "--json")
+    result = millrace("predict", trained["model"], "--file", str(rows), "--json")
 
     assert result.exit_code == ExitCode.INVALID
     assert "the header lacks" in json.loads(result.stdout)["message"]

@@ -2,9 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +9,31 @@ import pytest
 
 from millrace_cli.client import ApiClient
 from millrace_cli.follow import STATE_WORDS
-from millrace_cli.target import DEFAULT_STACK, Target
+from millrace_cli.target import Target
 from millrace_cli.training import upload_file
-from tests.e2e.conftest import Follow, Sample, Upload, sample_of, spec_document
+from tests.e2e.conftest import (
+    Client,
+    Follow,
+    Named,
+    Sample,
+    Until,
+    Upload,
+    sample_of,
+    spec_document,
+)
+from tests.e2e.events import uploaded
+from tests.e2e.measured import counted
 
-Client = Callable[[str], Any]
-
-
-@pytest.fixture(scope="module")
-def client(target: Target) -> Iterator[Client]:
-    """boto3 clients of the deployment's cloud by service, closed at the end."""
-    with ExitStack() as stack:
-        yield cache(
-            lambda service: stack.enter_context(
-                closing(target.session.client(service, endpoint_url=target.endpoint_url))
-            )
-        )
+pytestmark = pytest.mark.needs("upload-events", "state-machine", "transactions", "rest-api")
 
 
 def test_an_upload_becomes_a_champion_that_answers(
     api: ApiClient, trained: dict[str, Any], cancer: Sample
 ) -> None:
-    version = api.get("/v1/models/tumor/versions/champion")
+    model = trained["model"]
+    version = api.get(f"/v1/models/{model}/versions/champion")
 
-    answer = api.post("/v1/models/tumor/predict", {"rows": [cancer.feature_row(0)]})
+    answer = api.post(f"/v1/models/{model}/predict", {"rows": [cancer.feature_row(0)]})
 
     assert trained["rows"] == {"read": 400, "accepted": 400, "quarantined": 0}
     assert [s["name"] for s in trained["steps"] if s["name"] in STATE_WORDS] == [
@@ -60,44 +58,10 @@ def test_an_upload_becomes_a_champion_that_answers(
     assert answer["prediction_id"]
 
 
-def test_one_correlation_id_joins_upload_states_and_registry(
-    client: Client, api: ApiClient, trained: dict[str, Any]
-) -> None:
-    version = api.get(f"/v1/models/tumor/versions/{trained['model_version']}")
-    logs = client("logs")
-    groups = [
-        g["logGroupName"]
-        for g in logs.describe_log_groups()["logGroups"]
-        if g["logGroupName"].startswith("/aws/lambda/")
-    ]
-
-    functions_seen = {
-        group
-        for group in groups
-        for event in logs.filter_log_events(logGroupName=group)["events"]
-        if trained["correlation_id"] in event["message"] and event["message"].startswith("{")
-    }
-
-    assert version["correlation_id"] == trained["correlation_id"]
-    for function in ("trigger", "ingest", "train", "evaluate", "registry"):
-        assert any(function in group.lower() for group in functions_seen), (function, groups)
-
-
-def test_business_metrics_reach_cloudwatch(client: Client, trained: dict[str, Any]) -> None:
-    found = {
-        (m["MetricName"], tuple(sorted((d["Name"], d["Value"]) for d in m["Dimensions"])))
-        for m in client("cloudwatch").list_metrics(Namespace="Millrace")["Metrics"]
-    }
-
-    for name in ("UploadsReceived", "RowsAccepted", "TrialsFinished", "GatesPassed", "Promotions"):
-        assert (name, (("service", DEFAULT_STACK),)) in found
-        assert (name, (("model", "tumor"), ("service", DEFAULT_STACK))) in found
-
-
 def test_the_report_is_linked_and_opens(
     api: ApiClient, target: Target, trained: dict[str, Any]
 ) -> None:
-    version = api.get("/v1/models/tumor/versions/champion")
+    version = api.get(f"/v1/models/{trained['model']}/versions/champion")
 
     report = target.s3.get_object(Bucket=target.outputs.artifact_bucket, Key=version["report_key"])[
         "Body"
@@ -114,7 +78,7 @@ def test_the_same_rows_again_train_nothing(
 ) -> None:
     shuffled = Sample(cancer.header, list(reversed(cancer.rows[:400])))
 
-    again = upload("tumor", shuffled.write(tmp_path / "again.csv"))
+    again = upload(trained["model"], shuffled.write(tmp_path / "again.csv"))
 
     assert again["outcome"] == "unchanged"
     assert again["dataset_version"] == trained["dataset_version"]
@@ -122,51 +86,66 @@ def test_the_same_rows_again_train_nothing(
     assert again["model_version"] is None
 
 
-def test_an_event_delivered_twice_starts_one_run(
+def test_an_event_that_comes_again_later_starts_nothing(
     client: Client, api: ApiClient, target: Target, trained: dict[str, Any]
 ) -> None:
-    before = api.get("/v1/models/tumor/runs")["items"]
-    source = trained["source"]
-    event = {
-        "version": "0",
-        "id": "00000000-0000-4000-8000-000000000000",
-        "detail-type": "Object Created",
-        "source": "aws.s3",
-        "account": "000000000000",
-        "time": "2026-11-01T00:00:00Z",
-        "region": "us-east-1",
-        "resources": [f"arn:aws:s3:::{source['bucket']}"],
-        "detail": {
-            "version": "0",
-            "bucket": {"name": source["bucket"]},
-            "object": {
-                "key": source["key"],
-                "size": source["size"],
-                "etag": source["etag"],
-                "version-id": source["version_id"],
-                "sequencer": "0",
-            },
-            "request-id": "A",
-            "requester": "000000000000",
-            "source-ip-address": "127.0.0.1",
-            "reason": "PutObject",
-        },
-    }
+    runs = f"/v1/models/{trained['model']}/runs"
+    before = api.get(runs)["items"]
 
     answer = client("lambda").invoke(
-        FunctionName=target.outputs.raw["TriggerFunctionName"], Payload=json.dumps(event).encode()
+        FunctionName=target.outputs.raw["TriggerFunctionName"],
+        Payload=json.dumps(uploaded(trained["source"])).encode(),
     )
 
     assert "FunctionError" not in answer
     assert trained["run_id"] in answer["Payload"].read().decode()
-    assert len(api.get("/v1/models/tumor/runs")["items"]) == len(before)
+    assert len(api.get(runs)["items"]) == len(before)
+
+
+@pytest.mark.needs("execution-events", "embedded-metrics")
+def test_an_event_that_comes_many_times_at_once_starts_one_execution(
+    client: Client,
+    api: ApiClient,
+    target: Target,
+    named: Named,
+    follow: Follow,
+    patiently: Until,
+    cancer: Sample,
+    tmp_path: Path,
+) -> None:
+    model, copies = named("again"), 4
+    api.put(f"/v1/specs/{model}", spec_document(model, cancer))
+    path = cancer.write(tmp_path / "all.csv", stop=300)
+    where, run_id, version_id = upload_file(target, model, path, path.name)
+    bucket, key = where.split("/", 1)
+    event = uploaded({"bucket": bucket, "key": key, "version_id": version_id})
+
+    for _ in range(copies):
+        client("lambda").invoke(
+            FunctionName=target.outputs.raw["TriggerFunctionName"],
+            InvocationType="Event",
+            Payload=json.dumps(event).encode(),
+        )
+    run = follow(run_id)
+
+    # S3's own event and the copies, in whatever order: one started it, the others were turned away.
+    patiently(
+        lambda: counted(client, "UploadsDuplicate", target.stack, model) == copies, seconds=60
+    )
+    assert counted(client, "UploadsReceived", target.stack, model) == 1
+    assert run["outcome"] == "promoted", run
+    assert [r["run_id"] for r in api.get(f"/v1/models/{model}/runs")["items"]] == [run_id]
+    executions = client("stepfunctions").list_executions(
+        stateMachineArn=target.outputs.raw["TrainingStateMachineArn"]
+    )["executions"]
+    assert [e["name"] for e in executions].count(run_id) == 1
 
 
 def test_a_second_file_is_judged_against_the_champion_on_the_same_rows(
     api: ApiClient, upload: Upload, trained: dict[str, Any], cancer: Sample, tmp_path: Path
 ) -> None:
-    run = upload("tumor", cancer.write(tmp_path / "all.csv"))
-    version = api.get(f"/v1/models/tumor/versions/{run['model_version']}")
+    run = upload(trained["model"], cancer.write(tmp_path / "all.csv"))
+    version = api.get(f"/v1/models/{trained['model']}/versions/{run['model_version']}")
 
     assert run["outcome"] in ("promoted", "gates_failed")
     assert version["compared_with"] == trained["model_version"]
@@ -174,51 +153,64 @@ def test_a_second_file_is_judged_against_the_champion_on_the_same_rows(
 
 
 def test_a_rollback_shows_in_answers_within_the_refresh_interval(
-    api: ApiClient, upload: Upload, cancer: Sample, tmp_path: Path
+    client: Client,
+    api: ApiClient,
+    target: Target,
+    upload: Upload,
+    named: Named,
+    patiently: Until,
+    cancer: Sample,
+    tmp_path: Path,
 ) -> None:
+    model = named("roll")
     document = spec_document(
-        "tumor-roll",
-        cancer,
-        evaluate={"against_champion": {"min_improvement": -1.0}},
+        model, cancer, evaluate={"against_champion": {"min_improvement": -1.0}}
     )
-    api.put("/v1/specs/tumor-roll", document)
-    assert upload("tumor-roll", cancer.write(tmp_path / "a.csv", stop=300))["outcome"] == "promoted"
-    assert upload("tumor-roll", cancer.write(tmp_path / "b.csv"))["outcome"] == "promoted"
-    row = cancer.feature_row(0)
-    assert _answering(api, row, 2)
+    api.put(f"/v1/specs/{model}", document)
+    assert upload(model, cancer.write(tmp_path / "a.csv", stop=300))["outcome"] == "promoted"
+    assert upload(model, cancer.write(tmp_path / "b.csv"))["outcome"] == "promoted"
+    function = client("lambda").get_function_configuration(
+        FunctionName=target.outputs.raw["PredictFunctionName"]
+    )
+    refresh = float(function["Environment"]["Variables"]["MILLRACE_REFRESH_SECONDS"])
 
+    def answering() -> int:
+        rows = {"rows": [cancer.feature_row(0)]}
+        return int(api.post(f"/v1/models/{model}/predict", rows)["version"])
+
+    patiently(lambda: answering() == 2)
     answer = api.post(
-        "/v1/models/tumor-roll/aliases/champion", {"action": "rollback", "reason": "a test"}
+        f"/v1/models/{model}/aliases/champion", {"action": "rollback", "reason": "a test"}
     )
+    written = time.monotonic()
+    patiently(lambda: answering() == 1, seconds=refresh + 15)
+    # Once the interval is over no environment answers with the former version, whichever is asked.
+    settled: list[int] = []
+    while len(settled) < 5:
+        asked = time.monotonic()
+        version = answering()
+        if asked - written > refresh:
+            settled.append(version)
+        time.sleep(0.2)
 
     assert (answer["version"], answer["previous"]) == (1, 2)
-    assert _answering(api, row, 1)
-    actions = [e["action"] for e in api.get("/v1/models/tumor-roll/audit")["items"]]
+    assert settled == [1] * 5
+    actions = [e["action"] for e in api.get(f"/v1/models/{model}/audit")["items"]]
     assert actions[0] == "rolled_back"
-
-
-def _answering(api: ApiClient, row: dict[str, float], version: int) -> bool:
-    """Whether the given version answers before the refresh interval (and slack) is over."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if api.post("/v1/models/tumor-roll/predict", {"rows": [row]})["version"] == version:
-            return True
-        time.sleep(0.5)
-    return False
 
 
 @pytest.mark.parametrize(
     ("table", "task"), [("wine", "multiclass"), ("diabetes", "regression")], ids=str
 )
 def test_other_tasks_train_and_answer(
-    api: ApiClient, upload: Upload, tmp_path: Path, table: str, task: str
+    api: ApiClient, upload: Upload, named: Named, tmp_path: Path, table: str, task: str
 ) -> None:
-    sample = sample_of(table, 6)
-    api.put(f"/v1/specs/{table}", spec_document(table, sample, task))
+    sample, model = sample_of(table, 6), named(table)
+    api.put(f"/v1/specs/{model}", spec_document(model, sample, task))
 
-    run = upload(table, sample.write(tmp_path / f"{table}.csv"))
+    run = upload(model, sample.write(tmp_path / f"{table}.csv"))
     answer = api.post(
-        f"/v1/models/{table}/predict",
+        f"/v1/models/{model}/predict",
         {"columns": {k: [v, v] for k, v in sample.feature_row(0).items()}},
     )
 
@@ -228,49 +220,50 @@ def test_other_tasks_train_and_answer(
 
 
 def test_a_gate_that_fails_keeps_the_model_from_going_live(
-    api: ApiClient, upload: Upload, cancer: Sample, tmp_path: Path
+    api: ApiClient, upload: Upload, named: Named, cancer: Sample, tmp_path: Path
 ) -> None:
+    model = named("strict")
     document = spec_document(
-        "tumor-strict", cancer, evaluate={"metrics": [{"metric": "roc_auc", "min": 0.99999}]}
+        model, cancer, evaluate={"metrics": [{"metric": "roc_auc", "min": 0.99999}]}
     )
-    api.put("/v1/specs/tumor-strict", document)
+    api.put(f"/v1/specs/{model}", document)
 
-    run = upload("tumor-strict", cancer.write(tmp_path / "all.csv", stop=300))
+    run = upload(model, cancer.write(tmp_path / "all.csv", stop=300))
 
     assert run["outcome"] == "gates_failed"
     assert "roc_auc" in run["reason"]
-    assert api.get("/v1/models/tumor-strict")["champion_version"] is None
-    assert api.get("/v1/models/tumor-strict/versions/1")["status"] == "rejected"
+    assert api.get(f"/v1/models/{model}")["champion_version"] is None
+    assert api.get(f"/v1/models/{model}/versions/1")["status"] == "rejected"
 
 
 def test_manual_approval_waits_for_a_person(
-    api: ApiClient, upload: Upload, cancer: Sample, tmp_path: Path
+    api: ApiClient, upload: Upload, named: Named, cancer: Sample, tmp_path: Path
 ) -> None:
-    api.put(
-        "/v1/specs/tumor-manual", spec_document("tumor-manual", cancer, approve={"mode": "manual"})
-    )
+    model = named("manual")
+    api.put(f"/v1/specs/{model}", spec_document(model, cancer, approve={"mode": "manual"}))
 
-    run = upload("tumor-manual", cancer.write(tmp_path / "all.csv", stop=300))
+    run = upload(model, cancer.write(tmp_path / "all.csv", stop=300))
     promoted = api.post(
-        "/v1/models/tumor-manual/aliases/champion",
+        f"/v1/models/{model}/aliases/champion",
         {"action": "promote", "version": 1, "reason": "reviewed"},
     )
 
     assert run["outcome"] == "awaiting_approval"
     assert promoted["version"] == 1
-    assert api.get("/v1/models/tumor-manual")["champion_version"] == 1
+    assert api.get(f"/v1/models/{model}")["champion_version"] == 1
 
 
 def test_a_retraining_trains_the_same_rows_again_and_reproduces_the_metrics(
     api: ApiClient, follow: Follow, trained: dict[str, Any]
 ) -> None:
-    latest = api.get("/v1/models/tumor/versions")["items"][0]
+    versions = f"/v1/models/{trained['model']}/versions"
+    latest = api.get(versions)["items"][0]
 
-    answer = api.post("/v1/models/tumor/retrain", {"reason": "a test"})
+    answer = api.post(f"/v1/models/{trained['model']}/retrain", {"reason": "a test"})
     run = follow(answer["run_id"])
 
-    again = api.get(f"/v1/models/tumor/versions/{run['model_version']}")
-    same = api.get("/v1/models/tumor/versions")["items"]
+    again = api.get(f"{versions}/{run['model_version']}")
+    same = api.get(versions)["items"]
     twin = next(
         v
         for v in same
@@ -281,21 +274,31 @@ def test_a_retraining_trains_the_same_rows_again_and_reproduces_the_metrics(
     assert again["metrics"] == twin["metrics"]
 
 
+@pytest.mark.needs("execution-events")
 def test_an_aborted_execution_is_recorded_as_failed(
-    client: Client, api: ApiClient, target: Target, follow: Follow, cancer: Sample, tmp_path: Path
+    client: Client,
+    api: ApiClient,
+    target: Target,
+    named: Named,
+    follow: Follow,
+    patiently: Until,
+    cancer: Sample,
+    tmp_path: Path,
 ) -> None:
-    api.put("/v1/specs/tumor-abort", spec_document("tumor-abort", cancer))
+    model = named("abort")
+    api.put(f"/v1/specs/{model}", spec_document(model, cancer))
     path = cancer.write(tmp_path / "all.csv")
-    _, run_id, _ = upload_file(target, "tumor-abort", path, path.name)
+    _, run_id, _ = upload_file(target, model, path, path.name)
     machine = target.outputs.raw["TrainingStateMachineArn"]
     execution = f"{machine.replace(':stateMachine:', ':execution:')}:{run_id}"
     states = client("stepfunctions")
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        listed = states.list_executions(stateMachineArn=machine)["executions"]
-        if any(e["name"] == run_id for e in listed):
-            break
-        time.sleep(0.2)
+    patiently(
+        lambda: any(
+            e["name"] == run_id
+            for e in states.list_executions(stateMachineArn=machine)["executions"]
+        ),
+        seconds=60,
+    )
 
     states.stop_execution(executionArn=execution, error="Operator", cause="a test")
     run = follow(run_id)

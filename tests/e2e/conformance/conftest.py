@@ -3,7 +3,6 @@
 import http.client
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from botocore.config import Config
 
 from millrace_cli import cloud
 from millrace_cli.deploy import sam_executable
+from tests.until import until
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[2]
@@ -46,17 +46,6 @@ def deploy(info: cloud.CloudInfo) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
-
-
-def until[T](look: Callable[[], T | None], *, seconds: float = 15.0) -> T:
-    """The first thing ``look`` finds that is not None or empty; fails when time is up."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"nothing after {seconds:.0f} s")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import pytest
 
 from tests.e2e.conformance.conftest import Stack, call_api
 
+pytestmark = pytest.mark.needs("rest-api")
+
 
 def test_path_and_query_parameters_arrive(stack: Stack) -> None:
     status, request = call_api(stack, "GET", "/v1/models/churn/versions/3?limit=2&token=a%2Fb")

@@ -3,7 +3,11 @@
 import json
 import time
 
+import pytest
+
 from tests.e2e.conformance.conftest import Stack
+
+pytestmark = pytest.mark.needs("upload-events", "dead-letters", "execution-events")
 
 
 def test_an_upload_event_names_the_version(stack: Stack) -> None:

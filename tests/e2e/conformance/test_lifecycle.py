@@ -16,7 +16,8 @@ import pytest
 
 from millrace.errors import ConfigurationError
 from millrace_cli import cloud
-from tests.e2e.conformance.conftest import PROJECT, Stack, call_api, client, deploy, until
+from tests.e2e.conformance.conftest import PROJECT, Stack, call_api, client, deploy
+from tests.until import until
 
 
 @pytest.fixture

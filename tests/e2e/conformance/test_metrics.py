@@ -3,7 +3,12 @@
 import datetime as dt
 from typing import Any
 
-from tests.e2e.conformance.conftest import Stack, call_api, until
+import pytest
+
+from tests.e2e.conformance.conftest import Stack, call_api
+from tests.until import until
+
+pytestmark = pytest.mark.needs("embedded-metrics", "service-metrics", "alarms")
 
 
 def test_embedded_metrics_are_extracted_from_logs(stack: Stack) -> None:

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.conformance.conftest import Stack, until
+from tests.e2e.conformance.conftest import Stack
+from tests.until import until
 
 SECRETS_OF_THE_HOST = ("HOME", "GATEWAY_PORT", "STATE_DIR", "PYTHONPATH", "MILLRACE_CLOUD_RUNTIME")
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.conformance.conftest import Stack
 
+pytestmark = pytest.mark.needs("state-machine")
+
 
 def test_a_named_error_is_retried(stack: Stack) -> None:
     """Gap ``runtime``: Retry matches the class of the error."""

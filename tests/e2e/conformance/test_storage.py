@@ -8,6 +8,8 @@ from botocore.exceptions import ClientError
 
 from tests.e2e.conformance.conftest import Stack
 
+pytestmark = pytest.mark.needs("object-versions", "transactions")
+
 
 def _item(key: str, **values: str) -> dict[str, dict[str, str]]:
     return {"PK": {"S": key}, "SK": {"S": "META"}} | {k: {"S": v} for k, v in values.items()}

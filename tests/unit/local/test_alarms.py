@@ -35,6 +35,14 @@ def _series(**metrics: Points) -> Series:
     return points
 
 
+def test_a_scaled_period_forgets_a_breach_sooner() -> None:
+    breach = _series(Errors=[(NOW - 5, 1.0)])
+
+    assert judge(_alarm(), breach, NOW, period_scale=0.1).state == "ALARM"
+    assert judge(_alarm(), breach, NOW + 2, period_scale=0.1).state == "OK"
+    assert judge(_alarm(), breach, NOW + 2).state == "ALARM"
+
+
 def test_a_breach_rings() -> None:
     verdict = judge(_alarm(), _series(Errors=[(NOW - 5, 1.0)]), NOW)
 
