@@ -30,6 +30,10 @@ setup: ## Make the environments in .venv and .tools (quick when nothing changed)
 	@infra/build/venv .tools/cloud $(REQUIREMENTS)/cloud.txt
 	@infra/build/venv .tools/runtime $(REQUIREMENTS)/runtime.txt
 
+.PHONY: setup-localstack
+setup-localstack: setup ## Make the environment of the second engine, LocalStack as a process
+	@infra/build/venv .tools/localstack $(REQUIREMENTS)/localstack.txt
+
 .PHONY: demo
 demo: setup build ## Deploy to the embedded cloud and follow real data to a prediction
 	@$(PYTHON) -m infra.demo $(ARGS)
@@ -57,6 +61,11 @@ test-e2e: setup build ## Deploy the template to the embedded cloud and use it
 test-aws: setup ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
 	@test -n "$(STACK)" || { echo 'make test-aws runs on a stack that is deployed already: name it with STACK=name' >&2; exit 2; }
 	$(PYTEST) tests/e2e --engine aws --stack "$(STACK)" $(if $(REGION),--region "$(REGION)") $(ARGS)
+
+.PHONY: test-localstack
+test-localstack: setup setup-localstack build ## Run the same e2e suite on LocalStack, in Docker if there is one, else as a process
+	$(PYTEST) tests/localstack $(ARGS)
+	$(PYTEST) tests/e2e --engine localstack $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, check formatting and types, the committed OpenAPI, download addresses

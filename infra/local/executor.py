@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 
@@ -48,6 +48,9 @@ CODE_FOLDERS = 24
 CODE_SECONDS = 86_400.0
 LOG_BYTES = 1_048_576
 """Log kept for one invocation; the oldest bytes go first."""
+
+Archive = Callable[[], bytes]
+"""Gives a function's code as a zip file."""
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 RECORD_VARIABLE = "MILLRACE_RECORD_CALLS"
@@ -120,19 +123,19 @@ class CodeStore:
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
-    def folder(self, digest: str, archive: bytes) -> Path:
+    def folder(self, digest: str, archive: Archive) -> Path:
         """The folder with an archive's files, unpacked when it is not there yet.
 
         Args:
             digest: SHA-256 of the archive, as Lambda reports it (Base64).
-            archive: The archive.
+            archive: Gives the archive, and is asked only when it is not there yet.
         """
         name = base64.b64decode(digest).hex()
         target = self._root / name
         with self._lock(name):
             if not target.is_dir():
                 self._make_room()
-                self._fill(target, name, archive)
+                self._fill(target, name, archive())
             os.utime(target)
         return target
 
@@ -673,19 +676,41 @@ class Executor:
         self._closed = threading.Event()
         threading.Thread(target=self._trim, daemon=True, name="function-trimmer").start()
 
-    def run(self, function: Function, archive: bytes, invocation: Invocation) -> Reply | None:
+    @classmethod
+    def of_environment(cls) -> Self:
+        """The executor that the cloud's settings (``MILLRACE_CLOUD_*``) ask for."""
+        calls = os.environ.get("MILLRACE_CLOUD_CALLS")
+        return cls(
+            interpreter=Path(os.environ["MILLRACE_CLOUD_RUNTIME"]),
+            code=Path(os.environ["MILLRACE_CLOUD_CODE"]),
+            scratch=Path(os.environ["MILLRACE_CLOUD_SCRATCH"]),
+            limit=int(os.environ["MILLRACE_CLOUD_WORKERS"]),
+            calls=None if calls is None else Path(calls),
+        )
+
+    def run(self, function: Function, archive: Archive, invocation: Invocation) -> Reply | None:
         """Runs one event on a warm or a new environment; None says throttled."""
         pool = self._pool(function, archive)
         return pool.run(invocation, wait_seconds=max(function.timeout, 60.0))
 
-    def warm(self, function: Function, archive: bytes) -> None:
+    def warm(self, function: Function, archive: Archive) -> None:
         """Starts a function's first environment ahead of need, once per state of the function."""
         with self._lock:
             known = self._pools.get((function.arn, function.version))
         if known is None or known[0] != function:
             self._pool(function, archive).warm()
 
-    def _pool(self, function: Function, archive: bytes) -> EnvironmentPool:
+    def forget(self, function: Function) -> None:
+        """Stops the environments of a function that is gone, but for those at work."""
+        key = (function.arn, function.version)
+        with self._lock:
+            known = self._pools.get(key)
+            if known is None or known[0] != function:
+                return
+            del self._pools[key]
+        known[1].close(running=False)
+
+    def _pool(self, function: Function, archive: Archive) -> EnvironmentPool:
         key = (function.arn, function.version)
         with self._lock:
             known = self._pools.get(key)

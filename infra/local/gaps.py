@@ -79,8 +79,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from infra.local.alarms import Points, judge
-from infra.local.executor import Executor, Function, Invocation
+from infra.local.executor import Archive, Executor, Function, Invocation
 from infra.local.metrics import embedded_metrics
+from infra.local.periodic import every
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _run_python_functions(executor: Executor, endpoint: str) -> None:
             arn=config["FunctionArn"],
             payload=json.dumps(event, ensure_ascii=False).encode(),
         )
-        reply = executor.run(function, record["code_zip"], invocation)
+        reply = executor.run(function, _archive_of(record), invocation)
         if reply is None:
             return {"throttle": True, "error": True, "log": "", "body": _throttled(function.name)}
         for metric in embedded_metrics(reply.log):
@@ -177,9 +178,13 @@ def _run_python_functions(executor: Executor, endpoint: str) -> None:
             runs_here = str(config.get("Runtime", "")).startswith("python")
             if runs_here and record.get("code_zip") and config.get("State") == "Active":
                 credentials = lambda_runtime.execution_credentials(config)
-                executor.warm(_function_of(config, endpoint, credentials), record["code_zip"])
+                executor.warm(_function_of(config, endpoint, credentials), _archive_of(record))
 
-    _every(WARM_SECONDS, warm)
+    every(WARM_SECONDS, warm)
+
+
+def _archive_of(record: dict[str, Any]) -> Archive:
+    return lambda: bytes(record["code_zip"])
 
 
 def _throttled(name: str) -> dict[str, str]:
@@ -321,21 +326,7 @@ def _measure_queues() -> None:
                     {"QueueName": name},
                 )
 
-    _every(ALARM_SECONDS, measure)
-
-
-def _every(seconds: float, act: Callable[[], None]) -> None:
-    """Does something again and again on a thread of its own, until the process ends."""
-
-    def run() -> None:
-        pause = threading.Event()
-        while not pause.wait(seconds):
-            try:
-                act()
-            except Exception:
-                logger.exception("a periodic task of the embedded cloud failed")
-
-    threading.Thread(target=run, daemon=True, name=act.__qualname__).start()
+    every(ALARM_SECONDS, measure)
 
 
 def _name_object_versions() -> None:
@@ -603,7 +594,7 @@ def _evaluate_alarms() -> None:
 
     _replace(cloudwatch, "_evaluate_alarm", better)
 
-    _every(ALARM_SECONDS, cloudwatch._evaluate_all_alarms)
+    every(ALARM_SECONDS, cloudwatch._evaluate_all_alarms)
 
 
 def _accept_alarms_on_math() -> None:

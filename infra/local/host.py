@@ -7,13 +7,12 @@ MiniStack; configured by environment variables only, MiniStack's own and ``MILLR
 import importlib
 import importlib.metadata
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from infra.local.executor import Executor
 from infra.local.gaps import close_gaps
+from infra.local.lifeline import end_with_owner
 
 MINISTACK_VERSION = "1.5.33"
 
@@ -25,17 +24,8 @@ def main() -> None:
     if installed != MINISTACK_VERSION:
         sys.exit(f"expected ministack {MINISTACK_VERSION}, found {installed}: run `make setup`")
     endpoint = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
-    calls = os.environ.get("MILLRACE_CLOUD_CALLS")
-    executor = Executor(
-        interpreter=Path(os.environ["MILLRACE_CLOUD_RUNTIME"]),
-        code=Path(os.environ["MILLRACE_CLOUD_CODE"]),
-        scratch=Path(os.environ["MILLRACE_CLOUD_SCRATCH"]),
-        limit=int(os.environ["MILLRACE_CLOUD_WORKERS"]),
-        calls=None if calls is None else Path(calls),
-    )
-    lifeline = os.environ.get("MILLRACE_CLOUD_LIFELINE")
-    if lifeline is not None:
-        threading.Thread(target=_end_with_owner, args=(int(lifeline),), daemon=True).start()
+    executor = Executor.of_environment()
+    end_with_owner()
     close_gaps(executor, endpoint)
     app = importlib.import_module("ministack.app")
     sys.argv = ["ministack"]
@@ -43,13 +33,6 @@ def main() -> None:
         app.main()
     finally:
         executor.close()
-
-
-def _end_with_owner(descriptor: int) -> None:
-    """Ends an ephemeral cloud when its owner's end of the pipe closes, however the owner ended."""
-    while os.read(descriptor, 1):
-        continue
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

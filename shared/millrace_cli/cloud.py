@@ -1,24 +1,23 @@
 """The embedded cloud's life: start, stop, state, logs, reset.
 
-The cloud is one ordinary process per project (``infra/local/host.py``), bound to 127.0.0.1. What
-it keeps lies under ``<project>/.millrace/cloud``::
+The cloud is one emulator of AWS (``engines.py``) in one ordinary process per project, bound to
+127.0.0.1. Only one runs at a time. What it keeps lies below ``<project>/.millrace``, in a folder per
+engine (``cloud`` for MiniStack, ``localstack`` for LocalStack)::
 
     cloud.json    which process runs, and where it answers (absent when none does)
     cloud.log     its log; cloud.log.1 is the one of the start before
     port          the port of the last start, taken again when it is free
-    state/        what MiniStack saves on a clean stop
-    s3/           objects, written as they come
+    state/, s3/   what MiniStack saves; LocalStack keeps nothing over a stop
+    root/         what LocalStack writes while it runs
     functions/    temporary folders of the Lambda functions
-    lock          held while starting or stopping
 
-Beside it, ``<project>/.millrace/code`` holds unpacked artifacts, by content, for every cloud of the
-project.
+Beside them, ``code`` holds unpacked artifacts, by content, for every cloud of the project, and
+``cloud.lock`` is held while one starts or stops.
 
 Standard library only: every verb of the command line imports this module.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import http.client
 import json
@@ -34,20 +33,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millrace.errors import ConfigurationError, ServiceUnavailableError
+from millrace_cli import hosts
+from millrace_cli.engines import DEFAULT_ENGINE, ENGINES, Engine
+from millrace_cli.hosts import (
+    LOCAL_ACCOUNT,
+    LOCAL_REGION,
+    TOOLS_VARIABLE,
+    Runtime,
+    Start,
+    tools_folder,
+)
 
-LOCAL_REGION = "us-east-1"
-LOCAL_ACCOUNT = "000000000000"
+__all__ = [
+    "LOCAL_ACCOUNT",
+    "LOCAL_REGION",
+    "TOOLS_VARIABLE",
+    "CloudInfo",
+    "cloud_folder",
+    "down",
+    "ephemeral",
+    "healthy",
+    "logs",
+    "record_of_killed",
+    "reset",
+    "status",
+    "tools_folder",
+    "up",
+]
+
 DEFAULT_PORT = 4566
-TOOLS_VARIABLE = "MILLRACE_TOOLS"
-
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS: Mapping[Runtime, float] = {"process": 120.0, "docker": 900.0}
+"""An image may have to be fetched first."""
+STOP_SECONDS = 45.0
+ANSWER_SECONDS = 10.0
 POLL_SECONDS = 0.05
 TAIL_LINES = 30
 
 WAIT_SCALE = 0.1
 """Step Functions waits and retry pauses last a tenth of what the machine says."""
-WORKERS_PER_FUNCTION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +84,9 @@ class CloudInfo:
         port: Where it listens on 127.0.0.1.
         endpoint: ``AWS_ENDPOINT_URL`` for it.
         folder: Its folder, with log and saved state.
+        engine: Which emulator it is.
+        runtime: Whether the engine is that process, or runs in Docker.
+        why: Why that runtime, as a sentence's end.
     """
 
     pid: int
@@ -68,11 +94,19 @@ class CloudInfo:
     port: int
     endpoint: str
     folder: Path
+    engine: Engine = DEFAULT_ENGINE
+    runtime: Runtime = "process"
+    why: str = ""
 
     @property
     def log_file(self) -> Path:
         """The log of this start."""
         return self.folder / "cloud.log"
+
+    @property
+    def title(self) -> str:
+        """Engine and runtime in words."""
+        return f"{self.engine.title} {'in Docker' if self.runtime == 'docker' else 'as a process'}"
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """``base`` (default: this process's environment) with every AWS setting pointing here."""
@@ -90,64 +124,86 @@ class CloudInfo:
         }
 
 
-def tools_folder(project: Path) -> Path:
-    """Where ``make setup`` put the tools: ``$MILLRACE_TOOLS``, else ``<project>/.tools``."""
-    chosen = os.environ.get(TOOLS_VARIABLE)
-    return Path(chosen) if chosen else project / ".tools"
-
-
-def cloud_folder(project: Path) -> Path:
+def cloud_folder(project: Path, engine: Engine = DEFAULT_ENGINE) -> Path:
     """The folder of a project's embedded cloud."""
-    return project.resolve() / ".millrace" / "cloud"
+    return project.resolve() / ".millrace" / engine.folder
 
 
-def up(project: Path, *, port: int | None = None) -> CloudInfo:
+def up(
+    project: Path,
+    *,
+    port: int | None = None,
+    engine: Engine | None = None,
+    runtime: Runtime | None = None,
+) -> CloudInfo:
     """Starts the project's embedded cloud and waits until it answers; one that runs is kept.
 
     Args:
         project: The checkout.
         port: Port to listen on. Default: the last one, else 4566, else any free one.
+        engine: Which emulator. Default: the one that runs, else MiniStack.
+        runtime: As a process or in Docker. Default: what is there.
 
     Raises:
-        ConfigurationError: Something needed is missing, the port is taken, or the cloud ended
-            while starting; the message ends with the tail of its log.
+        ConfigurationError: Something needed is missing, the port is taken, another engine runs, or
+            the cloud ended while starting; the message ends with the tail of its log.
         ServiceUnavailableError: It did not answer in time.
     """
-    folder = cloud_folder(project)
-    with _locked(folder):
-        running = _running(folder)
+    with _locked(project):
+        running = status(project)
         if running is not None:
-            if port not in (None, running.port):
-                raise ConfigurationError(
-                    f"the embedded cloud already runs on port {running.port}, not {port}: "
-                    "stop it first (millrace local down)"
-                )
+            _refuse_another(running, port, engine, runtime)
+            _await_answer_of_running(running)
             return running
-        chosen = port if port is not None else _choose_port(folder)
-        return _start(project.resolve(), folder, chosen)
+        chosen = engine or DEFAULT_ENGINE
+        on, why = hosts.choose_runtime(chosen, runtime)
+        folder = cloud_folder(project, chosen)
+        start = Start(
+            project=project.resolve(),
+            folder=folder,
+            engine=chosen,
+            runtime=on,
+            port=port if port is not None else _choose_port(folder),
+            wait_scale=WAIT_SCALE,
+        )
+        return _start(start, why)
 
 
-def down(project: Path) -> bool:
-    """Stops the project's embedded cloud after it has saved its state; False when none ran."""
-    folder = cloud_folder(project)
-    with _locked(folder):
-        running = _running(folder)
-        if running is None:
-            return False
-        _stop(running)
-        return True
+def down(project: Path) -> CloudInfo | None:
+    """Stops the project's embedded cloud, after it has saved its state when it keeps one.
+
+    Returns:
+        What ran; None when none did.
+    """
+    with _locked(project):
+        running = status(project)
+        if running is not None:
+            _stop(running)
+        return running
 
 
 def status(project: Path) -> CloudInfo | None:
     """The project's running embedded cloud, or None."""
-    return _running(cloud_folder(project))
+    for engine in ENGINES.values():
+        running = _running(cloud_folder(project, engine), engine)
+        if running is not None:
+            return running
+    return None
+
+
+def record_of_killed(project: Path) -> Path | None:
+    """The record of an embedded cloud that was started, never stopped, and is gone."""
+    if status(project) is not None:
+        return None
+    records = (cloud_folder(project, engine) / "cloud.json" for engine in ENGINES.values())
+    return next((record for record in records if record.exists()), None)
 
 
 def healthy(info: CloudInfo, *, timeout: float = 2.0) -> bool:
     """Whether a running cloud answers."""
     connection = http.client.HTTPConnection("127.0.0.1", info.port, timeout=timeout)
     try:
-        connection.request("GET", "/_ministack/health")
+        connection.request("GET", info.engine.health)
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
@@ -158,35 +214,48 @@ def healthy(info: CloudInfo, *, timeout: float = 2.0) -> bool:
 def logs(project: Path, *, lines: int = 100, follow: bool = False) -> Iterator[str]:
     """The last lines of the log; with ``follow`` also what comes, until the cloud stops.
 
+    The log is the running cloud's, else that of the one started last.
+
     Raises:
         ConfigurationError: The cloud was never started.
     """
-    folder = cloud_folder(project)
-    log = folder / "cloud.log"
-    if not log.exists():
-        raise ConfigurationError(f"no log at {log}: start the cloud first (millrace local up)")
+    log = _log_of(project)
+    if log is None:
+        raise ConfigurationError("there is no log: start the cloud first (millrace local up)")
     with log.open(encoding="utf-8", errors="replace") as stream:
         yield from (line.rstrip("\n") for line in stream.readlines()[-lines:])
         while follow:
             line = stream.readline()
             if line:
                 yield line.rstrip("\n")
-            elif _running(folder) is None:
+            elif status(project) is None:
                 return
             else:
                 time.sleep(0.2)
 
 
-def reset(project: Path) -> None:
-    """Stops the project's embedded cloud and deletes everything it kept."""
-    folder = cloud_folder(project)
-    down(project)
-    shutil.rmtree(folder, ignore_errors=True)
+def reset(project: Path) -> list[Engine]:
+    """Stops the project's embedded cloud and deletes everything it kept.
+
+    Returns:
+        The engines whose clouds are gone: the one that ran, else every one that left something.
+    """
+    running = down(project)
+    engines = [running.engine] if running else list(ENGINES.values())
+    gone = [engine for engine in engines if cloud_folder(project, engine).exists()]
+    for engine in gone:
+        shutil.rmtree(cloud_folder(project, engine), ignore_errors=True)
+    return gone
 
 
 @contextlib.contextmanager
 def ephemeral(
-    project: Path, *, wait_scale: float = WAIT_SCALE, calls: Path | None = None
+    project: Path,
+    *,
+    wait_scale: float = WAIT_SCALE,
+    calls: Path | None = None,
+    engine: Engine = DEFAULT_ENGINE,
+    runtime: Runtime | None = None,
 ) -> Iterator[CloudInfo]:
     """A cloud of its own for a test run or a demo: free port, nothing kept, gone afterwards.
 
@@ -196,23 +265,28 @@ def ephemeral(
         project: The checkout.
         wait_scale: What share of their length Step Functions' waits last.
         calls: Existing folder in which every function process records its AWS calls.
+        engine: Which emulator.
+        runtime: As a process or in Docker. Default: what is there.
 
     Raises:
         ConfigurationError: As ``up``.
         ServiceUnavailableError: As ``up``.
     """
+    on, why = hosts.choose_runtime(engine, runtime)
     folder = Path(tempfile.mkdtemp(prefix="millrace-cloud-"))
     ours, theirs = os.pipe()
     try:
-        # The cloud holds the reading end and sees it close when this process is gone.
-        info = _start(
-            project.resolve(),
-            folder,
-            _free_port(),
-            lifeline=ours,
+        start = Start(
+            project=project.resolve(),
+            folder=folder,
+            engine=engine,
+            runtime=on,
+            port=_free_port(),
             wait_scale=wait_scale,
             calls=calls,
         )
+        # The cloud holds the reading end and sees it close when this process is gone.
+        info = _start(start, why, lifeline=ours)
         try:
             yield info
         finally:
@@ -224,17 +298,18 @@ def ephemeral(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(project: Path) -> Iterator[None]:
+    folder = project.resolve() / ".millrace"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "cloud.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _running(folder: Path) -> CloudInfo | None:
+def _running(folder: Path, engine: Engine) -> CloudInfo | None:
     try:
         found = json.loads((folder / "cloud.json").read_text())
-        info = CloudInfo(**found | {"folder": folder})
+        info = CloudInfo(**found | {"folder": folder, "engine": engine})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as exc:
@@ -244,27 +319,55 @@ def _running(folder: Path) -> CloudInfo | None:
     return info if _started(info.pid) == info.started else None
 
 
-def _start(
-    project: Path,
-    folder: Path,
-    port: int,
-    *,
-    lifeline: int | None = None,
-    wait_scale: float = WAIT_SCALE,
-    calls: Path | None = None,
-) -> CloudInfo:
-    command = [str(_interpreter(project, "cloud")), "-m", "infra.local.host"]
-    if not (project / "infra" / "local" / "host.py").exists():
-        raise ConfigurationError(f"{project} is not a Millrace checkout: infra/local is missing")
+def _refuse_another(
+    running: CloudInfo, port: int | None, engine: Engine | None, runtime: Runtime | None
+) -> None:
+    """Refuses a start that asks for something else than what runs."""
+    other: str | None = None
+    if engine not in (None, running.engine):
+        other = f"{running.title} already runs at {running.endpoint}, not {engine.title}"
+    elif runtime not in (None, running.runtime):
+        other = f"{running.title} already runs at {running.endpoint}"
+    elif port not in (None, running.port):
+        other = f"the embedded cloud already runs on port {running.port}, not {port}"
+    if other is not None:
+        raise ConfigurationError(
+            f"{other}, and only one runs at a time: stop it first (millrace local down)"
+        )
+
+
+def _await_answer_of_running(info: CloudInfo) -> None:
+    """Gives one that another command left half-started, or that hangs, a last chance."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not healthy(info):
+        if time.monotonic() > deadline:
+            raise ServiceUnavailableError(
+                f"{info.title} runs (process {info.pid}) but does not answer on port {info.port}: "
+                f"stop it (millrace local down) and start it again; its log ends:\n"
+                f"{_tail(info.log_file)}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _log_of(project: Path) -> Path | None:
+    running = status(project)
+    if running is not None:
+        return running.log_file
+    found = [cloud_folder(project, engine) / "cloud.log" for engine in ENGINES.values()]
+    return max(
+        (log for log in found if log.exists()), key=lambda log: log.stat().st_mtime, default=None
+    )
+
+
+def _start(start: Start, why: str, *, lifeline: int | None = None) -> CloudInfo:
+    folder, port = start.folder, start.port
+    command = hosts.command(start)
     if not _is_free(port):
         raise ConfigurationError(f"port {port} is taken on 127.0.0.1: choose another with --port")
-    environment = _environment(project, folder, port, wait_scale)
+    environment = hosts.environment(start)
     if lifeline is not None:
         environment["MILLRACE_CLOUD_LIFELINE"] = str(lifeline)
-    if calls is not None:
-        environment["MILLRACE_CLOUD_CALLS"] = str(calls.absolute())
-    for name in ("state", "s3", "functions", "tmp"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    hosts.prepare_folder(start)
     pid = _spawn(command, environment, folder, lifeline)
     info = CloudInfo(
         pid=pid,
@@ -272,18 +375,28 @@ def _start(
         port=port,
         endpoint=f"http://127.0.0.1:{port}",
         folder=folder,
+        engine=start.engine,
+        runtime=start.runtime,
+        why=why,
     )
     try:
+        # Before it answers: a start that is killed leaves no process that nobody knows of.
+        _write_record(info)
         _await_health(info)
     except BaseException:
         _kill(info)
         _await_end(info, STOP_SECONDS)
+        (folder / "cloud.json").unlink(missing_ok=True)
         raise
-    record = folder / "cloud.json.new"
-    record.write_text(json.dumps(dataclasses.asdict(info), default=str))
-    record.replace(folder / "cloud.json")
     (folder / "port").write_text(str(port))
     return info
+
+
+def _write_record(info: CloudInfo) -> None:
+    fields = ("pid", "started", "port", "endpoint", "runtime", "why")
+    record = info.folder / "cloud.json.new"
+    record.write_text(json.dumps({name: getattr(info, name) for name in fields}))
+    record.replace(info.folder / "cloud.json")
 
 
 def _spawn(
@@ -309,53 +422,19 @@ def _spawn(
     )
 
 
-def _environment(project: Path, folder: Path, port: int, wait_scale: float) -> dict[str, str]:
-    """All the cloud's process gets: nothing of the user's AWS settings can reach it."""
-    kept = ("HOME", "LANG", "LC_ALL", "PATH", "TZ", "EMBEDDED_CLOUD_WITHOUT")
-    return {k: os.environ[k] for k in kept if k in os.environ} | {
-        "BIND_HOST": "127.0.0.1",
-        "GATEWAY_PORT": str(port),
-        "IOT_MTLS_ENABLED": "0",
-        "SFTP_ENABLED": "0",
-        "LAMBDA_EXECUTOR": "local",
-        "LOG_LEVEL": "INFO",
-        "MINISTACK_ACCOUNT_ID": LOCAL_ACCOUNT,
-        "MINISTACK_REGION": LOCAL_REGION,
-        "PERSIST_STATE": "1",
-        "STATE_DIR": str(folder / "state"),
-        "S3_PERSIST": "1",
-        "S3_DATA_DIR": str(folder / "s3"),
-        "SFN_WAIT_SCALE": str(wait_scale),
-        "TMPDIR": str(folder / "tmp"),
-        "PYTHONPATH": str(project),
-        "PYTHONUNBUFFERED": "1",
-        "MILLRACE_CLOUD_CODE": str(project / ".millrace" / "code"),
-        "MILLRACE_CLOUD_SCRATCH": str(folder / "functions"),
-        "MILLRACE_CLOUD_RUNTIME": str(_interpreter(project, "runtime")),
-        "MILLRACE_CLOUD_WORKERS": str(WORKERS_PER_FUNCTION),
-    }
-
-
-def _interpreter(project: Path, tool: str) -> Path:
-    # Not resolved: a virtual environment's python is a link, and it is the link that matters.
-    python = tools_folder(project).absolute() / tool / "bin" / "python"
-    if not python.exists():
-        raise ConfigurationError(f"{python} is missing: run `make setup`")
-    return python
-
-
 def _await_health(info: CloudInfo) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    seconds = START_SECONDS[info.runtime]
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if _started(info.pid) is None:
             raise ConfigurationError(
-                f"the embedded cloud ended while starting; its log ends:\n{_tail(info.log_file)}"
+                f"{info.engine.title} ended while starting; its log ends:\n{_tail(info.log_file)}"
             )
         if healthy(info):
             return
         time.sleep(POLL_SECONDS)
     raise ServiceUnavailableError(
-        f"the embedded cloud did not answer on port {info.port} within {START_SECONDS:.0f} s; "
+        f"{info.engine.title} did not answer on port {info.port} within {seconds:.0f} s; "
         f"its log ends:\n{_tail(info.log_file)}"
     )
 

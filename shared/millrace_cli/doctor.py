@@ -13,7 +13,7 @@ from millrace.errors import MillraceError
 from millrace_cli import cloud
 from millrace_cli.client import ApiClient
 from millrace_cli.deploy import sam_executable
-from millrace_cli.target import Target, cloud_was_killed
+from millrace_cli.target import Target
 
 REQUIRED_PYTHON = (3, 13)
 
@@ -78,18 +78,25 @@ def _tools(project: Path) -> Iterator[Finding]:
 
 def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Finding]:
     info = cloud.status(project)
-    if cloud_was_killed(project):
+    if cloud.record_of_killed(project) is not None:
         yield Finding(
             "embedded cloud",
             "warning",
             "ended without being stopped",
             "millrace local up, or millrace local down to forget it",
         )
+    elif info is not None and not cloud.healthy(info):
+        yield Finding(
+            "embedded cloud",
+            "problem",
+            f"{info.title} runs (process {info.pid}) but does not answer at {info.endpoint}",
+            "millrace local down, then millrace local up",
+        )
     else:
         yield Finding(
             "embedded cloud",
             "ok",
-            "not running" if info is None else f"running at {info.endpoint}",
+            "not running" if info is None else f"{info.title}, running at {info.endpoint}",
             "" if info else "millrace local up, unless AWS is meant",
         )
     try:

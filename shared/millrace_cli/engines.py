@@ -64,14 +64,24 @@ class Engine:
         name: What it is called on command lines.
         title: What it is called in sentences.
         health: Path that answers 200 when it is up.
+        folder: Where its cloud lives, below ``.millrace``.
+        tools: Its environment below ``.tools``.
+        setup: The make target that makes that environment.
+        host: The module that is its process.
         keeps_state: Whether a stop and a start keep what was deployed.
+        containers: Whether it can run in Docker instead.
         capabilities: What it does of what Millrace relies on.
     """
 
     name: str
     title: str
     health: str
+    folder: str
+    tools: str
+    setup: str
+    host: str
     keeps_state: bool
+    containers: bool
     capabilities: frozenset[Capability]
 
 
@@ -98,14 +108,24 @@ MINISTACK: Final = Engine(
     name="ministack",
     title="MiniStack",
     health="/_ministack/health",
+    folder="cloud",
+    tools="cloud",
+    setup="make setup",
+    host="infra.local.host",
     keeps_state=True,
+    containers=False,
     capabilities=_WIRING,
 )
 LOCALSTACK: Final = Engine(
     name="localstack",
     title="LocalStack",
     health="/_localstack/health",
+    folder="localstack",
+    tools="localstack",
+    setup="make setup-localstack",
+    host="infra.localstack.host",
     keeps_state=False,
+    containers=True,
     capabilities=_WIRING,
 )
 ENGINES: Final = {engine.name: engine for engine in (MINISTACK, LOCALSTACK)}

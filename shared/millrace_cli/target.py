@@ -152,20 +152,12 @@ class Target:
         if self.endpoint_url is None:
             return api_url.rstrip("/")
         parts = urlsplit(api_url)
-        api_id, stage = (parts.hostname or "").split(".")[0], parts.path.strip("/").split("/")[0]
-        if not (parts.hostname or "").endswith(".amazonaws.com"):
+        # Of MiniStack the host is AWS's, of LocalStack its own; both name the API first.
+        api_id, *place = (parts.hostname or "").split(".")
+        stage = parts.path.strip("/").split("/")[0]
+        if not place or place[0] != "execute-api":
             return api_url.rstrip("/")
         return f"{self.endpoint_url}/restapis/{api_id}/{stage}/_user_request_"
-
-
-def cloud_record(project: Path) -> Path:
-    """The file that says which process the project's embedded cloud is."""
-    return cloud.cloud_folder(project) / "cloud.json"
-
-
-def cloud_was_killed(project: Path) -> bool:
-    """Whether the project's embedded cloud was started, never stopped, and is gone."""
-    return cloud_record(project).exists() and cloud.status(project) is None
 
 
 def resolve_target(
@@ -196,7 +188,7 @@ def resolve_target(
             raise ConfigurationError(
                 "the embedded cloud is not running: start it (millrace local up)"
             )
-        if cloud_was_killed(project):
+        if cloud.record_of_killed(project) is not None:
             # Someone working with it must not reach an AWS account by accident.
             raise ConfigurationError(
                 "the embedded cloud ended without being stopped: start it again (millrace local "

@@ -23,6 +23,7 @@ from millrace.spec import ModelSpec
 from millrace_cli import cloud
 from millrace_cli.client import ApiClient
 from millrace_cli.deploy import BUILD_FOLDER, deploy_local
+from millrace_cli.engines import ENGINES
 from millrace_cli.follow import follow_run
 from millrace_cli.target import DEFAULT_STACK, Target, aws_target
 from millrace_cli.training import upload_file
@@ -54,7 +55,8 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         return
     if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
         pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
-    with cloud.ephemeral(PROJECT) as info:
+    engine = ENGINES[option.engine]
+    with cloud.ephemeral(PROJECT, engine=engine, runtime=option.runtime) as info:
         deploy_local(PROJECT, info, print)
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
 

@@ -62,7 +62,7 @@ def _run(tmp_path: Path, calls: Path | None, **variables: str) -> dict[str, Any]
     )
     try:
         event = Invocation(request_id="request", arn=function.arn, payload=b"{}")
-        reply = executor.run(function, code, event)
+        reply = executor.run(function, lambda: code, event)
     finally:
         executor.close()
     assert reply is not None

@@ -8,6 +8,7 @@ import pytest
 
 from millrace.errors import ConfigurationError
 from millrace_cli import cloud
+from millrace_cli.engines import ENGINES, Engine
 
 
 @pytest.fixture
@@ -65,8 +66,18 @@ def test_an_unreadable_record_is_named(project: Path, content: str) -> None:
         cloud.status(project)
 
 
-def test_missing_tools_are_named_with_what_makes_them(project: Path) -> None:
-    with pytest.raises(ConfigurationError, match="make setup"):
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=lambda engine: engine.name)
+def test_missing_tools_are_named_with_what_makes_them(project: Path, engine: Engine) -> None:
+    host = project.joinpath(*engine.host.split(".")).with_suffix(".py")
+    host.parent.mkdir(parents=True)
+    host.touch()
+
+    with pytest.raises(ConfigurationError, match=f"is missing: run `{engine.setup}`"):
+        cloud.up(project, port=1, engine=engine, runtime="process")
+
+
+def test_a_folder_that_is_no_checkout_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not a Millrace checkout"):
         cloud.up(project, port=1)
 
 

@@ -36,16 +36,21 @@ def _archive(content: str, **modes: int) -> tuple[str, bytes]:
     return base64.b64encode(hashlib.sha256(archive).digest()).decode(), archive
 
 
+def _folder(store: CodeStore, packed: tuple[str, bytes]) -> Path:
+    digest, archive = packed
+    return store.folder(digest, lambda: archive)
+
+
 def test_code_is_unpacked_once_with_its_modes(tmp_path: Path) -> None:
     digest, archive = _archive("x = 1", tool=0o755)
     store = CodeStore(tmp_path / "code")
 
-    folder = store.folder(digest, archive)
+    folder = store.folder(digest, lambda: archive)
     (folder / "mark").touch()
 
     assert (folder / "app.py").read_text() == "x = 1"
     assert (folder / "tool").stat().st_mode & 0o777 == 0o755
-    assert CodeStore(tmp_path / "code").folder(digest, archive) == folder
+    assert CodeStore(tmp_path / "code").folder(digest, lambda: archive) == folder
     assert (folder / "mark").exists()
 
 
@@ -54,7 +59,7 @@ def test_an_archive_that_is_not_what_it_says_is_refused(tmp_path: Path) -> None:
     _, other = _archive("x = 2")
 
     with pytest.raises(ValueError, match="sha256"):
-        CodeStore(tmp_path).folder(digest, other)
+        CodeStore(tmp_path).folder(digest, lambda: other)
 
 
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
     digest = base64.b64encode(hashlib.sha256(archive).digest()).decode()
 
     with pytest.raises(zipfile.BadZipFile):
-        CodeStore(tmp_path).folder(digest, archive)
+        CodeStore(tmp_path).folder(digest, lambda: archive)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -70,11 +75,11 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
 def test_code_unused_for_long_makes_room_and_other_code_stays(tmp_path: Path) -> None:
     old, recent, new = (_archive(f"x = {number}") for number in range(3))
     before = CodeStore(tmp_path)
-    forgotten = before.folder(*old)
-    kept = before.folder(*recent)
+    forgotten = _folder(before, old)
+    kept = _folder(before, recent)
     os.utime(forgotten, (1, kept.stat().st_mtime - CODE_SECONDS - 1))
 
-    CodeStore(tmp_path, limit=1).folder(*new)
+    _folder(CodeStore(tmp_path, limit=1), new)
 
     assert not forgotten.exists()
     assert kept.exists()

@@ -1,0 +1,419 @@
+"""Every place where the embedded cloud reaches into LocalStack, and nothing else does.
+
+Written against LocalStack 4.14.0. A name that is gone stops the launcher with a sentence that says
+which; a gap that an upgrade closes makes the named test of ``tests/localstack`` pass without the
+patch (run it with ``EMBEDDED_CLOUD_WITHOUT=<gap>``).
+
+========== ========================================== ===================================
+gap        name replaced                              why
+========== ========================================== ===================================
+functions  (a plug-in: lambda runtime executor)       the stock executor needs Docker
+tables     (a plug-in: dynamodb, dynamodbstreams)     the stock provider downloads a Java
+                                                      archive
+catalog    RemoteCatalogLoader.get_remote_catalog,    what LocalStack supports is asked of a
+           AwsCatalogRuntimePlugin                    server of its maker, and without an answer
+           .get_cloudformation_resource_status        no resource type is supported
+metrics    version_manager.LambdaVersionManager       ``AWS/Lambda`` lacks ``Duration`` and
+           .invoke                                    ``Throttles``; embedded metrics in logs
+                                                      are not extracted
+states     execution.Execution                        there are no ``AWS/States`` metrics
+           .publish_execution_status_change_event
+gateway    gateway.RestApiGateway.__init__            there are no ``AWS/ApiGateway`` metrics
+alarms     AlarmScheduler.schedule_metric_alarm       an alarm is looked at once per
+                                                      evaluation range, and one on metric math
+                                                      or a percentile never
+waits      wait_function.WaitFunction._wait_interval, waits and retry pauses of state machines
+           retrier_decl.time                          last as long as on AWS
+asl-yaml   StepFunctionsStateMachineProvider          a definition file is read as JSON only
+           ._get_definition
+========== ========================================== ===================================
+
+In a container the first two are LocalStack's own: it has Docker and Java there.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
+
+from infra.local.alarms import Points, judge
+from infra.local.executor import Executor
+from infra.local.metrics import MetricValue, embedded_metrics
+from infra.local.periodic import every
+from infra.localstack import providers
+from infra.localstack.functions import Functions, Services, runtime_executor
+
+logger = logging.getLogger(__name__)
+
+WITHOUT = "EMBEDDED_CLOUD_WITHOUT"
+WAIT_SCALE = "MILLRACE_CLOUD_WAIT_SCALE"
+EXECUTOR = "process"
+ALARM_SECONDS = 2.0
+METRIC_BATCH = 500
+ENDINGS = {
+    "SUCCEEDED": "ExecutionsSucceeded",
+    "FAILED": "ExecutionsFailed",
+    "TIMED_OUT": "ExecutionsTimedOut",
+    "ABORTED": "ExecutionsAborted",
+}
+
+Record = Callable[[str, list[MetricValue]], None]
+
+
+class UnknownLocalStackError(RuntimeError):
+    """LocalStack is not the one the patches were written for."""
+
+
+def close_gaps(executor: Executor | None, endpoint: str) -> None:
+    """Applies every patch that is not switched off.
+
+    Args:
+        executor: Runs the functions as processes; None where LocalStack has Docker for them.
+        endpoint: Where LocalStack answers.
+
+    Raises:
+        UnknownLocalStackError: A name to replace is not there.
+    """
+    record = _recorder()
+    patches: dict[str, Callable[[], None]] = {
+        "catalog": _know_what_is_there,
+        "metrics": lambda: _measure_invocations(record),
+        "states": lambda: _count_executions(record),
+        "gateway": lambda: _count_requests(record),
+        "alarms": _evaluate_alarms,
+        "waits": lambda: _shorten_waits(float(os.environ.get(WAIT_SCALE, "1"))),
+        "asl-yaml": _read_definitions_in_yaml,
+    }
+    if executor is not None:
+        patches["functions"] = lambda: _run_python_functions(executor, endpoint)
+        patches["tables"] = _keep_tables_in_python
+    without = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
+    for unknown in without - patches.keys():
+        raise UnknownLocalStackError(f"{WITHOUT} names {unknown}; gaps are: {', '.join(patches)}")
+    for name, apply in patches.items():
+        if name not in without:
+            apply()
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"localstack.{name}")
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    if not hasattr(owner, name):
+        raise UnknownLocalStackError(
+            f"{owner.__name__} has no {name}: the gaps are known for the pinned version only"
+        )
+    return getattr(owner, name)
+
+
+def _replace(owner: Any, name: str, new: Callable[[Any], Any]) -> None:
+    """Replaces ``owner.name`` by ``new(old)``."""
+    setattr(owner, name, new(_attribute(owner, name)))
+
+
+class _WithOurs:
+    """Finds a namespace's plug-ins as before, and ours."""
+
+    def __init__(self, finder: Any, ours: list[Any]) -> None:
+        self._finder = finder
+        self._ours = ours
+
+    def find_plugins(self) -> list[Any]:
+        return [*self._finder.find_plugins(), *self._ours]
+
+
+def _add_plugins(manager: Any, specifications: list[Any]) -> None:
+    manager.finder = _WithOurs(_attribute(manager, "finder"), specifications)
+
+
+def _run_python_functions(executor: Executor, endpoint: str) -> None:
+    invocation = "services.lambda_.invocation"
+    stock = _module(f"{invocation}.runtime_executor")
+    models = _module(f"{invocation}.lambda_models")
+    throttled = _attribute(_module("aws.api.lambda_"), "TooManyRequestsException")
+    plugin = _attribute(_module(f"{invocation}.plugins"), "RuntimeExecutorPlugin")
+    specification = importlib.import_module("plux").PluginSpec
+
+    functions = Functions(executor, Services(endpoint=endpoint, credentials=_credentials))
+    ours = runtime_executor(functions, _attribute(models, "InvocationResult"), throttled)
+    lacking = _attribute(stock, "RuntimeExecutor").__abstractmethods__ - set(dir(ours))
+    if lacking:
+        raise UnknownLocalStackError(f"a runtime executor has to have {', '.join(lacking)}")
+
+    def load(_self: object) -> type:
+        return ours
+
+    process = type("ProcessRuntimeExecutorPlugin", (plugin,), {"name": EXECUTOR, "load": load})
+    _add_plugins(
+        _attribute(stock, "EXECUTOR_PLUGIN_MANAGER"),
+        [specification(plugin.namespace, EXECUTOR, process)],
+    )
+
+
+def _credentials(role: str, region: str, function: str) -> Mapping[str, str]:
+    """A session of a function's role, as Lambda gives it to the function."""
+    sts = _connect(region).sts.request_metadata(service_principal="lambda")
+    given = sts.assume_role(RoleArn=role, RoleSessionName=function, DurationSeconds=43_200)
+    session = given["Credentials"]
+    return {
+        "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": session["SessionToken"],
+    }
+
+
+def _connect(region: str) -> Any:
+    return _module("aws.connect").connect_to(region_name=region)
+
+
+def _keep_tables_in_python() -> None:
+    plugins = _module("services.plugins")
+    manager = _attribute(plugins, "SERVICE_PLUGINS").plugin_manager
+    _add_plugins(manager, list(providers.specifications()))
+
+
+def _know_what_is_there() -> None:
+    loader = _module("utils.catalog.catalog_loader")
+    refusal = _attribute(loader, "AwsCatalogLoaderException")
+    common = _module("utils.catalog.common")
+    available = _attribute(common, "CloudFormationResourcesSupportAtRuntime").AVAILABLE
+    unknown = _attribute(common, "CloudFormationResourcesSupportInLatest").NOT_SUPPORTED
+
+    def without_asking(_original: object) -> Callable[..., None]:
+        def ask(_self: object) -> None:
+            raise refusal("nothing is asked beyond this machine")
+
+        return ask
+
+    def looking(_original: object) -> Callable[..., Any]:
+        def status(self: Any, resource: str, *_rest: Any, **_named: Any) -> Any:
+            there = self._get_cfn_resources_available_at_runtime()
+            return available if resource in there else unknown
+
+        return status
+
+    _replace(_attribute(loader, "RemoteCatalogLoader"), "get_remote_catalog", without_asking)
+    plugin = _attribute(_module("utils.catalog.catalog"), "AwsCatalogRuntimePlugin")
+    _replace(plugin, "get_cloudformation_resource_status", looking)
+
+
+def _recorder() -> Record:
+    """Takes metrics to CloudWatch beside the work that made them."""
+    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metric-recorder")
+
+    def put(region: str, at: float, values: list[MetricValue]) -> None:
+        cloudwatch = _connect(region).cloudwatch
+        for namespace in sorted({value.namespace for value in values}):
+            data = [_datum(value, at) for value in values if value.namespace == namespace]
+            try:
+                for start in range(0, len(data), METRIC_BATCH):
+                    batch = data[start : start + METRIC_BATCH]
+                    cloudwatch.put_metric_data(Namespace=namespace, MetricData=batch)
+            except Exception:
+                logger.exception("metrics of %s were not recorded", namespace)
+
+    def record(region: str, values: list[MetricValue]) -> None:
+        worker.submit(put, region, time.time(), values)
+
+    return record
+
+
+def _datum(metric: MetricValue, at: float) -> dict[str, Any]:
+    return {
+        "MetricName": metric.name,
+        "Value": metric.value,
+        "Unit": metric.unit,
+        "Timestamp": at,
+        "Dimensions": [{"Name": name, "Value": value} for name, value in metric.dimensions],
+    }
+
+
+def _count(namespace: str, dimensions: Mapping[str, str], **values: float) -> list[MetricValue]:
+    ordered = tuple(sorted(dimensions.items()))
+    return [
+        MetricValue(namespace=namespace, name=name, value=value, unit="Count", dimensions=ordered)
+        for name, value in values.items()
+    ]
+
+
+def _measure_invocations(record: Record) -> None:
+    versions = _attribute(
+        _module("services.lambda_.invocation.version_manager"), "LambdaVersionManager"
+    )
+    throttled = _attribute(_module("aws.api.lambda_"), "TooManyRequestsException")
+
+    def measured(original: Callable[..., Any]) -> Callable[..., Any]:
+        def invoke(self: Any, *, invocation: Any) -> Any:
+            function = self.function_version.id
+            dimensions = {"FunctionName": str(function.function_name)}
+            started = time.monotonic()
+            try:
+                result = original(self, invocation=invocation)
+            except throttled:
+                record(function.region, _count("AWS/Lambda", dimensions, Throttles=1.0))
+                raise
+            duration = MetricValue(
+                namespace="AWS/Lambda",
+                name="Duration",
+                value=(time.monotonic() - started) * 1000,
+                unit="Milliseconds",
+                dimensions=tuple(dimensions.items()),
+            )
+            record(function.region, [duration, *embedded_metrics(result.logs or "")])
+            return result
+
+        return invoke
+
+    _replace(versions, "invoke", measured)
+
+
+def _count_executions(record: Record) -> None:
+    execution = _attribute(_module("services.stepfunctions.backend.execution"), "Execution")
+
+    def counted(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def publish(self: Any) -> None:
+            machine = {"StateMachineArn": str(self.state_machine.arn)}
+            status = str(self.exec_status)
+            if status == "RUNNING":
+                values = {"ExecutionsStarted": 1.0}
+            else:
+                values = {name: float(status == ending) for ending, name in ENDINGS.items()}
+            record(self.region_name, _count("AWS/States", machine, **values))
+            original(self)
+
+        return publish
+
+    _replace(execution, "publish_execution_status_change_event", counted)
+
+
+def _count_requests(record: Record) -> None:
+    gateway = _attribute(
+        _module("services.apigateway.next_gen.execute_api.gateway"), "RestApiGateway"
+    )
+
+    def count(_chain: object, context: Any, response: Any) -> None:
+        if context.deployment is None:
+            return
+        name = str(context.deployment.rest_api.rest_api.get("name", context.api_id))
+        status = int(response.status_code)
+        values = {
+            "Count": 1.0,
+            "4XXError": float(HTTPStatus(status).is_client_error),
+            "5XXError": float(HTTPStatus(status).is_server_error),
+        }
+        dimensions = {"ApiName": name, "Stage": str(context.stage)}
+        record(str(context.region), _count("AWS/ApiGateway", dimensions, **values))
+
+    def counting(original: Callable[..., None]) -> Callable[..., None]:
+        def initialise(self: Any, *arguments: Any, **named: Any) -> None:
+            original(self, *arguments, **named)
+            self.response_handlers.append(count)
+
+        return initialise
+
+    _replace(gateway, "__init__", counting)
+
+
+def _evaluate_alarms() -> None:
+    scheduler = _attribute(_module("services.cloudwatch.alarm_scheduler"), "AlarmScheduler")
+    stores = _attribute(_module("services.cloudwatch.models"), "cloudwatch_stores")
+    database = _attribute(
+        _module("services.cloudwatch.cloudwatch_database_helper"), "CloudwatchDatabase"
+    )
+
+    def ours(_original: object) -> Callable[..., None]:
+        def schedule(_self: object, alarm_arn: str) -> None:
+            """All alarms are looked at together."""
+
+        return schedule
+
+    _replace(scheduler, "schedule_metric_alarm", ours)
+
+    def look() -> None:
+        for account, bundle in list(stores.items()):
+            for region, store in list(bundle.items()):
+                alarms = [
+                    one.alarm for one in list(store.alarms.values()) if "AlarmRule" not in one.alarm
+                ]
+                if alarms:
+                    with sqlite3.connect(database.METRICS_DB_READ_ONLY, uri=True) as stored:
+                        _judge(alarms, stored, account, region)
+
+    every(ALARM_SECONDS, look)
+
+
+def _judge(
+    alarms: list[dict[str, Any]], stored: sqlite3.Connection, account: str, region: str
+) -> None:
+    def points(namespace: str, name: str, dimensions: Mapping[str, str]) -> Points:
+        # As CloudwatchDatabase writes them.
+        written = "".join(f"{key}={value}\t" for key, value in sorted(dimensions.items()))
+        return stored.execute(
+            "SELECT timestamp, value FROM SINGLE_METRICS WHERE account_id = ? AND region = ? "
+            "AND namespace = ? AND metric_name = ? AND coalesce(dimensions, '') = ?",
+            (account, region, namespace, name, written),
+        ).fetchall()
+
+    cloudwatch = _connect(region).cloudwatch
+    for alarm in alarms:
+        verdict = judge(alarm, points, time.time())
+        if verdict.state != alarm["StateValue"]:
+            cloudwatch.set_alarm_state(
+                AlarmName=alarm["AlarmName"],
+                StateValue=verdict.state,
+                StateReason=verdict.reason,
+            )
+
+
+def _shorten_waits(scale: float) -> None:
+    asl = "services.stepfunctions.asl.component"
+    wait = _attribute(
+        _module(f"{asl}.state.state_wait.wait_function.wait_function"), "WaitFunction"
+    )
+
+    def shorter(_original: object) -> Callable[..., None]:
+        def interval(_self: object, env: Any, wait_seconds: float) -> None:
+            deadline = time.monotonic() + wait_seconds * scale
+            while env.is_running() and (left := deadline - time.monotonic()) > 0:
+                env.program_state_event.wait(left)
+
+        return interval
+
+    _replace(wait, "_wait_interval", shorter)
+
+    def scaled(original: Any) -> SimpleNamespace:
+        return SimpleNamespace(sleep=lambda seconds: original.sleep(seconds * scale))
+
+    _replace(_module(f"{asl}.common.retry.retrier_decl"), "time", scaled)
+
+
+def _read_definitions_in_yaml() -> None:
+    provider = _attribute(
+        _module("services.stepfunctions.resource_providers.aws_stepfunctions_statemachine"),
+        "StepFunctionsStateMachineProvider",
+    )
+    yaml = importlib.import_module("yaml")
+
+    def reading(original: Callable[..., str | None]) -> Callable[..., str | None]:
+        def definition(self: Any, model: dict[str, Any], s3_client: Any) -> str | None:
+            plain = {k: v for k, v in model.items() if k != "DefinitionSubstitutions"}
+            written = original(self, plain, s3_client)
+            if written is None:
+                return None
+            # JSON is YAML. CloudFormation makes JSON of it first and substitutes in that.
+            text = json.dumps(yaml.safe_load(written))
+            for name, value in (model.get("DefinitionSubstitutions") or {}).items():
+                text = text.replace(f"${{{name}}}", json.dumps(str(value))[1:-1])
+            return text
+
+        return definition
+
+    _replace(provider, "_get_definition", reading)
