@@ -68,11 +68,12 @@ class Resolver:
     compared with a table written by hand.
 
     Args:
+        template: What to resolve, without SAM in it; the deployment, expanded, unless another is given.
         parameters: Values that differ from the defaults.
     """
 
-    def __init__(self, **parameters: str) -> None:
-        self._template = expanded()
+    def __init__(self, template: dict[str, Any] | None = None, /, **parameters: str) -> None:
+        self._template = template or expanded()
         declared = self._template["Parameters"]
         unknown = parameters.keys() - declared.keys()
         if unknown:
@@ -108,7 +109,8 @@ class Resolver:
             return node
         if len(node) == 1:
             [(name, argument)] = node.items()
-            if name == "Ref" or name.startswith("Fn::"):
+            is_condition = name == "Condition" and isinstance(argument, str)
+            if name == "Ref" or is_condition or name.startswith("Fn::"):
                 return self._intrinsic(name, argument)
         resolved = {key: self(value) for key, value in node.items()}
         return {key: value for key, value in resolved.items() if value is not _ABSENT}
@@ -122,11 +124,13 @@ class Resolver:
             case "Fn::GetAtt":
                 parts = argument if isinstance(argument, list) else argument.split(".", 1)
                 return "${" + ".".join(parts) + "}"
-            case "Fn::Sub" if isinstance(argument, str):
-                text = argument
-                for parameter, value in self._values.items():
-                    text = text.replace("${" + parameter + "}", value)
+            case "Fn::Sub":
+                text, given = (argument, {}) if isinstance(argument, str) else argument
+                for variable, value in (self._values | self(given)).items():
+                    text = text.replace("${" + variable + "}", value)
                 return text
+            case "Fn::ImportValue":
+                return "${" + self(argument) + "}"
             case "Fn::If":
                 condition, yes, no = argument
                 return self(yes if self.holds(condition) else no)
@@ -135,6 +139,12 @@ class Resolver:
                 return str(left) == str(right)
             case "Fn::Not":
                 return not self(argument[0])
+            case "Fn::And":
+                return all(map(self, argument))
+            case "Fn::Or":
+                return any(map(self, argument))
+            case "Condition":
+                return self.holds(argument)
             case "Fn::Join":
                 separator, parts = argument
                 return separator.join(map(self, parts))
