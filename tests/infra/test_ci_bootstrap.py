@@ -151,6 +151,7 @@ def _resources(stage: str, provider: str = "GITHUB", **parameters: str) -> dict[
         "millrace-ci-artifact-bucket": "millrace-ci-staging-artifactbucket-x",
         "Boundary": _boundary_arn(stage),
         "ExecutionRole.Arn": f"arn:aws:iam::{ACCOUNT}:role/{name}-execution",
+        "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{name}/id",
         "OidcProvider": f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com",
     }
     text = re.sub(r"\$\{([^}]+)\}", lambda m: known[m[1]], json.dumps(resolved))
