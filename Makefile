@@ -29,6 +29,7 @@ setup: ## Make the environments in .venv and .tools (quick when nothing changed)
 	@infra/build/venv .tools/sam $(REQUIREMENTS)/sam.txt
 	@infra/build/venv .tools/cloud $(REQUIREMENTS)/cloud.txt
 	@infra/build/venv .tools/runtime $(REQUIREMENTS)/runtime.txt
+	@infra/build/venv .tools/iam $(REQUIREMENTS)/iam.txt
 
 .PHONY: setup-localstack
 setup-localstack: setup ## Make the environment of the second engine, LocalStack as a process

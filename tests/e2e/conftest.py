@@ -42,7 +42,13 @@ Upload = Callable[[str, Path], dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+def calls_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the functions' AWS calls are recorded."""
+    return tmp_path_factory.mktemp("calls")
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Target]:
     """The deployed stack."""
     option = request.config.option
     if option.engine == AWS:
@@ -55,8 +61,8 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         return
     if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
         pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
-    engine = ENGINES[option.engine]
-    with cloud.ephemeral(PROJECT, engine=engine, runtime=option.runtime) as info:
+    engine, runtime = ENGINES[option.engine], option.runtime
+    with cloud.ephemeral(PROJECT, engine=engine, runtime=runtime, calls=calls_folder) as info:
         deploy_local(PROJECT, info, print)
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
 

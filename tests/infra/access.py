@@ -32,7 +32,7 @@ def rights() -> dict[str, dict[str, Any]]:
         for statement in statements(role):
             grant = {
                 "actions": sorted(as_list(statement["Action"])),
-                "resources": sorted(_plain(r) for r in as_list(statement["Resource"])),
+                "resources": sorted(plain(r) for r in as_list(statement["Resource"])),
             }
             if "Condition" in statement:
                 grant["condition"] = statement["Condition"]
@@ -75,7 +75,7 @@ def _conditions(condition: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _plain(resource: str) -> str:
+def plain(resource: str) -> str:
     """``${DataBucket.Arn}/incoming/*`` as ``DataBucket/incoming/*``."""
     if resource == KEY:
         return "KmsKeyArn (when given)"

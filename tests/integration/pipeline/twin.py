@@ -10,7 +10,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -19,12 +18,16 @@ from unittest.mock import patch
 import boto3
 import pytest
 from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from moto.events.models import EventPattern
 
+from infra.local.calls import describe
 from millrace import layout
 from millrace.aws.clients import forget_clients
 from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
+from tests.access.needs import Call, Place
+from tests.access.stack import Stack
 from tests.infra.deployment import FUNCTIONS, ROOT, Resolver
 from tests.integration.pipeline.machine import (
     ACCOUNT,
@@ -52,19 +55,24 @@ _PHYSICAL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One AWS call of one function."""
-
-    function: str
-    service: str
-    operation: str
-    parameters: dict[str, Any]
+_PARAMETERS = {"RefreshSeconds": "1"}
 
 
 @cache
 def _deployed() -> dict[str, dict[str, Any]]:
-    return Resolver(RefreshSeconds="1").resources()
+    return Resolver(**_PARAMETERS).resources()
+
+
+@cache
+def stack() -> Stack:
+    """The deployment as its policies see it."""
+    named = {f"${{{name}}}": f"millrace-{name}" for name in _deployed()} | _PHYSICAL
+    return Stack(
+        place=Place(ACCOUNT, REGION),
+        name="millrace",
+        parameters=_PARAMETERS,
+        physical={reference[2:-1]: physical for reference, physical in named.items()},
+    )
 
 
 def environment(function: str) -> dict[str, str]:
@@ -274,6 +282,25 @@ class Twin:
 
         return handler
 
+    def _kept(
+        self,
+        function: str,
+        make: Any,
+        client: Any,
+        operation: str,
+        parameters: Mapping[str, Any],
+    ) -> Any:
+        outcome = "ok"
+        try:
+            return make(client, operation, parameters)
+        except ClientError as exc:
+            outcome = exc.response["Error"]["Code"]
+            raise
+        finally:
+            service = client.meta.service_model.service_name
+            call = describe(service, operation, parameters, outcome)
+            self.calls.append(Call.of({"function": f"millrace-{function}", **call}))
+
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Keeps the AWS calls of the functions, those of S3's transfer threads too."""
@@ -286,8 +313,7 @@ class Twin:
             if self._running:
                 function, thread = self._running[-1]
                 if here is thread or here.name.startswith("ThreadPoolExecutor"):
-                    service = client.meta.service_model.service_name
-                    self.calls.append(Call(function, service, operation, dict(parameters)))
+                    return self._kept(function, original, client, operation, parameters)
             return original(client, operation, parameters)
 
         with patch.object(base, "_make_api_call", make_api_call):

@@ -1,0 +1,92 @@
+"""Every right of the template against AWS's own list of actions, resources and condition keys."""
+
+import pytest
+
+from infra.local.calls import PARTITION_KEYS
+from tests.access.needs import Place
+from tests.access.policies import Reader, Statement
+from tests.access.reference import faults, statement_faults
+from tests.access.stack import Stack
+from tests.infra.deployment import Resolver, resources
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/customer"
+EVERYTHING = {"KmsKeyArn": KEY, "TraceMode": "Active"}
+"""Parameters under which every right is granted."""
+
+
+def _statements() -> list[Statement]:
+    ids = {name: f"stack-{name}" for name in Resolver(**EVERYTHING).resources()}
+    machine = "arn:aws:states:us-east-1:123456789012:stateMachine:stack-training"
+    topic = "arn:aws:sns:us-east-1:123456789012:stack-notices"
+    stack = Stack(
+        place=Place("123456789012", "us-east-1", key=KEY),
+        name="stack",
+        parameters=EVERYTHING,
+        physical={**ids, "TrainingStateMachine": machine, "NotificationTopic": topic},
+    )
+    return [s for s in stack.policies.statements if s.allows]
+
+
+def test_every_action_exists_on_its_resources_under_its_conditions() -> None:
+    found = _statements()
+
+    assert len(found) > 50
+    assert [fault for statement in found for fault in statement_faults(statement)] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"Action": "s3:GetObjects"}, "did you mean s3:GetObject"),
+        ({"Action": "s4:GetObject"}, "no service s4"),
+        ({"Action": "s3:Get*"}, "name each action"),
+        ({"Resource": "arn:aws:s3:::bucket"}, "is about"),
+        ({"Resource": "*"}, "can be restricted to"),
+        ({"Action": "xray:PutTraceSegments"}, "takes no resource"),
+        ({"Condition": {"StringLike": {"dynamodb:LeadingKeys": "M#*"}}}, "never sends"),
+        ({"Action": "dynamodb:Query"}, "is about"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_right_that_would_grant_nothing_is_told(changed: dict, said: str) -> None:
+    right = {
+        "Effect": "Allow",
+        "Action": "s3:GetObject",
+        "Resource": "arn:aws:s3:::bucket/models/*",
+    }
+
+    found = list(statement_faults(Reader().statement("TrainRole", {**right, **changed})))
+
+    assert any(said in fault for fault in found), found
+
+
+@pytest.mark.parametrize(
+    ("action", "resource"),
+    [
+        ("s3:GetObject", "arn:aws:s3:::bucket/models/*/report-*"),
+        ("s3:ListBucket", "arn:aws:s3:::bucket"),
+        ("dynamodb:Query", "arn:aws:dynamodb:us-east-1:1:table/t/index/GSI1"),
+        ("states:GetExecutionHistory", "arn:aws:states:us-east-1:1:execution:m:*"),
+        ("logs:PutLogEvents", "arn:aws:logs:us-east-1:1:log-group:/aws/lambda/f:*"),
+        ("xray:PutTraceSegments", "*"),
+    ],
+)
+def test_a_right_on_what_its_action_is_about_is_well(action: str, resource: str) -> None:
+    assert list(faults(action, [resource])) == []
+
+
+def test_the_recorder_knows_the_partition_keys_of_the_template() -> None:
+    [table] = resources("AWS::DynamoDB::Table").values()
+    properties = table["Properties"]
+    schemas = {None: properties["KeySchema"]} | {
+        index["IndexName"]: index["KeySchema"] for index in properties["GlobalSecondaryIndexes"]
+    }
+
+    found = {
+        index: part["AttributeName"]
+        for index, schema in schemas.items()
+        for part in schema
+        if part["KeyType"] == "HASH"
+    }
+
+    assert found == PARTITION_KEYS
