@@ -92,7 +92,7 @@ build: setup ## Build every function's artifact with `sam build`
 	@$(SAM) build >.millrace/build.log 2>&1 || { cat .millrace/build.log; exit 1; }
 
 .PHONY: bench
-bench: setup build ## Measure what docs and README state, as ratios within one run
+bench: setup setup-localstack build ## Measure what docs and README state, as ratios within one run
 	$(PYTEST) tests/bench -m bench $(ARGS)
 
 .PHONY: openapi

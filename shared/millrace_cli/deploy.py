@@ -51,9 +51,21 @@ def build(project: Path, progress: Progress) -> None:
 
 
 def deploy_local(
-    project: Path, info: "cloud.CloudInfo", progress: Progress, *, stack: str = DEFAULT_STACK
+    project: Path,
+    info: "cloud.CloudInfo",
+    progress: Progress,
+    *,
+    stack: str = DEFAULT_STACK,
+    **parameters: str,
 ) -> None:
     """Deploys the built template to the embedded cloud with ``sam deploy``.
+
+    Args:
+        project: The checkout.
+        info: The cloud.
+        progress: Told each line that SAM prints.
+        stack: The stack's name.
+        parameters: Parameters of the template that differ from those of a local stack.
 
     Raises:
         FinalError: The deployment failed; the message ends with SAM's output.
@@ -72,7 +84,7 @@ def deploy_local(
         stack,
         "--no-progressbar",
         "--parameter-overrides",
-        *(f"{name}={value}" for name, value in _LOCAL_PARAMETERS.items()),
+        *(f"{name}={value}" for name, value in (_LOCAL_PARAMETERS | parameters).items()),
         f"CodeVersion={code_version(project)}",
     ]
     run_tool(command, project, environment, progress)

@@ -33,6 +33,7 @@ from tests.e2e.tidying import tidy
 from tests.until import until
 
 PROJECT = Path(__file__).resolve().parents[2]
+RAN_ON = pytest.StashKey[str]()
 LEFT_BEHIND = pytest.StashKey[list[str]]()
 
 Client = Callable[[str], Any]
@@ -57,6 +58,7 @@ def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Targe
             _ = target.outputs
         except MillraceError as exc:
             pytest.exit(f"the stack cannot be used: {exc}", returncode=4)
+        request.config.stash[RAN_ON] = f"stack {target.stack} {target.where}"
         yield target
         return
     if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
@@ -101,7 +103,9 @@ def named(request: pytest.FixtureRequest, target: Target) -> Iterator[Named]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Lists what a run on somebody's stack could not take away again."""
+    """Says what the tests ran on, and lists what a run on somebody's stack could not take away."""
+    if RAN_ON in config.stash:
+        terminalreporter.write_line(f"the e2e tests ran on {config.stash[RAN_ON]}")
     stays = config.stash.get(LEFT_BEHIND, [])
     if stays:
         terminalreporter.section("left on the stack")
