@@ -82,13 +82,14 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         UnknownLocalStackError: A name to replace is not there.
     """
     record = _recorder()
+    scale = float(os.environ.get(WAIT_SCALE, "1"))
     patches: dict[str, Callable[[], None]] = {
         "catalog": _know_what_is_there,
         "metrics": lambda: _measure_invocations(record),
         "states": lambda: _count_executions(record),
         "gateway": lambda: _count_requests(record),
-        "alarms": _evaluate_alarms,
-        "waits": lambda: _shorten_waits(float(os.environ.get(WAIT_SCALE, "1"))),
+        "alarms": lambda: _evaluate_alarms(scale),
+        "waits": lambda: _shorten_waits(scale),
         "asl-yaml": _read_definitions_in_yaml,
     }
     if executor is not None:
@@ -322,7 +323,7 @@ def _count_requests(record: Record) -> None:
     _replace(gateway, "__init__", counting)
 
 
-def _evaluate_alarms() -> None:
+def _evaluate_alarms(period_scale: float) -> None:
     scheduler = _attribute(_module("services.cloudwatch.alarm_scheduler"), "AlarmScheduler")
     stores = _attribute(_module("services.cloudwatch.models"), "cloudwatch_stores")
     database = _attribute(
@@ -345,13 +346,17 @@ def _evaluate_alarms() -> None:
                 ]
                 if alarms:
                     with sqlite3.connect(database.METRICS_DB_READ_ONLY, uri=True) as stored:
-                        _judge(alarms, stored, account, region)
+                        _judge(alarms, stored, account, region, period_scale)
 
     every(ALARM_SECONDS, look)
 
 
 def _judge(
-    alarms: list[dict[str, Any]], stored: sqlite3.Connection, account: str, region: str
+    alarms: list[dict[str, Any]],
+    stored: sqlite3.Connection,
+    account: str,
+    region: str,
+    period_scale: float,
 ) -> None:
     def points(namespace: str, name: str, dimensions: Mapping[str, str]) -> Points:
         # As CloudwatchDatabase writes them.
@@ -364,7 +369,7 @@ def _judge(
 
     cloudwatch = _connect(region).cloudwatch
     for alarm in alarms:
-        verdict = judge(alarm, points, time.time())
+        verdict = judge(alarm, points, time.time(), period_scale=period_scale)
         if verdict.state != alarm["StateValue"]:
             cloudwatch.set_alarm_state(
                 AlarmName=alarm["AlarmName"],

@@ -4,9 +4,14 @@ The API deletes nothing, on purpose: the registry is a record. So the objects of
 version by version, by S3's own calls, and what stays is told.
 """
 
+from typing import TYPE_CHECKING
+
 from millrace.aws.translate import translated
-from millrace.errors import MillraceError
+from millrace.errors import AccessDeniedError, MillraceError
 from millrace_cli.target import Target
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 
 def tidy(target: Target, prefix: str) -> list[str]:
@@ -45,7 +50,13 @@ def _delete(target: Target, bucket: str, prefix: str) -> None:
         )
         for page in pages:
             found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-            for version in found:
-                target.s3.delete_object(
-                    Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"]
-                )
+            named: list[ObjectIdentifierTypeDef] = [
+                {"Key": one["Key"], "VersionId": one["VersionId"]} for one in found
+            ]
+            if not named:
+                continue
+            answer = target.s3.delete_objects(
+                Bucket=bucket, Delete={"Objects": named, "Quiet": True}
+            )
+            for refused in answer.get("Errors", ()):
+                raise AccessDeniedError(f"{refused.get('Key')}: {refused.get('Message')}")

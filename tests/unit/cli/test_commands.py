@@ -12,7 +12,7 @@ from millrace_cli.app import app
 from millrace_cli.exits import ExitCode, exit_code_for
 from millrace_cli.models import split_reference
 from millrace_cli.predictions import parse_row
-from millrace_cli.target import resolve_target
+from millrace_cli.target import aws_target, resolve_target
 
 runner = CliRunner()
 
@@ -223,3 +223,12 @@ def test_a_cloud_that_was_killed_never_gives_way_to_aws(tmp_path: Path) -> None:
         kind="aws", stack=None, endpoint_url=None, region="eu-west-1", project=tmp_path
     )
     assert chosen.endpoint_url is None
+
+
+def test_aws_is_where_the_sdk_would_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4999")
+
+    chosen = aws_target(stack="one", region="eu-west-1")
+
+    assert chosen.endpoint_url == "http://127.0.0.1:4999"
+    assert chosen.where == "in eu-west-1 at http://127.0.0.1:4999"
