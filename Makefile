@@ -35,6 +35,14 @@ setup: ## Make the environments in .venv and .tools (quick when nothing changed)
 setup-localstack: setup ## Make the environment of the second engine, LocalStack as a process
 	@infra/build/venv .tools/localstack $(REQUIREMENTS)/localstack.txt
 
+.PHONY: setup-ci
+setup-ci: setup ## Make the environment of what checks the pipeline definitions
+	@infra/build/venv .tools/ci $(REQUIREMENTS)/ci.txt
+
+.PHONY: ci-install
+ci-install: setup ## Put a pipeline where its provider looks: PROVIDER=github, gitlab, circleci or jenkins (FORCE=1 replaces yours)
+	@$(PYTHON) -m infra.ci.install "$(PROVIDER)" $(if $(FORCE),--force)
+
 .PHONY: demo
 demo: setup build ## Deploy to the embedded cloud and follow real data to a prediction
 	@$(PYTHON) -m infra.demo $(ARGS)
@@ -51,7 +59,7 @@ test-integration: setup ## Run the real handlers on moto
 	$(PYTEST) tests/integration $(ARGS)
 
 .PHONY: test-infra
-test-infra: setup build ## Check the template, roles, state machines and built artifacts
+test-infra: setup setup-ci build ## Check the template, roles, state machines and built artifacts
 	$(PYTEST) tests/infra $(ARGS)
 
 .PHONY: test-e2e

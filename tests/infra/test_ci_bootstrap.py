@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -10,8 +11,8 @@ from cfnlint.api import lint
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from samtranslator.yaml_helper import yaml_parse
 
+from tests.access.policies import Policies, Reader, Request
 from tests.infra.deployment import ROOT, Resolver, as_list, expanded, statements
-from tests.infra.policy import allows
 
 BOOTSTRAP = ROOT / "infra" / "ci" / "bootstrap.yaml"
 STAGES = ("staging", "prod")
@@ -164,21 +165,37 @@ def _boundary_arn(stage: str) -> str:
 
 
 @cache
-def _execution(stage: str) -> list[dict[str, Any]]:
-    return list(statements(_resources(stage, KmsKeyArn=KEY)["ExecutionRole"]))
+def _execution(stage: str) -> tuple[dict[str, Any], ...]:
+    return tuple(statements(_resources(stage, KmsKeyArn=KEY)["ExecutionRole"]))
 
 
 @cache
-def _deploy(stage: str) -> list[dict[str, Any]]:
-    return list(statements(_resources(stage, KmsKeyArn=KEY)["DeployRole"]))
+def _deploy(stage: str) -> tuple[dict[str, Any], ...]:
+    return tuple(statements(_resources(stage, KmsKeyArn=KEY)["DeployRole"]))
 
 
 @cache
-def _boundary(stage: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = _resources(stage, KmsKeyArn=KEY)["Boundary"]["Properties"][
-        "PolicyDocument"
-    ]["Statement"]
-    return found
+def _boundary(stage: str) -> tuple[dict[str, Any], ...]:
+    policy = _resources(stage, KmsKeyArn=KEY)["Boundary"]["Properties"]["PolicyDocument"]
+    return tuple(policy["Statement"])
+
+
+def _allows(
+    policy: Callable[[str], tuple[dict[str, Any], ...]],
+    stage: str,
+    action: str,
+    resource: str,
+    context: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether AWS would allow it, going by one of the policies of a stage's bootstrap."""
+    keys = tuple((key.lower(), (value,)) for key, value in (context or {}).items())
+    request = Request(policy.__name__, action, resource, keys)
+    return _policies(policy, stage).verdict(request).allowed
+
+
+@cache
+def _policies(policy: Callable[[str], tuple[dict[str, Any], ...]], stage: str) -> Policies:
+    return Policies(Reader().statement(policy.__name__, s) for s in policy(stage))
 
 
 # ── What a deployment makes, by name ────────────────────────────────────────────────────────────
@@ -288,7 +305,7 @@ def _granted(stage: str, action: str, arn: str) -> bool:
         "iam:PolicyARN": f"{policies}AmazonAPIGatewayPushToCloudWatchLogs",
         "lambda:Principal": "events.amazonaws.com",
     }
-    return allows(_execution(stage), action, resource, context)
+    return _allows(_execution, stage, action, resource, context)
 
 
 @pytest.mark.parametrize("kind", sorted({r["Type"] for r in expanded()["Resources"].values()}))
@@ -346,8 +363,9 @@ def test_execution_role_reaches_nothing_of_the_other_stage(stage: str) -> None:
         for action in _provider_actions(resource["Type"]):
             if action.split(":")[0] in arn.split(":")[2]:
                 only_listing = action in ("logs:DescribeLogGroups", "logs:DescribeResourcePolicies")
-                assert only_listing or not allows(
-                    _execution(stage),
+                assert only_listing or not _allows(
+                    _execution,
+                    stage,
                     action,
                     arn,
                     {"iam:PermissionsBoundary": _boundary_arn(stage)},
@@ -375,9 +393,9 @@ def test_rights_are_given_only_to_roles_within_the_boundary(
     role = f"arn:aws:iam::{ACCOUNT}:role/millrace-{stage}-ApiRole-1"
     asked = {} if boundary is None else {"iam:PermissionsBoundary": boundary}
 
-    assert not allows(_execution(stage), action, role, asked)
-    assert allows(
-        _execution(stage), action, role, {"iam:PermissionsBoundary": _boundary_arn(stage)}
+    assert not _allows(_execution, stage, action, role, asked)
+    assert _allows(
+        _execution, stage, action, role, {"iam:PermissionsBoundary": _boundary_arn(stage)}
     )
 
 
@@ -388,10 +406,13 @@ def test_only_the_policy_of_access_logs_can_be_attached(stage: str) -> None:
     logs = "arn:aws:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
     admin = "arn:aws:iam::aws:policy/AdministratorAccess"
 
-    may = _execution(stage)
-    assert allows(may, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": logs})
-    assert not allows(may, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": admin})
-    assert not allows(may, "iam:AttachRolePolicy", role, {"iam:PolicyARN": logs})
+    assert _allows(
+        _execution, stage, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": logs}
+    )
+    assert not _allows(
+        _execution, stage, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": admin}
+    )
+    assert not _allows(_execution, stage, "iam:AttachRolePolicy", role, {"iam:PolicyARN": logs})
 
 
 @each_stage
@@ -419,7 +440,7 @@ def test_execution_role_cannot_widen_what_bounds_it(stage: str, action: str, res
     }
     arn = f"arn:aws:iam::{ACCOUNT}:{resource.format(stage)}"
 
-    assert not allows(_execution(stage), action, arn, context)
+    assert not _allows(_execution, stage, action, arn, context)
 
 
 @each_stage
@@ -435,7 +456,7 @@ def test_roles_are_handed_only_to_the_services_that_run_them(stage: str) -> None
     passed = {
         service
         for service in {*trusted, "ec2.amazonaws.com", "cloudformation.amazonaws.com"}
-        if allows(_execution(stage), "iam:PassRole", role, {"iam:PassedToService": service})
+        if _allows(_execution, stage, "iam:PassRole", role, {"iam:PassedToService": service})
     }
     assert passed == trusted
 
@@ -455,10 +476,10 @@ def test_boundary_admits_all_that_the_template_grants(stage: str) -> None:
             for action in as_list(statement["Action"]):
                 for resource in as_list(statement["Resource"]):
                     arn = _concrete(resource, stage, resources)
-                    assert allows(_boundary(stage), action, arn), f"{name}: {action} on {arn}"
+                    assert _allows(_boundary, stage, action, arn), f"{name}: {action} on {arn}"
         if role["Properties"].get("ManagedPolicyArns"):
-            assert allows(
-                _boundary(stage), "logs:PutLogEvents", "*", {"aws:PrincipalArn": log_role}
+            assert _allows(
+                _boundary, stage, "logs:PutLogEvents", "*", {"aws:PrincipalArn": log_role}
             ), name
 
 
@@ -483,7 +504,7 @@ def test_boundary_admits_no_power_over_the_account(stage: str) -> None:
         ("s3:PutObject", "arn:aws:s3:::millrace-ci-staging-artifactbucket-x/release.json"),
         ("logs:GetLogEvents", f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:other"),
     ):
-        assert not allows(_boundary(stage), action, resource), action
+        assert not _allows(_boundary, stage, action, resource), action
 
 
 # ── The deploy role ─────────────────────────────────────────────────────────────────────────────
@@ -498,7 +519,7 @@ def test_deploy_role_touches_no_resource_of_the_stack(stage: str) -> None:
     for name, resource in resources.items():
         arn = _arn(stage, name, resources)
         for action in _provider_actions(resource["Type"]) - {"kms:Decrypt", "kms:GenerateDataKey"}:
-            assert not allows(_deploy(stage), action, arn), f"{action} on {arn}"
+            assert not _allows(_deploy, stage, action, arn), f"{action} on {arn}"
 
 
 @each_stage
@@ -507,11 +528,10 @@ def test_deploy_role_hands_cloudformation_the_stages_execution_role_alone(stage:
     role = "arn:aws:iam::" + ACCOUNT + ":role/millrace-ci-{}-execution"
     to = {"iam:PassedToService": "cloudformation.amazonaws.com"}
 
-    may = _deploy(stage)
-    assert allows(may, "iam:PassRole", role.format(stage), to)
-    assert not allows(may, "iam:PassRole", role.format(stage))
-    assert not allows(may, "iam:PassRole", role.format(other), to)
-    assert not allows(may, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", to)
+    assert _allows(_deploy, stage, "iam:PassRole", role.format(stage), to)
+    assert not _allows(_deploy, stage, "iam:PassRole", role.format(stage))
+    assert not _allows(_deploy, stage, "iam:PassRole", role.format(other), to)
+    assert not _allows(_deploy, stage, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", to)
 
 
 @each_stage
@@ -519,12 +539,15 @@ def test_deploy_role_changes_the_stages_stack_alone_and_never_deletes_it(stage: 
     other = next(s for s in STAGES if s != stage)
     stack = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/millrace-{{}}/id"
 
-    may = _deploy(stage)
-    assert allows(may, "cloudformation:ExecuteChangeSet", stack.format(stage))
-    assert not allows(may, "cloudformation:ExecuteChangeSet", stack.format(other))
-    assert not allows(may, "cloudformation:ExecuteChangeSet", stack.format(f"ci-{stage}"))
-    assert not allows(may, "cloudformation:DeleteStack", stack.format(stage))
-    assert not allows(may, "s3:DeleteObject", "arn:aws:s3:::millrace-ci-staging-artifactbucket-x/1")
+    assert _allows(_deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(stage))
+    assert not _allows(_deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(other))
+    assert not _allows(
+        _deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(f"ci-{stage}")
+    )
+    assert not _allows(_deploy, stage, "cloudformation:DeleteStack", stack.format(stage))
+    assert not _allows(
+        _deploy, stage, "s3:DeleteObject", "arn:aws:s3:::millrace-ci-staging-artifactbucket-x/1"
+    )
 
 
 # ── Who is trusted ──────────────────────────────────────────────────────────────────────────────
