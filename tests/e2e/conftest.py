@@ -65,6 +65,7 @@ def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Targe
         pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
     engine, runtime = ENGINES[option.engine], option.runtime
     with cloud.ephemeral(PROJECT, engine=engine, runtime=runtime, calls=calls_folder) as info:
+        request.config.stash[RAN_ON] = f"{info.title} ({info.why})"
         deploy_local(PROJECT, info, print)
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
 

@@ -130,7 +130,7 @@ def test_an_event_that_comes_many_times_at_once_starts_one_execution(
 
     # S3's own event and the copies, in whatever order: one started it, the others were turned away.
     patiently(
-        lambda: counted(client, "UploadsDuplicate", target.stack, model) == copies, seconds=60
+        lambda: counted(client, "UploadsDuplicate", target.stack, model) >= copies, seconds=60
     )
     assert counted(client, "UploadsReceived", target.stack, model) == 1
     assert run["outcome"] == "promoted", run
