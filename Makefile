@@ -103,6 +103,10 @@ build: setup ## Build every function's artifact with `sam build`
 bench: setup setup-localstack build ## Measure what docs and README state, as ratios within one run
 	$(PYTEST) tests/bench -m bench $(ARGS)
 
+.PHONY: costs
+costs: setup ## Say what a stage costs by the hour, at rest and by use (STAGE=dev|staging|prod)
+	@$(PYTHON) -m infra.costs --stage $(or $(STAGE),dev) $(ARGS)
+
 .PHONY: openapi
 openapi: setup ## Write the committed OpenAPI document anew
 	$(PYTHON) infra/build/openapi.py

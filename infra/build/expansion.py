@@ -70,6 +70,9 @@ class Resolver:
     Args:
         template: What to resolve, without SAM in it; the deployment, expanded, unless another is given.
         parameters: Values that differ from the defaults.
+
+    Attributes:
+        values: The value of every parameter.
     """
 
     def __init__(self, template: dict[str, Any] | None = None, /, **parameters: str) -> None:
@@ -78,7 +81,7 @@ class Resolver:
         unknown = parameters.keys() - declared.keys()
         if unknown:
             raise KeyError(f"no such parameters: {', '.join(sorted(unknown))}")
-        self._values = {n: str(p.get("Default", "")) for n, p in declared.items()} | parameters
+        self.values = {n: str(p.get("Default", "")) for n, p in declared.items()} | parameters
         self._conditions = self._template["Conditions"]
 
     def holds(self, condition: str) -> bool:
@@ -120,13 +123,13 @@ class Resolver:
             case "Ref" if argument == "AWS::NoValue":
                 return _ABSENT
             case "Ref":
-                return self._values.get(argument, "${" + argument + "}")
+                return self.values.get(argument, "${" + argument + "}")
             case "Fn::GetAtt":
                 parts = argument if isinstance(argument, list) else argument.split(".", 1)
                 return "${" + ".".join(parts) + "}"
             case "Fn::Sub":
                 text, given = (argument, {}) if isinstance(argument, str) else argument
-                for variable, value in (self._values | self(given)).items():
+                for variable, value in (self.values | self(given)).items():
                     text = text.replace("${" + variable + "}", value)
                 return text
             case "Fn::ImportValue":
