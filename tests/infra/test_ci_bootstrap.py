@@ -2,34 +2,30 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import pytest
 from cfnlint.api import lint
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
-from samtranslator.yaml_helper import yaml_parse
 
-from tests.access.policies import Policies, Reader, Request
+from tests.infra.bootstrapped import (
+    ACCOUNT,
+    BOOTSTRAP,
+    KEY,
+    ORIGIN,
+    REGION,
+    STAGES,
+    UUID,
+    allows,
+    boundary,
+    boundary_arn,
+    deploy,
+    document,
+    execution,
+    made,
+)
 from tests.infra.deployment import ROOT, Resolver, as_list, expanded, statements
-
-BOOTSTRAP = ROOT / "infra" / "ci" / "bootstrap.yaml"
-STAGES = ("staging", "prod")
-ACCOUNT = "123456789012"
-REGION = "eu-central-1"
-KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/customer"
-UUID = "01234567-89ab-cdef-0123-456789abcdef"
-ORIGIN = {
-    "GITHUB": {"Repository": "me@1/millrace@2"},
-    "GITLAB": {"Repository": "group/sub/millrace"},
-    "CIRCLECI": {
-        "Repository": "github.com/me/millrace",
-        "OrganizationId": UUID,
-        "ProjectId": UUID[::-1],
-    },
-    "JENKINS": {"PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/agents"},
-}
 
 # How CloudFormation names what the template makes: its ARN, and the property that names it. Without one
 # the name is STACK-LOGICALID-RANDOM. A new resource type belongs here.
@@ -131,73 +127,6 @@ each_stage = pytest.mark.parametrize("stage", STAGES)
 each_provider = pytest.mark.parametrize("provider", ORIGIN)
 
 
-@cache
-def _document() -> dict[str, Any]:
-    document: dict[str, Any] = yaml_parse(BOOTSTRAP.read_text())
-    return document
-
-
-def _resources(stage: str, provider: str = "GITHUB", **parameters: str) -> dict[str, Any]:
-    """The bootstrap stack of a stage, its references as real as they will be."""
-    choice = {"Stage": stage, "Provider": provider, **ORIGIN[provider], **parameters}
-    resolved = Resolver(_document(), **choice).resources()
-    name = f"millrace-ci-{stage}"
-    known = {
-        "AWS::Partition": "aws",
-        "AWS::Region": REGION,
-        "AWS::AccountId": ACCOUNT,
-        "AWS::StackName": name,
-        "ArtifactBucket": "millrace-ci-staging-artifactbucket-x",
-        "ArtifactBucket.Arn": "arn:aws:s3:::millrace-ci-staging-artifactbucket-x",
-        "millrace-ci-artifact-bucket": "millrace-ci-staging-artifactbucket-x",
-        "Boundary": _boundary_arn(stage),
-        "ExecutionRole.Arn": f"arn:aws:iam::{ACCOUNT}:role/{name}-execution",
-        "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{name}/id",
-        "OidcProvider": f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com",
-    }
-    text = re.sub(r"\$\{([^}]+)\}", lambda m: known[m[1]], json.dumps(resolved))
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def _boundary_arn(stage: str) -> str:
-    return f"arn:aws:iam::{ACCOUNT}:policy/millrace-ci-{stage}-boundary"
-
-
-@cache
-def _execution(stage: str) -> tuple[dict[str, Any], ...]:
-    return tuple(statements(_resources(stage, KmsKeyArn=KEY)["ExecutionRole"]))
-
-
-@cache
-def _deploy(stage: str) -> tuple[dict[str, Any], ...]:
-    return tuple(statements(_resources(stage, KmsKeyArn=KEY)["DeployRole"]))
-
-
-@cache
-def _boundary(stage: str) -> tuple[dict[str, Any], ...]:
-    policy = _resources(stage, KmsKeyArn=KEY)["Boundary"]["Properties"]["PolicyDocument"]
-    return tuple(policy["Statement"])
-
-
-def _allows(
-    policy: Callable[[str], tuple[dict[str, Any], ...]],
-    stage: str,
-    action: str,
-    resource: str,
-    context: Mapping[str, str] | None = None,
-) -> bool:
-    """Whether AWS would allow it, going by one of the policies of a stage's bootstrap."""
-    keys = tuple((key.lower(), (value,)) for key, value in (context or {}).items())
-    request = Request(policy.__name__, action, resource, keys)
-    return _policies(policy, stage).verdict(request).allowed
-
-
-@cache
-def _policies(policy: Callable[[str], tuple[dict[str, Any], ...]], stage: str) -> Policies:
-    return Policies(Reader().statement(policy.__name__, s) for s in policy(stage))
-
-
 # ── What a deployment makes, by name ────────────────────────────────────────────────────────────
 
 
@@ -268,7 +197,7 @@ def test_stacks_are_named_as_in_samconfig(stage: str) -> None:
     text = (ROOT / "samconfig.toml").read_text()
 
     assert f'[{stage}.global.parameters]\nstack_name = "millrace-{stage}"' in text
-    assert stage in _document()["Parameters"]["Stage"]["AllowedValues"]
+    assert stage in document()["Parameters"]["Stage"]["AllowedValues"]
 
 
 # ── The execution role ──────────────────────────────────────────────────────────────────────────
@@ -300,12 +229,12 @@ def _granted(stage: str, action: str, arn: str) -> bool:
         resource = arn
     policies = "arn:aws:iam::aws:policy/service-role/"
     context = {
-        "iam:PermissionsBoundary": _boundary_arn(stage),
+        "iam:PermissionsBoundary": boundary_arn(stage),
         "iam:PassedToService": "lambda.amazonaws.com",
         "iam:PolicyARN": f"{policies}AmazonAPIGatewayPushToCloudWatchLogs",
         "lambda:Principal": "events.amazonaws.com",
     }
-    return _allows(_execution, stage, action, resource, context)
+    return allows(execution, stage, action, resource, context)
 
 
 @pytest.mark.parametrize("kind", sorted({r["Type"] for r in expanded()["Resources"].values()}))
@@ -330,16 +259,16 @@ def test_every_reason_to_refuse_an_action_still_holds_for_one() -> None:
 
 @each_stage
 def test_nothing_is_granted_wholesale(stage: str) -> None:
-    made = _resources(stage, KmsKeyArn=KEY)
+    stack = made(stage, KmsKeyArn=KEY)
     policies = {
-        "Boundary": _boundary(stage),
-        "ExecutionRole": _execution(stage),
-        "DeployRole": _deploy(stage),
+        "Boundary": boundary(stage),
+        "ExecutionRole": execution(stage),
+        "DeployRole": deploy(stage),
     }
 
     on_everything = set()
     for owner, found in policies.items():
-        assert made[owner]
+        assert stack[owner]
         for statement in found:
             if "*" in as_list(statement["Resource"]):
                 on_everything.add((owner, statement["Sid"]))
@@ -363,12 +292,12 @@ def test_execution_role_reaches_nothing_of_the_other_stage(stage: str) -> None:
         for action in _provider_actions(resource["Type"]):
             if action.split(":")[0] in arn.split(":")[2]:
                 only_listing = action in ("logs:DescribeLogGroups", "logs:DescribeResourcePolicies")
-                assert only_listing or not _allows(
-                    _execution,
+                assert only_listing or not allows(
+                    execution,
                     stage,
                     action,
                     arn,
-                    {"iam:PermissionsBoundary": _boundary_arn(stage)},
+                    {"iam:PermissionsBoundary": boundary_arn(stage)},
                 ), f"{action} on {arn}"
 
 
@@ -380,7 +309,7 @@ def test_execution_role_reaches_nothing_of_the_other_stage(stage: str) -> None:
     "action", ["iam:CreateRole", "iam:PutRolePolicy", "iam:PutRolePermissionsBoundary"]
 )
 @pytest.mark.parametrize(
-    "boundary",
+    "other",
     [
         None,
         "arn:aws:iam::aws:policy/AdministratorAccess",
@@ -388,31 +317,29 @@ def test_execution_role_reaches_nothing_of_the_other_stage(stage: str) -> None:
     ],
 )
 def test_rights_are_given_only_to_roles_within_the_boundary(
-    stage: str, action: str, boundary: str | None
+    stage: str, action: str, other: str | None
 ) -> None:
     role = f"arn:aws:iam::{ACCOUNT}:role/millrace-{stage}-ApiRole-1"
-    asked = {} if boundary is None else {"iam:PermissionsBoundary": boundary}
+    asked = {} if other is None else {"iam:PermissionsBoundary": other}
 
-    assert not _allows(_execution, stage, action, role, asked)
-    assert _allows(
-        _execution, stage, action, role, {"iam:PermissionsBoundary": _boundary_arn(stage)}
-    )
+    assert not allows(execution, stage, action, role, asked)
+    assert allows(execution, stage, action, role, {"iam:PermissionsBoundary": boundary_arn(stage)})
 
 
 @each_stage
 def test_only_the_policy_of_access_logs_can_be_attached(stage: str) -> None:
     role = f"arn:aws:iam::{ACCOUNT}:role/millrace-{stage}-ApiRole-1"
-    bounded = {"iam:PermissionsBoundary": _boundary_arn(stage)}
+    bounded = {"iam:PermissionsBoundary": boundary_arn(stage)}
     logs = "arn:aws:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
     admin = "arn:aws:iam::aws:policy/AdministratorAccess"
 
-    assert _allows(
-        _execution, stage, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": logs}
+    assert allows(
+        execution, stage, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": logs}
     )
-    assert not _allows(
-        _execution, stage, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": admin}
+    assert not allows(
+        execution, stage, "iam:AttachRolePolicy", role, {**bounded, "iam:PolicyARN": admin}
     )
-    assert not _allows(_execution, stage, "iam:AttachRolePolicy", role, {"iam:PolicyARN": logs})
+    assert not allows(execution, stage, "iam:AttachRolePolicy", role, {"iam:PolicyARN": logs})
 
 
 @each_stage
@@ -435,12 +362,12 @@ def test_only_the_policy_of_access_logs_can_be_attached(stage: str) -> None:
 )
 def test_execution_role_cannot_widen_what_bounds_it(stage: str, action: str, resource: str) -> None:
     context = {
-        "iam:PermissionsBoundary": _boundary_arn(stage),
+        "iam:PermissionsBoundary": boundary_arn(stage),
         "iam:PassedToService": "lambda.amazonaws.com",
     }
     arn = f"arn:aws:iam::{ACCOUNT}:{resource.format(stage)}"
 
-    assert not _allows(_execution, stage, action, arn, context)
+    assert not allows(execution, stage, action, arn, context)
 
 
 @each_stage
@@ -456,7 +383,7 @@ def test_roles_are_handed_only_to_the_services_that_run_them(stage: str) -> None
     passed = {
         service
         for service in {*trusted, "ec2.amazonaws.com", "cloudformation.amazonaws.com"}
-        if _allows(_execution, stage, "iam:PassRole", role, {"iam:PassedToService": service})
+        if allows(execution, stage, "iam:PassRole", role, {"iam:PassedToService": service})
     }
     assert passed == trusted
 
@@ -476,10 +403,10 @@ def test_boundary_admits_all_that_the_template_grants(stage: str) -> None:
             for action in as_list(statement["Action"]):
                 for resource in as_list(statement["Resource"]):
                     arn = _concrete(resource, stage, resources)
-                    assert _allows(_boundary, stage, action, arn), f"{name}: {action} on {arn}"
+                    assert allows(boundary, stage, action, arn), f"{name}: {action} on {arn}"
         if role["Properties"].get("ManagedPolicyArns"):
-            assert _allows(
-                _boundary, stage, "logs:PutLogEvents", "*", {"aws:PrincipalArn": log_role}
+            assert allows(
+                boundary, stage, "logs:PutLogEvents", "*", {"aws:PrincipalArn": log_role}
             ), name
 
 
@@ -504,7 +431,7 @@ def test_boundary_admits_no_power_over_the_account(stage: str) -> None:
         ("s3:PutObject", "arn:aws:s3:::millrace-ci-staging-artifactbucket-x/release.json"),
         ("logs:GetLogEvents", f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:other"),
     ):
-        assert not _allows(_boundary, stage, action, resource), action
+        assert not allows(boundary, stage, action, resource), action
 
 
 # ── The deploy role ─────────────────────────────────────────────────────────────────────────────
@@ -512,14 +439,14 @@ def test_boundary_admits_no_power_over_the_account(stage: str) -> None:
 
 @each_stage
 def test_deploy_role_touches_no_resource_of_the_stack(stage: str) -> None:
-    services = {a.split(":")[0] for s in _deploy(stage) for a in as_list(s["Action"])}
+    services = {a.split(":")[0] for s in deploy(stage) for a in as_list(s["Action"])}
     resources = _deployed(stage)
 
     assert services == {"cloudformation", "execute-api", "iam", "kms", "s3"}
     for name, resource in resources.items():
         arn = _arn(stage, name, resources)
         for action in _provider_actions(resource["Type"]) - {"kms:Decrypt", "kms:GenerateDataKey"}:
-            assert not _allows(_deploy, stage, action, arn), f"{action} on {arn}"
+            assert not allows(deploy, stage, action, arn), f"{action} on {arn}"
 
 
 @each_stage
@@ -528,10 +455,10 @@ def test_deploy_role_hands_cloudformation_the_stages_execution_role_alone(stage:
     role = "arn:aws:iam::" + ACCOUNT + ":role/millrace-ci-{}-execution"
     to = {"iam:PassedToService": "cloudformation.amazonaws.com"}
 
-    assert _allows(_deploy, stage, "iam:PassRole", role.format(stage), to)
-    assert not _allows(_deploy, stage, "iam:PassRole", role.format(stage))
-    assert not _allows(_deploy, stage, "iam:PassRole", role.format(other), to)
-    assert not _allows(_deploy, stage, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", to)
+    assert allows(deploy, stage, "iam:PassRole", role.format(stage), to)
+    assert not allows(deploy, stage, "iam:PassRole", role.format(stage))
+    assert not allows(deploy, stage, "iam:PassRole", role.format(other), to)
+    assert not allows(deploy, stage, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", to)
 
 
 @each_stage
@@ -539,14 +466,12 @@ def test_deploy_role_changes_the_stages_stack_alone_and_never_deletes_it(stage: 
     other = next(s for s in STAGES if s != stage)
     stack = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/millrace-{{}}/id"
 
-    assert _allows(_deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(stage))
-    assert not _allows(_deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(other))
-    assert not _allows(
-        _deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(f"ci-{stage}")
-    )
-    assert not _allows(_deploy, stage, "cloudformation:DeleteStack", stack.format(stage))
-    assert not _allows(
-        _deploy, stage, "s3:DeleteObject", "arn:aws:s3:::millrace-ci-staging-artifactbucket-x/1"
+    assert allows(deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(stage))
+    assert not allows(deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(other))
+    assert not allows(deploy, stage, "cloudformation:ExecuteChangeSet", stack.format(f"ci-{stage}"))
+    assert not allows(deploy, stage, "cloudformation:DeleteStack", stack.format(stage))
+    assert not allows(
+        deploy, stage, "s3:DeleteObject", "arn:aws:s3:::millrace-ci-staging-artifactbucket-x/1"
     )
 
 
@@ -554,7 +479,7 @@ def test_deploy_role_changes_the_stages_stack_alone_and_never_deletes_it(stage: 
 
 
 def _trust(stage: str, provider: str, **parameters: str) -> dict[str, Any]:
-    document = _resources(stage, provider, **parameters)["DeployRole"]["Properties"][
+    document = made(stage, provider, **parameters)["DeployRole"]["Properties"][
         "AssumeRolePolicyDocument"
     ]
     if isinstance(document, str):
@@ -630,13 +555,13 @@ def test_a_customised_subject_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("parameter", ["Repository", "Branch", "Subject", "GitLabHost"])
 @pytest.mark.parametrize("text", ["me/*", "me/mill?ace", 'me/x", "a": "b', "me/x\\"])
 def test_no_parameter_can_loosen_the_trust(parameter: str, text: str) -> None:
-    pattern = _document()["Parameters"][parameter]["AllowedPattern"]
+    pattern = document()["Parameters"][parameter]["AllowedPattern"]
 
     assert not re.fullmatch(pattern.removeprefix("^").removesuffix("$"), text)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "made"),
+    ("parameters", "expected"),
     [
         ({"Stage": "staging"}, True),
         ({"Stage": "prod"}, False),
@@ -644,19 +569,19 @@ def test_no_parameter_can_loosen_the_trust(parameter: str, text: str) -> None:
         ({"Stage": "staging", "IdentityProvider": "existing"}, False),
     ],
 )
-def test_identity_provider_is_made_once(parameters: dict[str, str], made: bool) -> None:
+def test_identity_provider_is_made_once(parameters: dict[str, str], expected: bool) -> None:
     for provider, given in ORIGIN.items():
-        resources = Resolver(_document(), Provider=provider, **given, **parameters).resources()
+        resources = Resolver(document(), Provider=provider, **given, **parameters).resources()
 
-        assert ("OidcProvider" in resources) == (made and provider != "JENKINS")
+        assert ("OidcProvider" in resources) == (expected and provider != "JENKINS")
 
 
 @each_provider
 def test_provider_without_its_particulars_is_refused(provider: str) -> None:
-    rules = _document()["Rules"]
+    rules = document()["Rules"]
 
     def refused(values: dict[str, str]) -> bool:
-        resolver = Resolver(_document(), **values)
+        resolver = Resolver(document(), **values)
         return any(
             resolver(rule["RuleCondition"])
             and not all(resolver(a["Assert"]) for a in rule["Assertions"])
@@ -671,8 +596,8 @@ def test_provider_without_its_particulars_is_refused(provider: str) -> None:
 
 
 def test_bucket_of_releases_is_private_versioned_and_kept() -> None:
-    made = _resources("staging")
-    bucket = made["ArtifactBucket"]
+    stack = made("staging")
+    bucket = stack["ArtifactBucket"]
     rules = {r["Id"]: r for r in bucket["Properties"]["LifecycleConfiguration"]["Rules"]}
 
     assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
@@ -681,28 +606,28 @@ def test_bucket_of_releases_is_private_versioned_and_kept() -> None:
     assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
     assert rules["forget-old-releases"]["ExpirationInDays"] == "730"
     assert [
-        s["Sid"] for s in made["ArtifactBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+        s["Sid"] for s in stack["ArtifactBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     ] == ["OnlyTls", "OnlyModernTls"]
-    assert "ArtifactBucket" not in _resources("prod")
+    assert "ArtifactBucket" not in made("prod")
 
 
 @each_stage
 @each_provider
 def test_policies_fit_the_quotas_of_iam(stage: str, provider: str) -> None:
-    made = _resources(stage, provider, KmsKeyArn=KEY)
+    stack = made(stage, provider, KmsKeyArn=KEY)
 
     def size(document: Any) -> int:
         return len(re.sub(r"\s", "", json.dumps(document)))
 
-    assert size(made["Boundary"]["Properties"]["PolicyDocument"]) <= 6144
+    assert size(stack["Boundary"]["Properties"]["PolicyDocument"]) <= 6144
     for role in ("ExecutionRole", "DeployRole"):
-        properties = made[role]["Properties"]
+        properties = stack[role]["Properties"]
         assert sum(size(p["PolicyDocument"]) for p in properties["Policies"]) <= 10_240, role
         assert size(properties["AssumeRolePolicyDocument"]) <= 2048, role
 
 
 def test_no_key_is_made_or_kept() -> None:
-    kinds = {r["Type"] for r in _document()["Resources"].values()}
+    kinds = {r["Type"] for r in document()["Resources"].values()}
 
     assert kinds == {
         "AWS::IAM::ManagedPolicy",
