@@ -127,6 +127,7 @@ class Dispatcher:
         self._faults: list[_Fault] = []
         self._beforehand: dict[str, Callable[[], object]] = {}
         self._lock = threading.RLock()
+        self._open = True
 
     def fail(
         self,
@@ -154,6 +155,8 @@ class Dispatcher:
             What Lambda would answer, and the function error (empty if it answered).
         """
         with self._lock:
+            if not self._open:
+                return {"errorType": "Gone", "errorMessage": "the test has ended"}, "Unhandled"
             invocation = Invocation(function, event)
             happens = self._beforehand.pop(invocation.action, None)
             if happens is not None:
@@ -181,7 +184,11 @@ class Dispatcher:
 
     @contextmanager
     def wired(self) -> Iterator[None]:
-        """Puts the dispatcher behind moto's Lambda and takes the waiting out of retries."""
+        """Puts the dispatcher behind moto's Lambda and takes the waiting out of retries.
+
+        At the end a handler that runs is waited for, and no other is called: an aborted execution
+        goes on in moto's thread, and would log and set the environment in the middle of other tests.
+        """
 
         def invoke(
             _: LambdaBackend,
@@ -208,7 +215,11 @@ class Dispatcher:
             patch.object(LambdaBackend, "invoke", invoke),
             patch.object(retrier_decl, "time", no_waiting),
         ):
-            yield
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._open = False
 
 
 class Machine:

@@ -432,6 +432,27 @@ def test_run_whose_failure_could_not_be_recorded_is_closed_from_outside(churn: T
     _assert_failed(churn, ended, "TrainingError")
 
 
+def test_an_aborted_execution_ends_with_its_test() -> None:
+    """Its function still runs when the test is over; what it logs must not be another test's."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(event: object, context: object) -> dict[str, object]:
+        begun.set()
+        ended.wait(0.3)
+        ended.set()
+        return {}
+
+    with twin() as deployed:
+        deployed.apply(samples.spec())
+        deployed.functions.handlers["ingest"] = slow
+        admitted = deployed.deliver("trigger", deployed.upload("churn", "first.csv", FIRST))
+        assert begun.wait(10)
+        arn = deployed.machine.arn.replace("stateMachine", "execution")
+        deployed.machine.abort(f"{arn}:{admitted['run_id']}")
+
+    assert ended.is_set()
+
+
 def test_aborted_run_is_closed_from_outside(churn: Twin) -> None:
     event = churn.upload("churn", "first.csv", FIRST)
 
