@@ -99,6 +99,43 @@ build: setup ## Build every function's artifact with `sam build`
 	@echo 'Building the functions (log: .millrace/build.log)'
 	@$(SAM) build >.millrace/build.log 2>&1 || { cat .millrace/build.log; exit 1; }
 
+# Delivery: variables given to make (STAGE=, RELEASE=, PARAMETERS=, …) reach the verbs through the
+# environment, so that no value is a shell's to take apart. docs/deploying.md is the guide.
+DELIVERY := $(PYTHON) -m infra.delivery
+
+.PHONY: setup-delivery
+setup-delivery:
+	@infra/build/venv .venv $(REQUIREMENTS)/dev.txt --project
+	@infra/build/venv .tools/sam $(REQUIREMENTS)/sam.txt
+
+.PHONY: package
+package: setup-delivery build ## Make a release of the build: packed and uploaded once (ARTIFACT_BUCKET=)
+	@$(DELIVERY) package $(ARGS)
+
+.PHONY: plan
+plan: setup-delivery ## Say what a deployment would change (STAGE=staging RELEASE= PARAMETERS="Name=value")
+	@$(DELIVERY) plan $(ARGS) || { code=$$?; [ $$code -eq 8 ] && [ -z "$(EXIT_CODE)" ] || exit $$code; }
+
+.PHONY: deploy
+deploy: setup-delivery ## Deploy a release with `sam deploy` (STAGE=staging RELEASE= PARAMETERS= YES=1)
+	@$(DELIVERY) deploy $(ARGS)
+
+.PHONY: smoke
+smoke: setup-delivery ## Look at a deployed stage over HTTPS (STAGE=staging; prod trains with FULL=1 only)
+	@$(DELIVERY) smoke $(ARGS)
+
+.PHONY: rollback
+rollback: setup-delivery ## Deploy the release before (STAGE=prod TO=version)
+	@$(DELIVERY) rollback $(ARGS)
+
+.PHONY: destroy
+destroy: setup-delivery ## Remove a stage, say what stays, and prove it (STAGE=dev DATA=1)
+	@$(DELIVERY) destroy $(ARGS)
+
+.PHONY: bootstrap
+bootstrap: setup-delivery ## Make a stage ready for CI (STAGE=staging PARAMETERS="Provider=GITHUB Repository=me/it")
+	@$(DELIVERY) bootstrap $(ARGS)
+
 .PHONY: bench
 bench: setup setup-localstack build ## Measure what docs and README state, as ratios within one run
 	$(PYTEST) tests/bench -m bench $(ARGS)

@@ -32,10 +32,12 @@ class ApiClient:
 
     Args:
         target: The deployment; its authorizer decides how requests are signed.
+        api_key: The key of a stack that wants one; default: the environment's.
     """
 
-    def __init__(self, target: "Target") -> None:
+    def __init__(self, target: "Target", *, api_key: str | None = None) -> None:
         self.target = target
+        self._api_key = api_key
         self._http = httpx.Client(timeout=_TIMEOUT)
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class ApiClient:
             case "NONE":
                 return {}
             case "API_KEY":
-                key = os.environ.get(API_KEY_VARIABLE)
+                key = self._api_key or os.environ.get(API_KEY_VARIABLE)
                 if not key:
                     raise ConfigurationError(f"this stack wants an API key: set {API_KEY_VARIABLE}")
                 return {"x-api-key": key}

@@ -93,16 +93,21 @@ def connect(context: typer.Context) -> ApiClient:
 
 
 @contextmanager
-def reported(as_json: bool) -> Iterator[None]:
-    """Turns our errors, unusable files and Ctrl-C into a message and the right exit code."""
+def reported(as_json: bool, *, hint: str = "what is missing: millrace doctor") -> Iterator[None]:
+    """Turns our errors, unusable files and Ctrl-C into a message and the right exit code.
+
+    Args:
+        as_json: Whether the message is a JSON document.
+        hint: Where to go on when nothing can be reached.
+    """
     try:
         yield
     except MillraceError as exc:
-        _fail(exc, as_json)
+        _fail(exc, as_json, hint)
     except OSError as exc:
         if exc.errno == errno.EPIPE or exc.filename is None:
             raise
-        _fail(InvalidRequestError(f"{exc.filename}: {exc.strerror}"), as_json)
+        _fail(InvalidRequestError(f"{exc.filename}: {exc.strerror}"), as_json, hint)
     except KeyboardInterrupt as exc:
         message = str(exc) or "interrupted"
         if as_json:
@@ -112,7 +117,7 @@ def reported(as_json: bool) -> Iterator[None]:
         raise typer.Exit(ExitCode.INTERRUPTED) from exc
 
 
-def _fail(exc: MillraceError, as_json: bool) -> NoReturn:
+def _fail(exc: MillraceError, as_json: bool, hint: str) -> NoReturn:
     problems = exc.problems if isinstance(exc, ProblemsError) else ()
     code = exit_code_for(exc)
     if as_json:
@@ -123,7 +128,7 @@ def _fail(exc: MillraceError, as_json: bool) -> NoReturn:
             row = f"row {p.row}, " if p.row is not None else ""
             err.print(Text(f"  {row}{p.field}: {p.message}"))
         if code == ExitCode.UNREACHABLE:
-            err.print(Text("  what is missing: millrace doctor", style="dim"))
+            err.print(Text(f"  {hint}", style="dim"))
     raise typer.Exit(code)
 
 
