@@ -4,31 +4,42 @@ Written against LocalStack 4.14.0. A name that is gone stops the launcher with a
 which; a gap that an upgrade closes makes the named test of ``tests/localstack`` pass without the
 patch (run it with ``EMBEDDED_CLOUD_WITHOUT=<gap>``).
 
-========== ========================================== ===================================
-gap        name replaced                              why
-========== ========================================== ===================================
-functions  (a plug-in: lambda runtime executor)       the stock executor needs Docker
-tables     (a plug-in: dynamodb, dynamodbstreams)     the stock provider downloads a Java
+=========== ========================================= ===================================
+gap         name replaced                             why
+=========== ========================================= ===================================
+functions   (a plug-in: lambda runtime executor)      the stock executor needs Docker
+tables      (a plug-in: dynamodb, dynamodbstreams)    the stock provider downloads a Java
                                                       archive
-catalog    RemoteCatalogLoader.get_remote_catalog,    what LocalStack supports is asked of a
-           AwsCatalogRuntimePlugin                    server of its maker, and without an answer
-           .get_cloudformation_resource_status        no resource type is supported
-metrics    version_manager.LambdaVersionManager       ``AWS/Lambda`` lacks ``Duration`` and
-           .invoke                                    ``Throttles``; embedded metrics in logs
+downloads   PackageInstaller.install                  a service that needs a program fetches it
+                                                      when it is first used
+catalog     RemoteCatalogLoader.get_remote_catalog,   what LocalStack supports is asked of a
+            AwsCatalogRuntimePlugin                   server of its maker, and without an answer
+            .get_cloudformation_resource_status       no resource type is supported
+metrics     version_manager.LambdaVersionManager      ``AWS/Lambda`` lacks ``Duration`` and
+            .invoke                                   ``Throttles``; embedded metrics in logs
                                                       are not extracted
-states     execution.Execution                        there are no ``AWS/States`` metrics
-           .publish_execution_status_change_event
-gateway    gateway.RestApiGateway.__init__            there are no ``AWS/ApiGateway`` metrics
-alarms     AlarmScheduler.schedule_metric_alarm       an alarm is looked at once per
+states      execution.Execution                       there are no ``AWS/States`` metrics
+            .publish_execution_status_change_event
+gateway     gateway.RestApiGateway.__init__           there are no ``AWS/ApiGateway`` metrics
+api-name    ApiGatewayRestApiProvider.create          a REST API is not named by the title of its
+                                                      OpenAPI body
+alarms      AlarmScheduler.schedule_metric_alarm      an alarm is looked at once per
                                                       evaluation range, and one on metric math
                                                       or a percentile never
-waits      wait_function.WaitFunction._wait_interval, waits and retry pauses of state machines
-           retrier_decl.time                          last as long as on AWS
-asl-yaml   StepFunctionsStateMachineProvider          a definition file is read as JSON only
-           ._get_definition
-========== ========================================== ===================================
+object-key  EventBridgeNotifier                       the key in an upload's event is encoded as
+            ._get_event_payload                       for a URL
+dead-letter TargetSender.process_event                an event that its target refuses is gone:
+                                                      no dead letter
+stop        Environment.set_error,                    what a stop interrupts counts as a failure
+            BaseExecutionWorkerCommunication          of the execution, and nobody is told who
+            ._reflect_execution_status                stopped it, or why
+waits       WaitFunction._wait_interval,              waits and retry pauses of state machines
+            retrier_decl.time                         last as long as on AWS
+asl-yaml    StepFunctionsStateMachineProvider         a definition file is read as JSON only
+            ._get_definition
+=========== ========================================= ===================================
 
-In a container the first two are LocalStack's own: it has Docker and Java there.
+In a container the first three are LocalStack's own: it has Docker and Java there.
 """
 
 import importlib
@@ -42,6 +53,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 from infra.local.alarms import Points, judge
 from infra.local.executor import Executor
@@ -88,13 +100,18 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "metrics": lambda: _measure_invocations(record),
         "states": lambda: _count_executions(record),
         "gateway": lambda: _count_requests(record),
+        "api-name": _name_apis_by_title,
         "alarms": lambda: _evaluate_alarms(scale),
         "waits": lambda: _shorten_waits(scale),
+        "object-key": _name_objects_plainly,
+        "dead-letter": _keep_undeliverable_events,
+        "stop": _let_stopped_executions_be,
         "asl-yaml": _read_definitions_in_yaml,
     }
     if executor is not None:
         patches["functions"] = lambda: _run_python_functions(executor, endpoint)
         patches["tables"] = _keep_tables_in_python
+        patches["downloads"] = _fetch_nothing
     without = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     for unknown in without - patches.keys():
         raise UnknownLocalStackError(f"{WITHOUT} names {unknown}; gaps are: {', '.join(patches)}")
@@ -179,6 +196,24 @@ def _keep_tables_in_python() -> None:
     plugins = _module("services.plugins")
     manager = _attribute(plugins, "SERVICE_PLUGINS").plugin_manager
     _add_plugins(manager, list(providers.specifications()))
+
+
+def _fetch_nothing() -> None:
+    packages = _module("packages.api")
+    refusal = _attribute(packages, "PackageException")
+
+    def refusing(original: Callable[..., None]) -> Callable[..., None]:
+        def install(self: Any, target: Any = None) -> None:
+            if not self.is_installed():
+                raise refusal(
+                    f"{self.name} {self.version} would have to be fetched, and the embedded cloud "
+                    "fetches nothing: the service that needs it cannot be used here"
+                )
+            original(self, target)
+
+        return install
+
+    _replace(_attribute(packages, "PackageInstaller"), "install", refusing)
 
 
 def _know_what_is_there() -> None:
@@ -321,6 +356,92 @@ def _count_requests(record: Record) -> None:
         return initialise
 
     _replace(gateway, "__init__", counting)
+
+
+def _name_apis_by_title() -> None:
+    provider = _attribute(
+        _module("services.apigateway.resource_providers.aws_apigateway_restapi"),
+        "ApiGatewayRestApiProvider",
+    )
+
+    def titled(original: Callable[..., Any]) -> Callable[..., Any]:
+        def create(self: Any, request: Any) -> Any:
+            model = request.desired_state
+            body = model.get("Body")
+            if not model.get("Name") and isinstance(body, dict):
+                model["Name"] = str(body.get("info", {}).get("title", "")) or None
+            return original(self, request)
+
+        return create
+
+    _replace(provider, "create", titled)
+
+
+def _name_objects_plainly() -> None:
+    notifier = _attribute(_module("services.s3.notifications"), "EventBridgeNotifier")
+
+    def plainly(original: Callable[..., dict[str, Any]]) -> Any:
+        def payload(ctx: Any, config_id: Any = None) -> dict[str, Any]:
+            entry = original(ctx, config_id)
+            detail = json.loads(entry["Detail"])
+            detail["object"]["key"] = unquote(detail["object"]["key"])
+            return entry | {"Detail": json.dumps(detail)}
+
+        return staticmethod(payload)
+
+    _replace(notifier, "_get_event_payload", plainly)
+
+
+def _keep_undeliverable_events() -> None:
+    sender = _attribute(_module("services.events.target"), "TargetSender")
+
+    def kept(original: Callable[..., None]) -> Callable[..., None]:
+        def process(self: Any, event: Any, trace_header: Any) -> None:
+            queue = (self.target.get("DeadLetterConfig") or {}).get("Arn")
+            plain = {key: value for key, value in event.items() if key != "event-bus-name"}
+            letter = json.dumps(plain, default=str)
+            try:
+                original(self, event, trace_header)
+            except Exception:
+                if queue is None:
+                    raise
+                logger.info("%s refused an event, which goes to %s", self.target["Arn"], queue)
+                *_, region, _account, name = queue.split(":")
+                sqs = _connect(region).sqs
+                url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+                sqs.send_message(QueueUrl=url, MessageBody=letter)
+
+        return process
+
+    _replace(sender, "process_event", kept)
+
+
+def _let_stopped_executions_be() -> None:
+    asl = "services.stepfunctions.asl.eval"
+    stopped = _attribute(_module(f"{asl}.program_state"), "ProgramStopped")
+    environment = _attribute(_module(f"{asl}.environment"), "Environment")
+    reflection = _attribute(
+        _module("services.stepfunctions.backend.execution"), "BaseExecutionWorkerCommunication"
+    )
+
+    def unless_stopped(original: Callable[..., None]) -> Callable[..., None]:
+        def set_error(self: Any, error: Any) -> None:
+            if not isinstance(self._program_state, stopped):
+                original(self, error)
+
+        return set_error
+
+    def telling(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def reflect(self: Any) -> None:
+            original(self)
+            state = self.execution.exec_worker.env.program_state()
+            if isinstance(state, stopped):
+                self.execution.error, self.execution.cause = state.error, state.cause
+
+        return reflect
+
+    _replace(environment, "set_error", unless_stopped)
+    _replace(reflection, "_reflect_execution_status", telling)
 
 
 def _evaluate_alarms(period_scale: float) -> None:

@@ -7,6 +7,7 @@ has LocalStack; configured by environment variables only, LocalStack's own and
 
 import importlib
 import importlib.metadata
+import logging
 import os
 import sys
 from pathlib import Path
@@ -33,10 +34,17 @@ def main() -> None:
     executor = Executor.of_environment()
     close_gaps(executor, f"http://{os.environ['GATEWAY_LISTEN']}")
     runtime = importlib.import_module("localstack.runtime.main")
+    code: object = 1
     try:
         runtime.main()
+    except SystemExit as ended:
+        code = ended.code
     finally:
         executor.close()
+        logging.shutdown()
+        sys.stdout.flush()
+        # A service that is first used while LocalStack stops starts threads that nobody ends.
+        os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

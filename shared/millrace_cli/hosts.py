@@ -119,6 +119,10 @@ def prepare_folder(start: Start) -> None:
 
 def _settings(start: Start) -> dict[str, str]:
     if start.runtime == "docker":
+        if start.calls is not None:
+            raise ConfigurationError(
+                "calls of functions in containers are not recorded: say --runtime process"
+            )
         return {
             "MILLRACE_CLOUD_PORT": str(start.port),
             "MILLRACE_CLOUD_WAIT_SCALE": str(start.wait_scale),
