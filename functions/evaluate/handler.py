@@ -66,7 +66,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
         version=task.registration.version,
         verdict=result.verdict,
         failed_gates=[gate.gate for gate in result.gates if not gate.passed],
-        rows=result.rows,
+        row_count=result.rows,
         metric=result.metric,
         value=result.metrics[result.metric].value,
         seconds=result.seconds,

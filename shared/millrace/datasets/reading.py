@@ -31,7 +31,7 @@ from millrace.errors import UploadRefusedError
 from millrace.layout import SUPPORTED_SUFFIXES
 from millrace.spec import MAX_COLUMNS, Column, ModelSpec
 
-type Connection = duckdb.DuckDBPyConnection
+Connection = duckdb.DuckDBPyConnection
 Format = Literal["csv", "jsonl", "parquet"]
 
 MAX_PARSER_ERRORS: Final = 300_000

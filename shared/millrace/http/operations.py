@@ -88,6 +88,7 @@ def _parse_yaml(body: bytes) -> Any:
                 depth -= 1
             if depth > MAX_SPEC_DEPTH:
                 raise MalformedRequestError(f"the spec is nested deeper than {MAX_SPEC_DEPTH}")
+        # nosemgrep: yaml-that-builds-objects -- _Loader is SafeLoader with fewer types, see above
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, see above
     except yaml.YAMLError as exc:
         where = _where(getattr(exc, "problem_mark", None))
@@ -174,7 +175,7 @@ def change_champion(
             force=request.force,
             correlation_id=correlation_id,
         )
-        metric, event = METRICS.PROMOTIONS, "promoted"
+        metric, action = METRICS.PROMOTIONS, "promoted"
     else:
         promotion = registry.rollback(
             name,
@@ -185,7 +186,7 @@ def change_champion(
             force=request.force,
             correlation_id=correlation_id,
         )
-        metric, event = METRICS.ROLLBACKS, "rolled_back"
+        metric, action = METRICS.ROLLBACKS, "rolled_back"
     count(metric, model=name)
     logger.info(
         "champion changed",
@@ -193,13 +194,13 @@ def change_champion(
             "model": name,
             "version": promotion.version,
             "previous": promotion.previous,
-            "action": event,
+            "action": action,
         },
     )
     notifier.notify(
         Notice(
             model=name,
-            event=event,
+            event=action,
             subject=f"{name}@{promotion.version} is champion",
             details={
                 "version": promotion.version,

@@ -369,9 +369,9 @@ class Registry:
             NotFoundError: There is no such run.
             ConflictError: A param was logged before with another value.
         """
-        self._run(run_id)
         now = _text(self._clock())
         pk = items.run_pk(run_id)
+        run_exists = Check("run", items.run_key(run_id))
         writes: list[Write] = [
             Put(
                 f"param {k}",
@@ -382,6 +382,7 @@ class Registry:
             for k, v in (params or {}).items()
         ]
         writes += [
+            # nosemgrep: registry-write-without-assumption -- the latest wins; the run must exist
             Put(
                 f"metric {k}",
                 Key(pk, items.METRIC + k),
@@ -390,13 +391,18 @@ class Registry:
             for k, v in (metrics or {}).items()
         ]
         writes += [
+            # nosemgrep: registry-write-without-assumption -- the latest wins; the run must exist
             Put(f"tag {k}", Key(pk, items.TAG + k), {"key": k, "value": v})
             for k, v in (tags or {}).items()
         ]
-        for begin in range(0, len(writes), MAX_WRITES):
+        step = MAX_WRITES - 1
+        for begin in range(0, len(writes), step):
+            part = [run_exists, *writes[begin : begin + step]]
             try:
-                self._table.transact(writes[begin : begin + MAX_WRITES], f"log on run {run_id}")
+                self._table.transact(part, f"log on run {run_id}")
             except ConditionFailedError as exc:
+                if run_exists.name in exc.failed:
+                    raise NotFoundError(f"there is no run {run_id!r}") from exc
                 raise ConflictError(
                     f"run {run_id}: {', '.join(exc.failed)} was logged with another value before"
                 ) from exc
@@ -1163,6 +1169,7 @@ class Registry:
 
     def _trained(self, run: Run, version: ModelVersion, outcome: RunOutcome) -> Put:
         """That the run's training came to an end; in the transaction that closes the run."""
+        # nosemgrep: registry-write-without-assumption -- the latest wins; the run's close has conditions
         return Put(
             "trained",
             items.trained_key(run.model, version.dataset_version, version.spec_digest),

@@ -69,7 +69,7 @@ def note_answer(*, model: str, version: int, prediction_id: str, rows: int, seco
                 "model": model,
                 "version": version,
                 "prediction_id": prediction_id,
-                "rows": rows,
+                "row_count": rows,
                 "milliseconds": round(seconds * 1e3, 3),
             },
         )
