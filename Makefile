@@ -43,6 +43,14 @@ setup-ci: setup ## Make the environment of what checks the pipeline definitions
 ci-install: setup ## Put a pipeline where its provider looks: PROVIDER=github, gitlab, circleci or jenkins (FORCE=1 replaces yours)
 	@$(PYTHON) -m infra.ci.install "$(PROVIDER)" $(if $(FORCE),--force)
 
+.PHONY: setup-scan
+setup-scan: setup setup-node ## Make the environment of the scanners (500 MB, most of it semgrep)
+	@infra/build/venv .tools/scan $(REQUIREMENTS)/scan.txt
+
+.PHONY: setup-node
+setup-node: ## Install the linters that exist only for Node, where there is a Node
+	@infra/build/node/install
+
 .PHONY: demo
 demo: setup build ## Deploy to the embedded cloud and follow real data to a prediction
 	@$(PYTHON) -m infra.demo $(ARGS)
@@ -59,8 +67,12 @@ test-integration: setup ## Run the real handlers on moto
 	$(PYTEST) tests/integration $(ARGS)
 
 .PHONY: test-infra
-test-infra: setup setup-ci build ## Check the template, roles, state machines and built artifacts
+test-infra: setup setup-ci setup-scan build ## Check the template, roles, state machines and built artifacts; run the scanners
 	$(PYTEST) tests/infra $(ARGS)
+
+.PHONY: scan
+scan: setup setup-scan ## Run the scanners alone: checkov, asl-validator, bandit, semgrep (docs/security.md)
+	$(PYTEST) tests/infra/test_scan_*.py $(ARGS)
 
 .PHONY: test-e2e
 test-e2e: setup build ## Deploy the template to the embedded cloud and use it
