@@ -132,7 +132,7 @@ def parse_template(body: object) -> dict[str, Any]:
     """A template as a mapping, from YAML with CloudFormation's tags, JSON, or boto3's reading."""
     if not isinstance(body, str):
         body = yaml.safe_dump(_plain(body))
-    # _loader() extends PyYAML's SafeLoader: scalars, lists and mappings only.
+    # nosemgrep: yaml-that-builds-objects -- _loader() is SafeLoader with CloudFormation's tags
     parsed = yaml.load(body, Loader=_loader())  # noqa: S506
     if not isinstance(parsed, dict) or "Resources" not in parsed:
         raise FinalError("expected a CloudFormation template with Resources")
