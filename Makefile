@@ -46,6 +46,7 @@ ci-install: setup ## Put a pipeline where its provider looks: PROVIDER=github, g
 .PHONY: setup-scan
 setup-scan: setup setup-node ## Make the environment of the scanners (500 MB, most of it semgrep)
 	@infra/build/venv .tools/scan $(REQUIREMENTS)/scan.txt
+	@infra/build/venv .tools/audit $(REQUIREMENTS)/audit.txt
 
 .PHONY: setup-node
 setup-node: ## Install the linters that exist only for Node, where there is a Node
@@ -73,6 +74,11 @@ test-infra: setup setup-ci setup-scan build ## Check the template, roles, state 
 .PHONY: scan
 scan: setup setup-scan ## Run the scanners alone: checkov, asl-validator, bandit, semgrep (docs/security.md)
 	$(PYTEST) tests/infra/test_scan_*.py $(ARGS)
+
+.PHONY: audit
+audit: setup ## Look every pinned package up in the database of known vulnerabilities (needs the network)
+	@infra/build/venv .tools/audit $(REQUIREMENTS)/audit.txt
+	@$(PYTHON) infra/scan/audit.py
 
 .PHONY: test-e2e
 test-e2e: setup build ## Deploy the template to the embedded cloud and use it
