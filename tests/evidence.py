@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from millrace_cli.engines import AWS_CAPABILITIES, LOCALSTACK, MINISTACK, Capability
+from millrace_cli.engines import (
+    AWS_CAPABILITIES,
+    LOCALSTACK,
+    MINISTACK,
+    OF_PROCESSES,
+    Capability,
+)
 
 TESTS: Final = Path(__file__).parent
 PAGE: Final = TESTS.parent / "docs" / "testing.md"
@@ -125,6 +131,12 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
     Capability.RECOVERY: Elsewhere(
         "Point-in-time recovery of the table", static=("infra/test_template.py",)
     ),
+    Capability.RECORDED_CALLS: Elsewhere(
+        "Each AWS call of a function is one that its role grants",
+        unit=("unit/access/test_needs.py", "unit/access/test_policies.py"),
+        moto=("integration/pipeline/test_pipeline.py",),
+        static=("infra/test_rights.py", "infra/test_access.py"),
+    ),
 }
 
 RUN: Final = frozenset({"MiniStack", "LocalStack, process"})
@@ -133,7 +145,7 @@ RUN: Final = frozenset({"MiniStack", "LocalStack, process"})
 COLUMNS: Final = {
     "MiniStack": (MINISTACK.capabilities, "e2e/conformance"),
     "LocalStack, process": (LOCALSTACK.capabilities, "localstack"),
-    "LocalStack, Docker": (LOCALSTACK.capabilities, "localstack"),
+    "LocalStack, Docker": (LOCALSTACK.capabilities - OF_PROCESSES, "localstack"),
     "AWS": (AWS_CAPABILITIES, None),
 }
 """What an engine is declared to do, and the folder of its own tests."""

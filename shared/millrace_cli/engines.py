@@ -54,6 +54,8 @@ class Capability(StrEnum):
     """Data at rest is encrypted, on demand with a customer key; only TLS is answered."""
     RECOVERY = "recovery"
     """A table can be restored to a point in time."""
+    RECORDED_CALLS = "recorded-calls"
+    """Function processes record their AWS calls, to be held against their roles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +102,11 @@ _WIRING: Final = frozenset(
         Capability.ALARMS,
         Capability.NOTICES,
         Capability.DEAD_LETTERS,
+        Capability.RECORDED_CALLS,
     }
 )
-"""What must hold for data to flow from an upload to an answer, and trouble to a person."""
+"""What must hold for data to flow from an upload to an answer, and trouble to a person; and what shows
+that AWS would let it."""
 
 MINISTACK: Final = Engine(
     name="ministack",
@@ -131,5 +135,8 @@ LOCALSTACK: Final = Engine(
 ENGINES: Final = {engine.name: engine for engine in (MINISTACK, LOCALSTACK)}
 DEFAULT_ENGINE: Final = MINISTACK
 
-AWS_CAPABILITIES: Final = frozenset(Capability)
-"""AWS does all of it."""
+OF_PROCESSES: Final = frozenset({Capability.RECORDED_CALLS})
+"""What needs function processes of ours: neither containers nor AWS do it."""
+
+AWS_CAPABILITIES: Final = frozenset(Capability) - OF_PROCESSES
+"""AWS does all the rest."""

@@ -35,6 +35,9 @@ from tests.until import until
 PROJECT = Path(__file__).resolve().parents[2]
 RAN_ON = pytest.StashKey[str]()
 LEFT_BEHIND = pytest.StashKey[list[str]]()
+JUDGED = pytest.StashKey[str]()
+RUNTIME = pytest.StashKey[str]()
+LAST = "test_recorded_calls.py"
 
 Client = Callable[[str], Any]
 Follow = Callable[[str], dict[str, Any]]
@@ -66,8 +69,40 @@ def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Targe
     engine, runtime = ENGINES[option.engine], option.runtime
     with cloud.ephemeral(PROJECT, engine=engine, runtime=runtime, calls=calls_folder) as info:
         request.config.stash[RAN_ON] = f"{info.title} ({info.why})"
+        request.config.stash[RUNTIME] = info.runtime
         deploy_local(PROJECT, info, print)
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
+
+
+@pytest.fixture(scope="session")
+def recorded(request: pytest.FixtureRequest, target: Target, calls_folder: Path) -> Path:
+    """Where the AWS calls of the functions that ran so far are recorded."""
+    if request.config.stash.get(RUNTIME, "process") != "process":
+        pytest.skip("only functions that run as processes are recorded, not those in containers")
+    return calls_folder
+
+
+@pytest.fixture
+def partial(request: pytest.FixtureRequest) -> str | None:
+    """Why this run is not the whole suite; None when it is."""
+    option, session = request.config.option, request.session
+    if option.keyword or option.markexpr or getattr(option, "lf", False):
+        return "a selection was asked for"
+    if any("::" in str(argument) for argument in request.config.args):
+        return "single tests were named"
+    there = {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    left_out = there - {item.path.name for item in session.items}
+    if left_out:
+        return f"{', '.join(sorted(left_out))} did not run"
+    if session.testsfailed:
+        return f"{session.testsfailed} tests failed before"
+    return None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What judges the whole run comes after all of it."""
+    items.sort(key=lambda item: item.path.name == LAST)
 
 
 class Until(Protocol):
@@ -104,9 +139,13 @@ def named(request: pytest.FixtureRequest, target: Target) -> Iterator[Named]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says what the tests ran on, and lists what a run on somebody's stack could not take away."""
+    """Says what the tests ran on, how the recorded calls fared, and what could not be taken away."""
     if RAN_ON in config.stash:
         terminalreporter.write_line(f"the e2e tests ran on {config.stash[RAN_ON]}")
+    judged = config.stash.get(JUDGED, "")
+    if judged:
+        terminalreporter.section("recorded calls")
+        terminalreporter.write_line(judged)
     stays = config.stash.get(LEFT_BEHIND, [])
     if stays:
         terminalreporter.section("left on the stack")

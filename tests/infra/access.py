@@ -2,7 +2,7 @@
 
 `tests/infra/iam.yaml` and the table in `docs/security.md` are written by
 `python -m tests.infra.access` and compared with the template by a test, so that a right that is added
-shows in the diff.
+shows in the diff. Why each right is there is said in `tests/infra/why.yaml`.
 """
 
 import re
@@ -13,6 +13,8 @@ import yaml
 from tests.infra.deployment import ROOT, Resolver, as_list, statements
 
 TABLE = ROOT / "tests" / "infra" / "iam.yaml"
+REASONS = ROOT / "tests" / "infra" / "why.yaml"
+EVERYWHERE = "everywhere"
 DOCUMENT = ROOT / "docs" / "security.md"
 BEGIN = "<!-- roles: written by `python -m tests.infra.access` -->"
 END = "<!-- end of roles -->"
@@ -22,9 +24,11 @@ type Rights = dict[str, dict[str, Any]]
 
 
 def rights() -> dict[str, dict[str, Any]]:
-    """Role to who may take it and what it grants; rights that need a customer key are in it."""
+    """Role to whose it is, what it grants and why; rights that hang on a parameter are in it."""
     found: dict[str, dict[str, Any]] = {}
-    for name, role in Resolver(KmsKeyArn=KEY).resources().items():
+    why = reasons()
+    deployed = Resolver(KmsKeyArn=KEY, TraceMode="Active").resources()
+    for name, role in deployed.items():
         if role["Type"] != "AWS::IAM::Role":
             continue
         [trust] = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
@@ -36,33 +40,83 @@ def rights() -> dict[str, dict[str, Any]]:
             }
             if "Condition" in statement:
                 grant["condition"] = statement["Condition"]
-            grants[statement["Sid"]] = grant
-        found[name] = {"assumed_by": trust["Principal"]["Service"], "may": grants}
-        managed = role["Properties"].get("ManagedPolicyArns")
+            grants[statement["Sid"]] = grant | {"why": why.get((name, statement["Sid"]), "")}
+        found[name] = {
+            "assumed_by": trust["Principal"]["Service"],
+            "used_by": _users(name, deployed),
+            "may": grants,
+        }
+        managed = [arn.rsplit("/", 1)[1] for arn in role["Properties"].get("ManagedPolicyArns", ())]
         if managed:
-            found[name]["managed"] = [arn.rsplit("/", 1)[1] for arn in managed]
+            found[name]["managed"] = {p: why.get((name, p), "") for p in managed}
     return found
+
+
+def _users(role: str, deployed: dict[str, Any]) -> str:
+    """The function, or what else, that takes a role."""
+    [user] = [
+        name
+        for name, resource in deployed.items()
+        for field in ("Role", "RoleArn", "CloudWatchRoleArn")
+        if resource["Properties"].get(field) == f"${{{role}.Arn}}"
+    ]
+    return user
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which a key may stand once."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    pairs = loader.construct_pairs(node, deep=True)
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError(f"{REASONS.name}, line {node.start_mark.line + 1}: a name stands twice")
+    return dict(pairs)
+
+
+_Once.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def reasons() -> dict[tuple[str, str], str]:
+    """Role and right to why it is granted; what holds everywhere is spread over the roles."""
+    written: dict[str, dict[str, str]] = yaml.load(REASONS.read_text(), _Once)  # noqa: S506  # safe
+    shared = written.pop(EVERYWHERE)
+    names = {
+        name: [s["Sid"] for s in statements(role)]
+        for name, role in Resolver(KmsKeyArn=KEY, TraceMode="Active").resources().items()
+        if role["Type"] == "AWS::IAM::Role"
+    }
+    spread = {
+        (role, right): shared[right] for role in names for right in names[role] if right in shared
+    }
+    unspread = shared.keys() - {right for _, right in spread}
+    return (
+        {(EVERYWHERE, right): shared[right] for right in unspread}
+        | spread
+        | {(role, right): why for role, given in written.items() for right, why in given.items()}
+    )
 
 
 def as_yaml() -> str:
     """The checked-in table."""
     head = "# Written by `python -m tests.infra.access`; a test compares it with template.yaml.\n"
-    return head + yaml.safe_dump(rights(), sort_keys=True, width=100)
+    return head + yaml.safe_dump(rights(), sort_keys=True, width=100, allow_unicode=True)
 
 
 def as_markdown() -> str:
     """The table of docs/security.md."""
-    lines = ["| role | right | actions | on |", "|---|---|---|---|"]
-    for role, described in sorted(rights().items()):
+    lines = ["| for | right | actions | on | why |", "|---|---|---|---|---|"]
+    for _, described in sorted(rights().items()):
+        user = described["used_by"]
         for right, grant in described["may"].items():
             actions = ", ".join(f"`{a}`" for a in grant["actions"])
             resources = "<br>".join(f"`{r}`" for r in grant["resources"])
             if "condition" in grant:
                 resources += "<br>only " + ", ".join(_conditions(grant["condition"]))
-            lines.append(f"| {role} | {right} | {actions} | {resources} |")
+            lines.append(f"| {user} | {right} | {actions} | {resources} | {grant['why']} |")
         lines += [
-            f"| {role} | managed policy | `{policy}` | log groups of API Gateway |"
-            for policy in described.get("managed", ())
+            f"| {user} | managed policy | `{policy}` | log groups of API Gateway | {why} |"
+            for policy, why in described.get("managed", {}).items()
         ]
     return "\n".join(lines)
 

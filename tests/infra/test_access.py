@@ -2,7 +2,7 @@
 
 import yaml
 
-from tests.infra.access import TABLE, as_markdown, as_yaml, rights, shown
+from tests.infra.access import TABLE, as_markdown, as_yaml, reasons, rights, shown
 
 REWRITE = "run `python -m tests.infra.access` and look at the diff"
 
@@ -10,6 +10,18 @@ REWRITE = "run `python -m tests.infra.access` and look at the diff"
 def test_roles_grant_what_the_checked_in_table_says() -> None:
     assert rights() == yaml.safe_load(TABLE.read_text()), REWRITE
     assert as_yaml() == TABLE.read_text(), REWRITE
+
+
+def test_every_right_says_why_and_no_reason_is_left_over() -> None:
+    granted = {
+        (role, right)
+        for role, described in rights().items()
+        for right in (*described["may"], *described.get("managed", ()))
+    }
+
+    assert granted == reasons().keys()
+    for right, why in reasons().items():
+        assert len(why.split()) > 3, f"{right}: {why!r} is no reason"
 
 
 def test_security_page_shows_the_table() -> None:
