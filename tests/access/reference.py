@@ -22,7 +22,12 @@ GLOBAL_KEYS = frozenset(
 )
 """Keys that come with requests of every service; those a policy of ours may use."""
 
-PATHS = {"ObjectName": "", "LogGroupName": ":", "LogStreamName": ":", "FunctionAlias": ""}
+PATHS = {
+    "ObjectName": "",
+    "LogGroupName": ":",
+    "LogStreamName": ":",
+    "ApiSpecificResourcePath": ":",
+}
 """Placeholders of ARNs whose values may hold slashes, with what they may not hold."""
 
 
@@ -81,6 +86,22 @@ def statement_faults(statement: Statement) -> Iterator[str]:
             continue
         for fault in faults(action, [r.text for r in statement.resources], keys):
             yield f"{statement.owner} {statement.sid}: {fault}"
+
+
+def fruitless(statement: Statement) -> Iterator[str]:
+    """Actions of a statement that it grants on none of its resources; for statements on many kinds."""
+    for action in statement.actions:
+        if "*" not in action:
+            found = [[*faults(action, [resource.text])] for resource in statement.resources]
+            if all(found):
+                yield f"{statement.owner} {statement.sid}: {found[0][0]}"
+
+
+def takes_resource(action: str) -> bool:
+    """Whether an action can be restricted to a resource; one that is not listed is believed to."""
+    prefix, _, name = action.partition(":")
+    known = _definitions().get(prefix, {}).get("privileges", {}).get(name)
+    return known is None or any(known["resource_types"])
 
 
 def _formats(service: Mapping[str, Any], kind: str) -> list[str]:

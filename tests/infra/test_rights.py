@@ -1,12 +1,15 @@
 """Every right of the template against AWS's own list of actions, resources and condition keys."""
 
+from typing import Any
+
 import pytest
 
 from infra.local.calls import PARTITION_KEYS
 from tests.access.needs import Place
 from tests.access.policies import Reader, Statement
-from tests.access.reference import faults, statement_faults
+from tests.access.reference import faults, fruitless, statement_faults
 from tests.access.stack import Stack
+from tests.infra.bootstrapped import STAGES, boundary, deploy, execution
 from tests.infra.deployment import Resolver, resources
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/customer"
@@ -73,6 +76,27 @@ def test_a_right_that_would_grant_nothing_is_told(changed: dict, said: str) -> N
 )
 def test_a_right_on_what_its_action_is_about_is_well(action: str, resource: str) -> None:
     assert list(faults(action, [resource])) == []
+
+
+UNLISTED = {
+    "apigateway": "the reference names the resources of HTTP APIs alone under this prefix",
+    "cloudformation:CreateChangeSet": "a transform is a resource too, as CloudFormation's guide says",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("policy", [boundary, deploy, execution], ids=lambda p: p.__name__)
+def test_what_a_pipeline_may_do_is_granted_on_what_it_is_about(policy: Any, stage: str) -> None:
+    found = [
+        fault
+        for document in policy(stage)
+        if document["Effect"] == "Allow"
+        for fault in fruitless(Reader().statement(policy.__name__, document))
+        if not any(f" {unlisted}" in fault for unlisted in UNLISTED)
+    ]
+
+    # ApiLogs is one role's for the whole account, and says so by its condition.
+    assert [fault for fault in found if "ApiLogs" not in fault] == []
 
 
 def test_the_recorder_knows_the_partition_keys_of_the_template() -> None:
