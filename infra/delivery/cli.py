@@ -148,7 +148,9 @@ def plan(
     """Say in plain words what a deployment would change; change nothing."""
     with reported(as_json, hint=_HINT), _working("planning", as_json) as say, _place() as place:
         delivery, on_disk = _delivery(place, stage, stack, folder, bucket, say)
-        prepared = prepare(delivery, on_disk, parse_parameters(parameters), bucket=bucket)
+        prepared = prepare(
+            delivery, on_disk, parse_parameters(parameters), bucket=bucket, tidy=True
+        )
     if as_json:
         print_json(prepared.plan.as_document())
     else:
@@ -594,9 +596,9 @@ def _carry_out(
         return
     out.print(
         Text.assemble(
-            ("rolled back " if kind == "rollback" else "deployed ", "green"),
+            ("back to " if kind == "rollback" else "deployed ", "green"),
             (record.version, "bold"),
-            " to ",
+            " on " if kind == "rollback" else " to ",
             (plan_.stack, "bold"),
             f" in {seconds:.0f} s" + (f", over {record.previous}" if record.previous else ""),
         )

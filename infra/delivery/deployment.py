@@ -122,6 +122,7 @@ def prepare(
     *,
     bucket: str | None = None,
     allow_dirty: bool = True,
+    tidy: bool = False,
 ) -> Prepared:
     """Checks everything that can be checked, and plans; nothing is changed.
 
@@ -131,6 +132,7 @@ def prepare(
         given: Parameters given for this deployment.
         bucket: ``ARTIFACT_BUCKET``, where given.
         allow_dirty: Whether production may get what no commit describes.
+        tidy: Whether nothing follows, so that an empty stack has to go again.
 
     Raises:
         MillraceError: It cannot be deployed; the message says what to do.
@@ -158,6 +160,7 @@ def prepare(
         on_disk=on_disk,
         given=parameters,
         last=last,
+        tidy=tidy,
         role=bootstrap_outputs(delivery.place, delivery.stage.name).get(ROLE_OUTPUT),
     )
     return Prepared(on_disk, plan, plan.deployed)

@@ -61,7 +61,7 @@ def widenings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Widening]:
         allows, denies = _grants(resource)
         found += [Widening(name, g.words) for g in allows if g not in allowed]
         found += [
-            Widening(name, f"no longer refused: {g.words}") for g in denied if g not in denies
+            Widening(name, f"do what was refused: {g.words}") for g in denied if g not in denies
         ]
     return found
 
@@ -78,17 +78,12 @@ def _grants(resource: Mapping[str, Any]) -> tuple[list[_Grant], list[_Grant]]:
                 *(p.get("PolicyDocument", _NOTHING) for p in _each(properties.get("Policies"))),
             ]
             allowed += [
-                _Grant("everything in the policy", _text(arn), "", "")
+                _Grant(f"do everything in {_text(arn)}", "", "", "")
                 for arn in _each(properties.get("ManagedPolicyArns"))
             ]
             if "PermissionsBoundary" in properties:
                 denied.append(
-                    _Grant(
-                        "everything outside of the boundary",
-                        _text(properties["PermissionsBoundary"]),
-                        "",
-                        "",
-                    )
+                    _Grant(f"outside of {_text(properties['PermissionsBoundary'])}", "", "", "")
                 )
         case "AWS::Lambda::Permission":
             allowed.append(

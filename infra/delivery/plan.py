@@ -147,6 +147,7 @@ class Plan:
         deployed: The version that is deployed, empty before the first.
         first: Whether the stack would be new.
         changes: What happens to resources, the alarming first.
+        routine: What every deployment does, even of the same release: the API takes a new snapshot.
         follows: Resources that CloudFormation looks at again because of those; nothing is known to
             change about them.
         parameters: What changes of the parameters.
@@ -162,6 +163,7 @@ class Plan:
     deployed: str
     first: bool
     changes: tuple[Change, ...] = ()
+    routine: tuple[Change, ...] = ()
     follows: tuple[Change, ...] = ()
     parameters: tuple[ParameterChange, ...] = ()
     by_hand: tuple[ParameterChange, ...] = ()
@@ -172,7 +174,7 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether nothing would change."""
-        return not self.changes and not self.follows
+        return not self.changes
 
     @property
     def loses_data(self) -> Likelihood:
@@ -195,6 +197,7 @@ class Plan:
             "deployed_version": self.deployed,
             "first_deployment": self.first,
             "changes": [asdict(c) for c in self.changes],
+            "routine": [c.name for c in self.routine],
             "may_follow": [c.name for c in self.follows],
             "parameters": [asdict(p) for p in self.parameters],
             "changed_by_hand": [asdict(p) for p in self.by_hand],
@@ -213,6 +216,7 @@ def make_plan(
     given: Mapping[str, str],
     last: Deployment | None,
     role: str | None = None,
+    tidy: bool = True,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Plan:
@@ -225,6 +229,8 @@ def make_plan(
         given: Parameters given for this deployment.
         last: The last recorded deployment that succeeded.
         role: The role that CloudFormation deploys with, None for the caller's rights.
+        tidy: Whether to take away the empty stack that a first change set leaves; a deployment that
+            follows would only make it anew.
         clock: Monotonic seconds.
         pause: Waits.
 
@@ -239,18 +245,20 @@ def make_plan(
     check_parameters(declared, given)
     _refuse_missing(declared, given, current)
     whole = _whole(declared, given, current)
-    described = _change_set(place, stage, on_disk, declared, whole, stack, role, clock, pause)
+    described = _change_set(place, stage, on_disk, declared, whole, stack, role, tidy, clock, pause)
     old = template_of(place, current) if current else {}
     changes = [c["ResourceChange"] for c in described if "ResourceChange" in c]
     policies = {**old.get("Resources", {}), **template["Resources"]}
     firm, loose = _sorted_out(changes, policies)
+    routine = [c for c in firm if current and _is_routine(c)]
     return Plan(
         stack=stage.stack,
         stage=stage.name,
         version=on_disk.release.version,
         deployed=current.parameters.get("CodeVersion", "") if current else "",
         first=current is None,
-        changes=tuple(sorted(firm, key=_alarm)),
+        changes=tuple(sorted((c for c in firm if c not in routine), key=_alarm)),
+        routine=tuple(routine),
         follows=tuple(loose),
         parameters=tuple(_parameter_changes(declared, given, current)),
         by_hand=tuple(_by_hand(current, last)),
@@ -264,6 +272,15 @@ def _likelihood(changes: Sequence[Change]) -> Likelihood:
     if not changes:
         return "no"
     return "possible" if all(c.action == "may replace" for c in changes) else "yes"
+
+
+def _is_routine(change: Change) -> bool:
+    """Whether it is what the API's AlwaysDeploy does with every change set."""
+    if change.kind == "AWS::ApiGateway::Deployment":
+        return change.action in ("add", "remove")
+    return change.kind == "AWS::ApiGateway::Stage" and {p.name for p in change.properties} == {
+        "DeploymentId"
+    }
 
 
 def moment_of(stack: Stack | None) -> str:
@@ -314,6 +331,7 @@ def _change_set(
     given: Mapping[str, str],
     stack: Stack | None,
     role: str | None,
+    tidy: bool,
     clock: Callable[[], float],
     pause: Callable[[float], None],
 ) -> list[Any]:
@@ -346,7 +364,7 @@ def _change_set(
     finally:
         with asked(f"delete the change set of stack {stage.stack}", place):
             place.cloudformation.delete_change_set(StackName=stage.stack, ChangeSetName=made["Id"])
-        if stack is None:
+        if stack is None and tidy:
             _delete_empty(place, made["StackId"])
 
 
@@ -397,7 +415,7 @@ def _delete_empty(place: Place, arn: str) -> None:
     except NotFoundError:
         return
     if stack is not None and stack.status == "REVIEW_IN_PROGRESS":
-        # A pipeline's role may not delete stacks; an empty one is taken over by the deployment.
+        # A pipeline's role may not delete stacks; a deployment takes an empty one over.
         with (
             contextlib.suppress(AccessDeniedError),
             asked(f"delete the empty stack {stack.name}", place),

@@ -133,12 +133,34 @@ def _changes(of: Plan) -> list[RenderableType]:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
+    relabelled = [c for c in of.changes if _only_metadata(c)]
     for change in of.changes:
+        if change in relabelled:
+            continue
         verb, style = _VERBS[change.action]
         table.add_row(
             Text(verb, style), Text(change.word), Text(change.name, "bold"), _what(change)
         )
     parts: list[RenderableType] = [Padding(table, (0, 0, 0, 2), expand=False)]
+    if relabelled:
+        parts.append(
+            Padding(
+                Text(
+                    f"and {len(relabelled)} that change in nothing but their metadata in the template",
+                    "dim",
+                ),
+                (0, 0, 0, 2),
+                expand=False,
+            )
+        )
+    if of.routine:
+        parts.append(
+            Padding(
+                Text("and, as with every deployment, a new snapshot of the API", "dim"),
+                (0, 0, 0, 2),
+                expand=False,
+            )
+        )
     if of.follows:
         names = [c.name for c in of.follows]
         shown = ", ".join(names[:_LISTED])
@@ -150,6 +172,10 @@ def _changes(of: Plan) -> list[RenderableType]:
             )
         )
     return parts
+
+
+def _only_metadata(change: Change) -> bool:
+    return change.action == "change" and {p.name for p in change.properties} == {"Metadata"}
 
 
 def _what(change: Change) -> Text:
