@@ -152,8 +152,17 @@ COLUMNS: Final = {
 
 
 def needs_of(path: Path) -> dict[str, frozenset[str]]:
-    """What each test of a file says it needs, the file's own marks included."""
+    """What each test of a file says it needs, the file's own marks included.
+
+    Tests that it takes from another file with ``import *`` are its tests too.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    taken = {
+        name: needs
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and [one.name for one in node.names] == ["*"]
+        for name, needs in needs_of(_module(str(node.module))).items()
+    }
     shared = frozenset(
         name
         for node in tree.body
@@ -161,11 +170,15 @@ def needs_of(path: Path) -> dict[str, frozenset[str]]:
         and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets)
         for name in _needs(node.value)
     )
-    return {
+    return taken | {
         node.name: shared | {n for decorator in node.decorator_list for n in _needs(decorator)}
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
+
+
+def _module(name: str) -> Path:
+    return TESTS.parent.joinpath(*name.split(".")).with_suffix(".py")
 
 
 def _needs(tree: ast.AST) -> Iterator[str]:
