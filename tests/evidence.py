@@ -137,6 +137,7 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
         moto=("integration/pipeline/test_pipeline.py",),
         static=("infra/test_rights.py", "infra/test_access.py"),
     ),
+    Capability.DISPOSABLE: Elsewhere("Stages are made, rolled back and destroyed at will"),
 }
 
 RUN: Final = frozenset({"MiniStack", "LocalStack, process"})

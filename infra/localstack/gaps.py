@@ -33,6 +33,8 @@ dead-letter TargetSender.process_event                an event that its target r
 stop        Environment.set_error,                    what a stop interrupts counts as a failure
             BaseExecutionWorkerCommunication          of the execution, and nobody is told who
             ._reflect_execution_status                stopped it, or why
+early-stop  ExecutionWorker.start,                    an execution that was started a moment
+            ._get_evaluation_environment              ago cannot be stopped, nor its history read
 waits       WaitFunction._wait_interval,              waits and retry pauses of state machines
             retrier_decl.time                         last as long as on AWS
 asl-yaml    StepFunctionsStateMachineProvider         a definition file is read as JSON only
@@ -106,6 +108,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "object-key": _name_objects_plainly,
         "dead-letter": _keep_undeliverable_events,
         "stop": _let_stopped_executions_be,
+        "early-stop": _begin_executions_at_once,
         "asl-yaml": _read_definitions_in_yaml,
     }
     if executor is not None:
@@ -442,6 +445,29 @@ def _let_stopped_executions_be() -> None:
 
     _replace(environment, "set_error", unless_stopped)
     _replace(reflection, "_reflect_execution_status", telling)
+
+
+def _begin_executions_at_once() -> None:
+    worker = _attribute(
+        _module("services.stepfunctions.backend.execution_worker"), "ExecutionWorker"
+    )
+
+    def once(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def environment(self: Any) -> Any:
+            return self.env if self.env is not None else original(self)
+
+        return environment
+
+    def ready(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def start(self: Any) -> None:
+            # The thread makes it only after it has parsed the definition.
+            self.env = self._get_evaluation_environment()
+            original(self)
+
+        return start
+
+    _replace(worker, "_get_evaluation_environment", once)
+    _replace(worker, "start", ready)
 
 
 def _evaluate_alarms(period_scale: float) -> None:

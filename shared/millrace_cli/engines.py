@@ -56,6 +56,8 @@ class Capability(StrEnum):
     """A table can be restored to a point in time."""
     RECORDED_CALLS = "recorded-calls"
     """Function processes record their AWS calls, to be held against their roles."""
+    DISPOSABLE = "disposable"
+    """Nobody's account: stacks and stages may be made and removed at will."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ _WIRING: Final = frozenset(
         Capability.NOTICES,
         Capability.DEAD_LETTERS,
         Capability.RECORDED_CALLS,
+        Capability.DISPOSABLE,
     }
 )
 """What must hold for data to flow from an upload to an answer, and trouble to a person; and what shows
@@ -138,5 +141,5 @@ DEFAULT_ENGINE: Final = MINISTACK
 OF_PROCESSES: Final = frozenset({Capability.RECORDED_CALLS})
 """What needs function processes of ours: neither containers nor AWS do it."""
 
-AWS_CAPABILITIES: Final = frozenset(Capability) - OF_PROCESSES
-"""AWS does all the rest."""
+AWS_CAPABILITIES: Final = frozenset(Capability) - OF_PROCESSES - {Capability.DISPOSABLE}
+"""AWS does all the rest, in somebody's account."""

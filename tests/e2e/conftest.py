@@ -9,7 +9,7 @@ stack which others use is not disturbed.
 import csv
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,6 +39,7 @@ JUDGED = pytest.StashKey[str]()
 RUNTIME = pytest.StashKey[str]()
 LAST = "test_recorded_calls.py"
 
+AnotherCloud = Callable[[], AbstractContextManager[cloud.CloudInfo]]
 Client = Callable[[str], Any]
 Follow = Callable[[str], dict[str, Any]]
 Named = Callable[[str], str]
@@ -64,14 +65,30 @@ def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Targe
         request.config.stash[RAN_ON] = f"stack {target.stack} {target.where}"
         yield target
         return
-    if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
-        pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
+    _expect_a_build()
     engine, runtime = ENGINES[option.engine], option.runtime
     with cloud.ephemeral(PROJECT, engine=engine, runtime=runtime, calls=calls_folder) as info:
         request.config.stash[RAN_ON] = f"{info.title} ({info.why})"
         request.config.stash[RUNTIME] = info.runtime
         deploy_local(PROJECT, info, print)
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
+
+
+def _expect_a_build() -> None:
+    if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
+        pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
+
+
+@pytest.fixture(scope="session")
+def another_cloud(request: pytest.FixtureRequest) -> AnotherCloud:
+    """Starts the engine once more, for tests that need one to themselves (``disposable``)."""
+    option = request.config.option
+
+    def start() -> AbstractContextManager[cloud.CloudInfo]:
+        _expect_a_build()
+        return cloud.ephemeral(PROJECT, engine=ENGINES[option.engine], runtime=option.runtime)
+
+    return start
 
 
 @pytest.fixture(scope="session")

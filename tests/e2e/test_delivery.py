@@ -16,16 +16,14 @@ import boto3
 import pytest
 
 from infra.delivery.exits import CHANGES, ExitCode
-from millrace_cli import cloud
 from millrace_cli.deploy import BUILD_FOLDER
-from millrace_cli.engines import ENGINES
-from tests.conftest import AWS
+from tests.e2e.conftest import AnotherCloud
 
 PROJECT = Path(__file__).resolve().parents[2]
 STACK = "millrace-staging"
 PRODUCTION = "millrace-prod"
 
-pytestmark = pytest.mark.needs("deployment", "rest-api")
+pytestmark = pytest.mark.needs("deployment", "rest-api", "disposable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +76,9 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def engine(another_cloud: AnotherCloud) -> Iterator[Engine]:
     """An engine of its own."""
-    option = request.config.option
-    if option.engine == AWS:
-        pytest.skip("two stages are made and removed: this is for engines of this machine")
-    if not (PROJECT / BUILD_FOLDER / "template.yaml").exists():
-        pytest.fail("nothing is built: run the e2e tests through `make test-e2e`")
-    with cloud.ephemeral(PROJECT, engine=ENGINES[option.engine], runtime=option.runtime) as info:
+    with another_cloud() as info:
         names = ("AWS_", "SAM_")
         variables = {k: v for k, v in info.environment().items() if k.startswith(names)}
         yield Engine(info.endpoint, variables)

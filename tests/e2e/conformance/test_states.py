@@ -3,10 +3,12 @@
 import json
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from tests.e2e.conformance.conftest import Stack
+from tests.until import until
 
 pytestmark = pytest.mark.needs("state-machine")
 
@@ -86,6 +88,23 @@ def test_a_name_starts_one_execution(stack: Stack) -> None:
     assert start('{"route": "wait"}') == first
     with pytest.raises(states.exceptions.ExecutionAlreadyExists):
         start('{"route": "map"}')
+
+
+def test_an_execution_can_be_stopped_as_soon_as_it_is_started(stack: Stack) -> None:
+    states = stack.client("stepfunctions")
+    arn = states.start_execution(
+        stateMachineArn=stack.outputs["Machine"], input='{"route": "long"}'
+    )["executionArn"]
+
+    states.get_execution_history(executionArn=arn)
+    states.stop_execution(executionArn=arn, error="Operator", cause="a test")
+
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = states.describe_execution(executionArn=arn)
+        return found if found["status"] != "RUNNING" else None
+
+    done = until(ended)
+    assert (done["status"], done["error"]) == ("ABORTED", "Operator")
 
 
 def test_waits_are_scaled_down(stack: Stack) -> None:
