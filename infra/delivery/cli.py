@@ -23,6 +23,7 @@ from infra.delivery.deployment import (
     delete_stack,
     prepare,
     replace_failed,
+    settled,
 )
 from infra.delivery.destruction import delete_data, fates, prove, refuse_protected
 from infra.delivery.exits import CHANGES, EXIT_CODES, ExitCode
@@ -211,7 +212,8 @@ def rollback(
     """Deploy the release before, with the parameters it had then."""
     with reported(as_json, hint=_HINT), _working("preparing", as_json) as say, _place() as place:
         delivery = _on_stage(place, stage, stack, find_store(place, bucket), say)
-        line = records.line_of_succession(records.history(delivery.store, delivery.stage.stack))
+        told = records.history(delivery.store, delivery.stage.stack)
+        line = records.line_of_succession(settled(told, find_stack(place, delivery.stage.stack)))
         current, past = _past(delivery, line, to)
         say(f"fetching release {past.version}")
         on_disk = fetch(

@@ -32,6 +32,7 @@ from millrace.errors import (
     NotFoundError,
     ServiceUnavailableError,
 )
+from millrace_cli.console import Interrupted
 from millrace_cli.deploy import run_tool, sam_executable
 
 VERSION_PARAMETER = "CodeVersion"
@@ -42,6 +43,10 @@ _EVENT = re.compile(
     r"^(?P<status>[A-Z_]+_(?:IN_PROGRESS|COMPLETE|FAILED))\s+(?P<kind>\S+::\S+)\s+(?P<name>\S+)"
     r"(?:\s+(?P<reason>.*))?$"
 )
+
+
+_BUSY = re.compile(r"is in:? ?\w+_IN_PROGRESS state")
+_AT_REST = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ def prepare(
     delivery.say("asking CloudFormation what would change")
     stack = find_stack(delivery.place, delivery.stage.stack)
     _refuse_unready(delivery, stack, told)
+    told = settled(told, stack)
     template = parse_template(on_disk.template.read_text(encoding="utf-8"))
     parameters = parameters_for(delivery, release, template.get("Parameters", {}), given)
     last = records.last_good(told)
@@ -199,6 +205,8 @@ def carry_out(
             f"stack {stage.stack} was changed after this plan was made{by}: nothing was done; look "
             "at the plan again"
         )
+    if records.unfinished(told):
+        records.keep(delivery.store, settled(told, stack)[-1])
     started = datetime.now(UTC)
     record = records.Deployment(
         stack=stage.stack,
@@ -220,10 +228,12 @@ def carry_out(
         reason = _why(delivery, started, exc)
         records.keep(delivery.store, records.ended(record, "failed", reason=reason))
         raise type(exc)(reason) from exc
-    except BaseException as exc:
-        reason = f"cut off on our side ({type(exc).__name__}); CloudFormation goes on"
-        records.keep(delivery.store, records.ended(record, "failed", reason=reason))
-        raise
+    except KeyboardInterrupt as exc:
+        # The record stays as it is: what became of it is found out before the next deployment.
+        raise Interrupted(
+            f"stopped watching: CloudFormation goes on with stack {stage.stack}; wait for it, then look "
+            f"(`make plan STAGE={stage.name}`)"
+        ) from exc
     after = find_stack(place, stage.stack)
     template = parse_template(prepared.on_disk.template.read_text(encoding="utf-8"))
     secret = {n for n, d in template.get("Parameters", {}).items() if d.get("NoEcho")}
@@ -234,6 +244,27 @@ def carry_out(
     done = records.ended(record, "succeeded")
     records.keep(delivery.store, done)
     return done
+
+
+def settled(told: list[records.Deployment], stack: Stack | None) -> list[records.Deployment]:
+    """The records, the last one closed if it was cut off: the stack says what became of it.
+
+    Args:
+        told: A stack's records.
+        stack: The stack, which nobody is changing.
+    """
+    cut_off = records.unfinished(told)
+    if cut_off is None or (stack is not None and stack.busy):
+        return told
+    arrived = (
+        stack is not None
+        and stack.status in _AT_REST
+        and stack.parameters.get(VERSION_PARAMETER) == cut_off.version
+    )
+    reason = "nobody watched its end; " + (
+        f"the stack is in {stack.status}" if stack else "no stack"
+    )
+    return [*told[:-1], records.ended(cut_off, "succeeded" if arrived else "failed", reason=reason)]
 
 
 def replace_failed(
@@ -350,7 +381,7 @@ def _why(delivery: Delivery, since: datetime, error: FinalError) -> str:
     """Why a deployment failed: what failed first, else what SAM said."""
     stack = delivery.stage.stack
     text = str(error)
-    if "is in " in text and "_IN_PROGRESS" in text:
+    if _BUSY.search(text):
         return (
             f"somebody else began to change stack {stack} at the same moment: nothing was done; wait "
             "until they are done and look at the plan again"

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +31,21 @@ BOUNDARY_OUTPUT = "PermissionsBoundaryArn"
 ROLE_OUTPUT = "ExecutionRoleArn"
 
 _KEPT_DAYS = 90
+_OLD = timedelta(days=90)
 
 
 def sha256_of(path: Path) -> str:
     """The hex digest of a file."""
     with path.open("rb") as body:
         return hashlib.file_digest(body, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An object in the bucket: its digest, and whether it has been there for long."""
+
+    sha256: str
+    old: bool
 
 
 class ArtifactStore:
@@ -57,9 +68,11 @@ class ArtifactStore:
         """Uploads a file under a key that its content decides; False when it was there.
 
         S3 computes the checksum itself and keeps it, so that later nobody has to download the
-        object to know that it is the one that was built.
+        object to know that it is the one that was built. An object that has been there for long is
+        written again, as the bucket may forget what is old, and age counts from the upload.
         """
-        if self.digest(key) == sha256:
+        there = self._look(key)
+        if there is not None and there.sha256 == sha256 and not there.old:
             return False
         with asked(f"upload {self.uri(key)}", self._place), path.open("rb") as body:
             self._place.s3.put_object(
@@ -97,6 +110,10 @@ class ArtifactStore:
 
         It is S3's own when the object was uploaded with it, else the object is read.
         """
+        found = self._look(key)
+        return None if found is None else found.sha256
+
+    def _look(self, key: str) -> _Seen | None:
         try:
             with asked(f"look at {self.uri(key)}", self._place):
                 found = self._place.s3.head_object(
@@ -105,9 +122,11 @@ class ArtifactStore:
         except NotFoundError:
             return None
         kept = found.get("ChecksumSHA256")
-        if kept and "-" not in kept:
-            return base64.b64decode(kept).hex()
-        return hashlib.sha256(self.read(key)).hexdigest()
+        whole = bool(kept) and "-" not in kept
+        return _Seen(
+            base64.b64decode(kept).hex() if whole else hashlib.sha256(self.read(key)).hexdigest(),
+            datetime.now(UTC) - found["LastModified"] > _OLD,
+        )
 
     def verify(self, key: str, sha256: str, what: str) -> None:
         """Compares an object with what a release says of it.

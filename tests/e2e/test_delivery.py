@@ -49,7 +49,8 @@ class Engine:
 
     def run(self, *command: str, **settings: str) -> Done:
         """Runs a command; nothing of the surrounding make reaches it."""
-        kept = {n: os.environ[n] for n in ("PATH", "HOME", "LANG", "TMPDIR") if n in os.environ}
+        ours = ("AWS_", "MAKE", "MFLAGS", "MILLRACE_", "PYTEST_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         done = subprocess.run(
             command,
             check=False,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,17 @@ def test_what_is_there_already_is_not_uploaded_again(
 
     assert [a.name for a in first.uploaded] == ["One", "Two", "Machine"]
     assert [a.name for a in second.uploaded] == ["Two"]
+
+
+def test_what_has_been_there_for_long_is_uploaded_again(
+    project: Path, place: Place, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _package(project, place, store)
+    monkeypatch.setattr("infra.delivery.store._OLD", timedelta(seconds=-60))
+
+    again = _package(project, place, store, "2.0")
+
+    assert len(again.uploaded) == 3
 
 
 def test_the_same_release_twice_is_the_first_one(
