@@ -33,7 +33,7 @@ dead-letter TargetSender.process_event                an event that its target r
 stop        Environment.set_error,                    what a stop interrupts counts as a failure
             BaseExecutionWorkerCommunication          of the execution, and nobody is told who
             ._reflect_execution_status                stopped it, or why
-early-stop  ExecutionWorker.start,                    an execution that was started a moment
+early-stop  ExecutionWorker.start, .stop,             an execution that was started a moment
             ._get_evaluation_environment              ago cannot be stopped, nor its history read
 waits       WaitFunction._wait_interval,              waits and retry pauses of state machines
             retrier_decl.time                         last as long as on AWS
@@ -71,6 +71,7 @@ WAIT_SCALE = "MILLRACE_CLOUD_WAIT_SCALE"
 EXECUTOR = "process"
 ALARM_SECONDS = 2.0
 METRIC_BATCH = 500
+FIRST_STATE_SECONDS = 20.0
 ENDINGS = {
     "SUCCEEDED": "ExecutionsSucceeded",
     "FAILED": "ExecutionsFailed",
@@ -466,8 +467,19 @@ def _begin_executions_at_once() -> None:
 
         return start
 
+    def begun(original: Callable[..., None]) -> Callable[..., None]:
+        def stop(self: Any, *positional: Any, **named: Any) -> None:
+            # What has not come to its first state ignores a stop.
+            deadline = time.monotonic() + FIRST_STATE_SECONDS
+            while self.env.program_state() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            original(self, *positional, **named)
+
+        return stop
+
     _replace(worker, "_get_evaluation_environment", once)
     _replace(worker, "start", ready)
+    _replace(worker, "stop", begun)
 
 
 def _evaluate_alarms(period_scale: float) -> None:
