@@ -1,14 +1,14 @@
 """Requests held against policies, both ways."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.access.policies import Grant, Policies, Request
+from tests.access.policies import Grant, Pattern, Policies, Request, Statement
 
 REASONS = Path(__file__).parents[1] / "infra" / "unused_grants.yaml"
 SHORTEST_REASON = 25
@@ -84,6 +84,37 @@ def unnoticed(requests: Iterable[Request], policies: Policies) -> list[Grant]:
         if all(fewer.verdict(request).allowed for request in dependent):
             found.append(grant)
     return found
+
+
+def unchanged_by_mutation(requests: Iterable[Request], policies: Policies) -> list[str]:
+    """Every used statement that could have other resources, or another condition, unnoticed."""
+    dependent: dict[tuple[str, str], list[Request]] = {}
+    for request in requests:
+        verdict = policies.verdict(request)
+        if verdict.allowed:
+            for named in {(grant.owner, grant.sid) for grant in verdict.by}:
+                dependent.setdefault(named, []).append(request)
+    found = []
+    for number, statement in enumerate(policies.statements):
+        asked = dependent.get((statement.owner, statement.sid), [])
+        rest = policies.statements[:number] + policies.statements[number + 1 :]
+        for what, mutant in _mutants(statement) if asked and statement.allows else ():
+            changed = Policies([*rest, mutant])
+            if all(changed.verdict(request).allowed for request in asked):
+                found.append(f"{statement.owner} {statement.sid}: {what}")
+    return found
+
+
+def _mutants(statement: Statement) -> Iterator[tuple[str, Statement]]:
+    """The statement with one letter more in its resources, and in the values of its condition."""
+    resources = tuple(Pattern(f"x{r.text}", r.written) for r in statement.resources)
+    yield "resources", replace(statement, resources=resources)
+    if statement.conditions:
+        conditions = tuple(
+            (operator, key, tuple(f"x{value}" for value in values))
+            for operator, key, values in statement.conditions
+        )
+        yield "condition", replace(statement, conditions=conditions)
 
 
 # ── Written reasons ─────────────────────────────────────────────────────────────────────────────

@@ -107,7 +107,7 @@ def test_an_answer_is_found_in_the_log_by_its_prediction_id(
         lambda: _lines(client, target, "predict", answer["prediction_id"]), seconds=30
     )
     assert (line["model"], line["version"]) == (trained["model"], answer["version"])
-    assert line["rows"] == 1
+    assert line["row_count"] == 1
     assert repr(row["mean_radius"]) not in json.dumps(line)
 
 

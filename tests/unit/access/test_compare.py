@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.access.compare import denied, reasons, unexplained, unnoticed, unused
+from tests.access.compare import (
+    denied,
+    reasons,
+    unchanged_by_mutation,
+    unexplained,
+    unnoticed,
+    unused,
+)
 from tests.access.policies import Grant, Policies, Reader, Request
 
 READ = {"Sid": "Read", "Effect": "Allow", "Action": "s3:GetObject"}
@@ -61,6 +68,22 @@ def test_a_grant_that_another_covers_would_be_missed_by_nobody() -> None:
 
     assert unnoticed([_asked()], _policies(wide)) == []
     assert {g.sid for g in unnoticed([_asked()], _policies(wide, narrow))} == {"Wide", "Narrow"}
+
+
+def test_a_statement_that_may_be_changed_unnoticed_is_named() -> None:
+    leading = {"StringLike": {"dynamodb:LeadingKeys": "MODEL#*"}}
+    get = {"Effect": "Allow", "Action": "dynamodb:GetItem", "Resource": "arn:table"}
+    request = Request(
+        "TrainRole", "dynamodb:GetItem", "arn:table", (("dynamodb:leadingkeys", ("MODEL#a",)),)
+    )
+    narrow, wide = {**get, "Sid": "Narrow", "Condition": leading}, {**get, "Sid": "Wide"}
+
+    assert unchanged_by_mutation([request], _policies(narrow)) == []
+    assert unchanged_by_mutation([request], _policies(narrow, wide)) == [
+        "TrainRole Narrow: resources",
+        "TrainRole Narrow: condition",
+        "TrainRole Wide: resources",
+    ]
 
 
 def test_an_idle_grant_needs_a_reason_and_a_reason_an_idle_grant() -> None:
