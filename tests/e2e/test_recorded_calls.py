@@ -167,11 +167,11 @@ def test_taking_away_any_grant_that_is_used_is_noticed(
 
     missed = unnoticed(requests, policies)
 
-    grants = len(policies.grants())
     pytestconfig.stash[JUDGED] = (
-        f"{sum(seen.recording.calls.values()):,} calls of {len(seen.recording.functions)} functions "
-        f"and what services do for them need {len(requests):,} rights; of {grants} grants "
-        f"{len(needed)} are used, and taking away any of those is noticed but for {len(missed)}"
+        f"{sum(seen.recording.calls.values()):,} calls by {len(seen.recording.functions)} functions, "
+        f"and what services do for them, come to {len(requests):,} different requests.\n"
+        f"{len(needed)} of {len(policies.grants())} grants are used; "
+        f"{len(needed) - len(missed)} of these were missed when they were taken away."
     )
     assert len(needed) > 20
     assert not missed, "another grant covers:\n" + "\n".join(map(str, missed))

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from infra.local.calls import PARTITION_KEYS
+from tests.access.compare import denied
 from tests.access.needs import Place
-from tests.access.policies import Reader, Statement
+from tests.access.policies import Policies, Reader, Statement
 from tests.access.reference import faults, fruitless, statement_faults
 from tests.access.stack import Stack
 from tests.infra.bootstrapped import STAGES, boundary, deploy, execution
@@ -17,17 +18,53 @@ EVERYTHING = {"KmsKeyArn": KEY, "TraceMode": "Active"}
 """Parameters under which every right is granted."""
 
 
-def _statements() -> list[Statement]:
-    ids = {name: f"stack-{name}" for name in Resolver(**EVERYTHING).resources()}
+def _stack(**parameters: str) -> Stack:
+    """A stack that nobody deployed."""
+    ids = {name: f"stack-{name}" for name in Resolver(**parameters).resources()}
     machine = "arn:aws:states:us-east-1:123456789012:stateMachine:stack-training"
     topic = "arn:aws:sns:us-east-1:123456789012:stack-notices"
-    stack = Stack(
-        place=Place("123456789012", "us-east-1", key=KEY),
+    return Stack(
+        place=Place("123456789012", "us-east-1", key=parameters.get("KmsKeyArn")),
         name="stack",
-        parameters=EVERYTHING,
+        parameters=parameters,
         physical={**ids, "TrainingStateMachine": machine, "NotificationTopic": topic},
     )
-    return [s for s in stack.policies.statements if s.allows]
+
+
+def _statements() -> list[Statement]:
+    return [s for s in _stack(**EVERYTHING).policies.statements if s.allows]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        EVERYTHING,
+        {"Alarms": "off", "TraceMode": "PassThrough"},
+        {"ApiAuthorizer": "API_KEY", "NotificationEmail": "ops@example.org"},
+    ],
+    ids=["default", "everything", "little", "key and mail"],
+)
+def test_services_may_do_what_the_deployment_has_them_do(parameters: dict[str, str]) -> None:
+    stack = _stack(**parameters)
+
+    asked = stack.by_configuration()
+
+    assert len(asked) > 30
+    assert list(map(str, denied({r: [why] for r, why in asked.items()}, stack.policies))) == []
+
+
+@pytest.mark.parametrize(
+    "permission", ["UploadRulePermission", "ExecutionFailureRulePermission", "ApiPermission"]
+)
+def test_a_service_without_its_permission_is_refused(permission: str) -> None:
+    stack = _stack()
+    fewer = Policies(s for s in stack.policies.statements if s.owner != permission)
+
+    refused = denied({r: [why] for r, why in stack.by_configuration().items()}, fewer)
+
+    assert refused
+    assert {r.request.action for r in refused} == {"lambda:InvokeFunction"}
 
 
 def test_every_action_exists_on_its_resources_under_its_conditions() -> None:
