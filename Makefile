@@ -34,6 +34,7 @@ setup: ## Make the environments in .venv and .tools (quick when nothing changed)
 .PHONY: setup-localstack
 setup-localstack: setup ## Make the environment of the second engine, LocalStack as a process
 	@infra/build/venv .tools/localstack $(REQUIREMENTS)/localstack.txt
+	@infra/localstack/index .tools/localstack
 
 .PHONY: setup-ci
 setup-ci: setup ## Make the environment of what checks the pipeline definitions

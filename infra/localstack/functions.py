@@ -150,7 +150,7 @@ def runtime_executor(
     functions: Functions,
     result: Callable[..., Any],
     throttled: Callable[[str], Exception],
-) -> type:
+) -> Any:
     """The class that LocalStack makes environments of.
 
     Args:

@@ -15,6 +15,9 @@ downloads   PackageInstaller.install                  a service that needs a pro
 catalog     RemoteCatalogLoader.get_remote_catalog,   what LocalStack supports is asked of a
             AwsCatalogRuntimePlugin                   server of its maker, and without an answer
             .get_cloudformation_resource_status       no resource type is supported
+settle      (cloudformation) provider                 SAM CLI looks at once at the stack of its own
+            .start_worker_thread                      bucket, and when that is not yet finished
+                                                      again after 15 s
 metrics     version_manager.LambdaVersionManager      ``AWS/Lambda`` lacks ``Duration`` and
             .invoke                                   ``Throttles``; embedded metrics in logs
                                                       are not extracted
@@ -70,6 +73,7 @@ WITHOUT = "EMBEDDED_CLOUD_WITHOUT"
 WAIT_SCALE = "MILLRACE_CLOUD_WAIT_SCALE"
 EXECUTOR = "process"
 ALARM_SECONDS = 2.0
+SETTLE_SECONDS = 2.0
 METRIC_BATCH = 500
 FIRST_STATE_SECONDS = 20.0
 ENDINGS = {
@@ -100,6 +104,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
     scale = float(os.environ.get(WAIT_SCALE, "1"))
     patches: dict[str, Callable[[], None]] = {
         "catalog": _know_what_is_there,
+        "settle": _settle_before_answering,
         "metrics": lambda: _measure_invocations(record),
         "states": lambda: _count_executions(record),
         "gateway": lambda: _count_requests(record),
@@ -170,7 +175,7 @@ def _run_python_functions(executor: Executor, endpoint: str) -> None:
     if lacking:
         raise UnknownLocalStackError(f"a runtime executor has to have {', '.join(lacking)}")
 
-    def load(_self: object) -> type:
+    def load(_self: object) -> Any:
         return ours
 
     process = type("ProcessRuntimeExecutorPlugin", (plugin,), {"name": EXECUTOR, "load": load})
@@ -243,6 +248,20 @@ def _know_what_is_there() -> None:
     _replace(_attribute(loader, "RemoteCatalogLoader"), "get_remote_catalog", without_asking)
     plugin = _attribute(_module("utils.catalog.catalog"), "AwsCatalogRuntimePlugin")
     _replace(plugin, "get_cloudformation_resource_status", looking)
+
+
+def _settle_before_answering() -> None:
+    """A small stack is finished when the call that starts it is answered; a large one goes on."""
+
+    def settling(original: Callable[..., Any]) -> Callable[..., Any]:
+        def start(*arguments: Any, **named: Any) -> Any:
+            thread = original(*arguments, **named)
+            thread.join(SETTLE_SECONDS)
+            return thread
+
+        return start
+
+    _replace(_module("services.cloudformation.v2.provider"), "start_worker_thread", settling)
 
 
 def _recorder() -> Record:

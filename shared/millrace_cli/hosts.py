@@ -18,6 +18,8 @@ LOCAL_REGION = "us-east-1"
 LOCAL_ACCOUNT = "000000000000"
 TOOLS_VARIABLE = "MILLRACE_TOOLS"
 WORKERS_PER_FUNCTION = 2
+LOCALSTACK_LIBRARIES = Path("usr", "lib", "localstack")
+"""Below its root, what comes with LocalStack: the index of AWS's APIs (``infra/localstack/index``)."""
 
 Runtime = Literal["process", "docker"]
 
@@ -115,6 +117,11 @@ def prepare_folder(start: Start) -> None:
     names = {"ministack": ("state", "s3"), "localstack": ("root",)}[start.engine.name]
     for name in (*names, "functions", "tmp"):
         (start.folder / name).mkdir(parents=True, exist_ok=True)
+    built = tools_folder(start.project).absolute() / start.engine.tools / LOCALSTACK_LIBRARIES
+    if start.runtime == "process" and built.is_dir():
+        link = start.folder / "root" / LOCALSTACK_LIBRARIES
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(built)
 
 
 def _settings(start: Start) -> dict[str, str]:

@@ -72,6 +72,29 @@ def test_a_failed_execution_says_why(stack: Stack) -> None:
     assert done["cause"] == "there is no such route"
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [{"route": "long"}, {"route": "map", "key": "k", "numbers": [1] * 40}],
+    ids=["while it waits", "within a map"],
+)
+def test_a_stopped_execution_is_aborted_and_says_why(stack: Stack, payload: dict[str, Any]) -> None:
+    states = stack.client("stepfunctions")
+    arn = states.start_execution(
+        stateMachineArn=stack.outputs["Machine"], input=json.dumps(payload)
+    )["executionArn"]
+
+    states.stop_execution(executionArn=arn, error="Operator", cause="a test")
+
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = states.describe_execution(executionArn=arn)
+        return found if found["status"] != "RUNNING" else None
+
+    done = until(ended)
+    assert (done["status"], done["error"], done["cause"]) == ("ABORTED", "Operator", "a test")
+    event = stack.received("Heard", lambda e: e.get("detail", {}).get("executionArn") == arn)
+    assert event["detail"]["status"] == "ABORTED"
+
+
 def test_a_name_starts_one_execution(stack: Stack) -> None:
     """Gap ``start-once``."""
     states = stack.client("stepfunctions")
