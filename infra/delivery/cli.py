@@ -407,8 +407,7 @@ def bootstrap(
         print_json({"stack": stack, "outputs": found})
         return
     out.print(Text.assemble(("ready: ", "green"), "stack ", (stack, "bold"), f" in {place.words}"))
-    for name, value in found.items():
-        out.print(Text.assemble((f"  {name}  ", "dim"), value), soft_wrap=True)
+    out.print(screens.all_of(found))
     out.print(
         Text("next: give these to your CI (infra/ci/README.md), or: make package", style="dim")
     )
@@ -559,7 +558,7 @@ def _carry_out(
     if (delivery.stage.production or plan_.loses_data != "no") and not yes:
         _ask(f"{'roll back' if kind == 'rollback' else 'deploy to'} {plan_.stack}?", as_json)
     begun = time.monotonic()
-    done = 0
+    done, total = 0, len(plan_.changes) + len(plan_.routine)
 
     def event(happened: StackEvent) -> None:
         nonlocal done
@@ -577,7 +576,9 @@ def _carry_out(
                     )
                 )
         else:
-            say(f"sam deploy: {done} done; {happened.status.lower()} {word} {happened.name}")
+            say(
+                f"sam deploy: {done} of {total} done; {happened.status.lower().replace('_', ' ')} {word}"
+            )
 
     say("sam deploy")
     record = carry_out(delivery, prepared, kind=kind, event=event)

@@ -157,6 +157,11 @@ def prepare(
     stack = find_stack(delivery.place, delivery.stage.stack)
     _refuse_unready(delivery, stack, told)
     told = settled(told, stack)
+    if stack is not None and stack.exists and VERSION_PARAMETER not in stack.parameters:
+        raise ConflictError(
+            f"stack {stack.name} is not Millrace's (it has no parameter {VERSION_PARAMETER}), and this "
+            "deployment would replace all of it: choose another name with STACK=…"
+        )
     template = parse_template(on_disk.template.read_text(encoding="utf-8"))
     parameters = parameters_for(delivery, release, template.get("Parameters", {}), given)
     last = records.last_good(told)

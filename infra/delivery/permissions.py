@@ -106,20 +106,32 @@ def _grants(resource: Mapping[str, Any]) -> tuple[list[_Grant], list[_Grant]]:
 
 
 def _statements(document: Mapping[str, Any]) -> Iterator[tuple[str, _Grant]]:
-    for statement in _each(document.get("Statement")):
-        if not isinstance(statement, Mapping) or "Effect" not in statement:
-            # An Fn::If: compared as a whole, and shown as it is.
-            yield "Allow", _Grant(_text(statement), "", "", "")
-            continue
+    for statement, only_if in _unfolded(document.get("Statement")):
         actions = [_text(a) for a in _each(statement.get("Action"))] or [
             f"everything but {_text(statement.get('NotAction'))}"
         ]
         resources = [_text(r) for r in _each(statement.get("Resource"))] or [""]
         principal = _text(statement["Principal"]) if "Principal" in statement else ""
         condition = _text(statement["Condition"]) if "Condition" in statement else ""
+        condition = " and ".join(c for c in (only_if, condition) if c)
         for action in actions:
             for resource in resources:
                 yield statement["Effect"], _Grant(action, resource, principal, condition)
+
+
+def _unfolded(statements: object) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Statements, and the conditions of the template under which they are there."""
+    for statement in _each(statements):
+        match statement:
+            case {"Fn::If": [str(name), then, otherwise]}:
+                for branch, words in (
+                    (then, f"{name} holds"),
+                    (otherwise, f"{name} does not hold"),
+                ):
+                    for inner, deeper in _unfolded(branch):
+                        yield inner, " and ".join(c for c in (words, deeper) if c)
+            case {"Effect": _}:
+                yield statement, ""
 
 
 def _each(value: object) -> list[Any]:

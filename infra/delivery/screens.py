@@ -226,12 +226,16 @@ def _effect(of: Plan) -> Text:
 
 def outputs(of: Mapping[str, str]) -> RenderableType:
     """The outputs a person needs next."""
+    return all_of({name: of[name] for name in _OUTPUTS if name in of})
+
+
+def all_of(of: Mapping[str, str]) -> RenderableType:
+    """Names and values below each other."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name in _OUTPUTS:
-        if name in of:
-            table.add_row(Text(name, "dim"), Text(of[name]))
+    for name, value in of.items():
+        table.add_row(Text(name, "dim"), Text(value))
     return Padding(table, (0, 0, 0, 2), expand=False)
 
 

@@ -18,6 +18,7 @@ import pytest
 from infra.delivery.exits import CHANGES, ExitCode
 from millrace_cli.deploy import BUILD_FOLDER
 from tests.e2e.conftest import AnotherCloud
+from tests.until import until
 
 PROJECT = Path(__file__).resolve().parents[2]
 STACK = "millrace-staging"
@@ -136,9 +137,14 @@ def story(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Story:
     told.well("deploy two", engine.make("deploy", STAGE="staging", RELEASE=str(told.two)))
     told.well("smoke two", engine.make("smoke", STAGE="staging", FULL="0"))
     told.steps["prod unasked"] = engine.verb(
-        "deploy", "--stage", "prod", "--release", str(told.two)
+        "deploy", "--stage", "prod", "--release", str(told.two), "--allow-dirty"
     )
-    told.well("deploy prod", engine.make("deploy", STAGE="prod", RELEASE=str(told.two), YES="1"))
+    told.steps["prod dirty"] = engine.verb(
+        "deploy", "--stage", "prod", "--release", str(_dirty(told.two, folder / "dirty")), "--yes"
+    )
+    # The checkout that the tests run in may be one that is worked in.
+    prod = {"STAGE": "prod", "RELEASE": str(told.two), "YES": "1", "ALLOW_DIRTY": "1"}
+    told.well("deploy prod", engine.make("deploy", **prod))
     told.facts["code"] = {s: _code(engine, s) for s in (STACK, PRODUCTION)}
     told.well("rollback", engine.make("rollback", STAGE="staging"))
     told.well("smoke rolled back", engine.make("smoke", STAGE="staging", ARGS="--json --quick"))
@@ -229,6 +235,13 @@ def test_production_is_not_deployed_to_without_a_word(story: Story) -> None:
     assert "say YES=1" in done.complained
 
 
+def test_production_gets_nothing_that_no_commit_describes(story: Story) -> None:
+    done = story.steps["prod dirty"]
+
+    assert done.code == ExitCode.INVALID
+    assert "files that no commit describes" in done.complained
+
+
 def test_a_rollback_says_from_what_to_what_and_the_former_release_answers(story: Story) -> None:
     assert f"rolling back {STACK} from 2.0 to 1.0" in story.steps["rollback"].said
     health = story.steps["smoke rolled back"].document["checks"][0]
@@ -284,6 +297,87 @@ def test_a_removal_with_its_data_leaves_nothing(story: Story) -> None:
     assert story.facts["stacks in the end"] == []
 
 
+def test_a_first_deployment_that_failed_is_replaced_when_that_is_said(
+    engine: Engine, story: Story
+) -> None:
+    assert story.facts["stacks in the end"] == []
+    _fail_first_deployment(engine, "millrace")
+
+    refused = engine.verb("deploy", "--release", str(story.one))
+    replaced = engine.verb("deploy", "--release", str(story.one), "--replace-failed", "--json")
+
+    assert refused.code == ExitCode.CONFLICT
+    said = " ".join(refused.complained.split())
+    assert "stack millrace is in ROLLBACK_COMPLETE" in said
+    assert "aws cloudformation delete-stack --stack-name millrace" in said
+    assert replaced.code == ExitCode.OK, replaced.said
+    assert replaced.document["deployed"] is True
+    assert replaced.document["record"]["version"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "code", "said"),
+    [
+        ("plan", {"STAGE": "nope"}, ExitCode.INVALID, "expected a stage of samconfig.toml"),
+        ("plan", {"AWS_REGION": "mars-1"}, ExitCode.UNREACHABLE, "AWS has no region 'mars-1'"),
+        (
+            "plan",
+            {"PARAMETERS": "TrainMemry='a b'"},
+            ExitCode.INVALID,
+            "did you mean TrainMemory?",
+        ),
+        (
+            "deploy",
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+            ExitCode.UNREACHABLE,
+            "nothing answers at AWS_ENDPOINT_URL=http://127.0.0.1:1",
+        ),
+        ("smoke", {"STACK": "millrace-no"}, ExitCode.NOT_FOUND, "there is no stack millrace-no"),
+        ("rollback", {"STACK": "millrace-no"}, ExitCode.NOT_FOUND, "nothing to go back to"),
+        ("destroy", {"STACK": "millrace-no"}, ExitCode.NOT_FOUND, "there is no stack millrace-no"),
+        (
+            "deploy",
+            {"ARTIFACT_BUCKET": "another-bucket"},
+            ExitCode.INVALID,
+            "ARTIFACT_BUCKET says another-bucket",
+        ),
+    ],
+    ids=["stage", "region", "parameter", "engine", "smoke", "rollback", "destroy", "bucket"],
+)
+def test_bad_input_gets_a_sentence_and_a_code(
+    engine: Engine, story: Story, verb: str, settings: dict[str, str], code: ExitCode, said: str
+) -> None:
+    python = str(PROJECT / ".venv/bin/python")
+    given = {"RELEASE": str(story.one)} | settings
+
+    done = engine.run(python, "-m", "infra.delivery", verb, "--json", **given)
+
+    assert done.code == code, done.complained
+    document = done.document
+    assert said in document["message"] + " ".join(p["message"] for p in document["problems"])
+
+
+def _fail_first_deployment(engine: Engine, stack: str) -> None:
+    """Leaves a stack in ROLLBACK_COMPLETE: it wants a bucket whose name is taken."""
+    taken = engine.client("s3").list_buckets()["Buckets"][0]["Name"]
+    resources = {
+        "Queue": {"Type": "AWS::SQS::Queue"},
+        "Bucket": {
+            "Type": "AWS::S3::Bucket",
+            "DependsOn": "Queue",
+            "Properties": {"BucketName": taken},
+        },
+    }
+    client = engine.client("cloudformation")
+    client.create_stack(StackName=stack, TemplateBody=json.dumps({"Resources": resources}))
+    until(
+        lambda: (
+            client.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"]
+            == "ROLLBACK_COMPLETE"
+        )
+    )
+
+
 def _changed_build(folder: Path) -> Path:
     """The build with another trigger function, a queue that keeps longer, and a wider role."""
     shutil.copytree(PROJECT / BUILD_FOLDER, folder, copy_function=os.link)
@@ -302,6 +396,14 @@ def _changed_build(folder: Path) -> Path:
         f"{changed[at + len(starts) :]}"
     )
     (folder / "template.yaml").write_text(changed)
+    return folder
+
+
+def _dirty(release: Path, folder: Path) -> Path:
+    """The same release, as if files had been changed."""
+    shutil.copytree(release, folder)
+    manifest = folder / "release.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"dirty": True}))
     return folder
 
 

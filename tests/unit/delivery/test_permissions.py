@@ -91,3 +91,13 @@ def test_a_resource_policy_and_a_permission_to_invoke_widen() -> None:
         "BP may s3:GetObject on b/* to *",
         "LP may lambda:InvokeFunction on F to s3",
     ]
+
+
+def test_a_statement_under_a_condition_of_the_template_says_so() -> None:
+    nothing = {"Ref": "AWS::NoValue"}
+    new = _role({"Fn::If": ["Traced", _allow("xray:PutTraceSegments"), nothing]})
+
+    assert _said(_role(), new) == ["R may xray:PutTraceSegments on * when Traced holds"]
+    assert _said(new, _role(_allow("xray:PutTraceSegments"))) == [
+        "R may xray:PutTraceSegments on *"
+    ]
