@@ -91,9 +91,9 @@ test-aws: setup ## Run the e2e tests on a deployed stack: STACK=name [REGION=…
 	$(PYTEST) tests/e2e --engine aws --stack "$(STACK)" $(if $(REGION),--region "$(REGION)") $(ARGS)
 
 .PHONY: test-localstack
-test-localstack: setup setup-localstack build ## Run the same e2e suite on LocalStack, in Docker if there is one, else as a process
+test-localstack: setup setup-localstack build ## Run the same e2e suite on LocalStack (RUNTIME=process or docker; default: Docker if there is one)
 	$(PYTEST) tests/localstack $(ARGS)
-	$(PYTEST) tests/e2e --engine localstack $(ARGS)
+	$(PYTEST) tests/e2e --engine localstack $(if $(RUNTIME),--runtime "$(RUNTIME)") $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, check formatting and types, the committed OpenAPI, download addresses
