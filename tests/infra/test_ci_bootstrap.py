@@ -476,6 +476,28 @@ def test_deploy_role_changes_the_stages_stack_alone_and_never_deletes_it(stage: 
     )
 
 
+@each_stage
+@pytest.mark.parametrize(
+    ("key", "writers"),
+    [
+        ("artifacts/0123.zip", {"staging"}),
+        ("releases/v1/release.json", {"staging"}),
+        ("deployments/millrace-staging/1.json", {"staging"}),
+        ("deployments/millrace-prod/1.json", {"prod"}),
+        ("templates/millrace-staging/1.template", {"staging"}),
+        ("templates/millrace-prod/1.template", {"prod"}),
+        ("else.txt", set()),
+    ],
+)
+def test_releases_are_written_by_staging_and_records_by_their_stage(
+    stage: str, key: str, writers: set[str]
+) -> None:
+    arn = f"arn:aws:s3:::millrace-ci-staging-artifactbucket-x/{key}"
+
+    assert allows(deploy, stage, "s3:GetObject", arn)
+    assert allows(deploy, stage, "s3:PutObject", arn) == (stage in writers)
+
+
 # ── Who is trusted ──────────────────────────────────────────────────────────────────────────────
 
 
