@@ -125,7 +125,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Until(Protocol):
     """Looks again and again."""
 
-    def __call__[T](self, look: Callable[[], T | None], *, seconds: float = 15) -> T:
+    def __call__[T](self, look: Callable[[], T | None], *, seconds: float = 30) -> T:
         """The first thing ``look`` finds that is true."""
         ...
 
@@ -139,7 +139,7 @@ def patiently(request: pytest.FixtureRequest) -> Until:
     """
     pace = 60.0 if request.config.option.engine == AWS else 1.0
 
-    def patient[T](look: Callable[[], T | None], *, seconds: float = 15) -> T:
+    def patient[T](look: Callable[[], T | None], *, seconds: float = 30) -> T:
         return until(look, seconds=seconds * pace, pause=0.1 if pace == 1.0 else 5)
 
     return patient

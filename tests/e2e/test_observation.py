@@ -71,7 +71,7 @@ def test_services_measure_themselves(
     }
 
     for (namespace, name), dimensions in measures.items():
-        assert patiently(partial(total, client, namespace, name, dimensions), seconds=30)
+        assert patiently(partial(total, client, namespace, name, dimensions))
 
 
 @pytest.mark.needs("logs")
@@ -82,7 +82,7 @@ def test_one_correlation_id_joins_upload_states_and_registry(
     correlation_id = trained["correlation_id"]
 
     for function in ("trigger", "ingest", "train", "evaluate", "registry"):
-        lines = patiently(partial(_lines, client, target, function, correlation_id), seconds=30)
+        lines = patiently(partial(_lines, client, target, function, correlation_id))
         bound = [line for line in lines if line.get("correlation_id") == correlation_id]
         assert {line["run_id"] for line in bound if line.get("run_id")} == {trained["run_id"]}
         assert {line["model"] for line in bound if line.get("model")} == {trained["model"]}
@@ -103,9 +103,7 @@ def test_an_answer_is_found_in_the_log_by_its_prediction_id(
 
     answer = api.post(f"/v1/models/{trained['model']}/predict", {"rows": [row]})
 
-    [line] = patiently(
-        lambda: _lines(client, target, "predict", answer["prediction_id"]), seconds=30
-    )
+    [line] = patiently(lambda: _lines(client, target, "predict", answer["prediction_id"]))
     assert (line["model"], line["version"]) == (trained["model"], answer["version"])
     assert line["row_count"] == 1
     assert repr(row["mean_radius"]) not in json.dumps(line)
