@@ -15,6 +15,9 @@ UV := .venv/bin/uv
 SAM := .tools/sam/bin/python -m samcli
 PYTEST := $(PYTHON) -m pytest
 REQUIREMENTS := infra/build/requirements
+# Prowler deploys a stack of its own, so it has a target of its own: scan-deployed.
+PROWLER := tests/infra/test_scan_deployed.py
+SCANS := $(filter-out $(PROWLER),$(sort $(wildcard tests/infra/test_scan_*.py)))
 
 export SAM_CLI_TELEMETRY := 0
 
@@ -70,11 +73,16 @@ test-integration: setup ## Run the real handlers on moto
 
 .PHONY: test-infra
 test-infra: setup setup-ci setup-scan build ## Check the template, roles, state machines and built artifacts; run the scanners
-	$(PYTEST) tests/infra $(ARGS)
+	$(PYTEST) tests/infra --ignore $(PROWLER) $(ARGS)
 
 .PHONY: scan
 scan: setup setup-scan ## Run the scanners alone: checkov, asl-validator, bandit, semgrep (docs/security.md)
-	$(PYTEST) tests/infra/test_scan_*.py $(ARGS)
+	$(PYTEST) $(SCANS) $(ARGS)
+
+.PHONY: scan-deployed
+scan-deployed: setup build ## Deploy to the embedded cloud and run Prowler on what was made (300 MB)
+	@infra/build/venv .tools/prowler $(REQUIREMENTS)/prowler.txt
+	$(PYTEST) $(PROWLER) $(ARGS)
 
 .PHONY: audit
 audit: setup ## Look every pinned package up in the database of known vulnerabilities (needs the network)

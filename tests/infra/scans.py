@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,11 +20,14 @@ import yaml
 
 from tests.infra.deployment import ROOT
 
+DOCUMENT = ROOT / "docs" / "security.md"
 TOOLS = ROOT / ".tools" / "scan" / "bin"
 NODE = ROOT / "infra" / "build" / "node"
 SEMGREP_RULES = ROOT / "infra" / "scan" / "semgrep"
 SEMGREP_CASES = ROOT / "tests" / "infra" / "semgrep"
 CHECKOV_EXCEPTIONS = ROOT / "infra" / "scan" / "checkov.yaml"
+PROWLER_CHECKS = ROOT / "infra" / "scan" / "prowler" / "checks.yaml"
+PROWLER_MUTES = ROOT / "infra" / "scan" / "prowler" / "mutelist.yaml"
 SCANNED = ("functions", "shared", "infra")
 
 
@@ -153,6 +156,12 @@ def checkov_exemptions() -> list[Exemption]:
     ]
 
 
+def mutes() -> dict[str, str]:
+    """Prowler's checks whose findings stay as they are, each with the reason."""
+    accounts = yaml.safe_load(PROWLER_MUTES.read_text())["Mutelist"]["Accounts"]
+    return {name: entry["Description"] for name, entry in accounts["*"]["Checks"].items()}
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Comment:
     """An exception that stands in the code: where, for which rule, and why."""
@@ -174,6 +183,67 @@ def comments() -> list[Comment]:
     )
 
 
+def shown() -> dict[str, str]:
+    """The tables of `docs/security.md`, by the name between their marks."""
+    return {
+        "checkov": _table(
+            ("check", "on", "in", "why it stays"),
+            (
+                (
+                    f"{e.check} {e.title}",
+                    _names(e.resources),
+                    ", ".join(e.templates),
+                    e.reason,
+                )
+                for e in checkov_exemptions()
+            ),
+        ),
+        "prowler": _table(
+            ("check", "why it stays"), ((f"`{name}`", why) for name, why in mutes().items())
+        ),
+        "comments": _table(
+            ("rule", "in", "why it stays"),
+            ((f"`{c.rule}`", f"`{c.path}`", c.reason) for c in comments()),
+        ),
+        "rules": _table(
+            ("rule", "what it says"),
+            ((f"`{rule['id']}`", rule["message"]) for rule in semgrep_rules()),
+        ),
+    }
+
+
+def written() -> dict[str, str]:
+    """What stands between the marks of `docs/security.md`."""
+    text = DOCUMENT.read_text()
+    return {name: _between(text, name)[1].strip() for name in shown()}
+
+
+def semgrep_rules() -> list[dict[str, Any]]:
+    """Every local rule."""
+    return [
+        rule
+        for file in sorted(SEMGREP_RULES.glob("*.yaml"))
+        for rule in yaml.safe_load(file.read_text())["rules"]
+    ]
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _names(patterns: tuple[str, ...]) -> str:
+    return ", ".join(f"`{pattern}`" for pattern in patterns)
+
+
+def _between(text: str, name: str) -> tuple[str, str, str]:
+    begin = f"<!-- {name}: written by `python -m tests.infra.scans` -->"
+    end = f"<!-- end of {name} -->"
+    before, rest = text.split(begin, 1)
+    inside, after = rest.split(end, 1)
+    return before + begin, inside, end + after
+
+
 def sources() -> list[Path]:
     """The Python files that are scanned."""
     return sorted(
@@ -182,3 +252,9 @@ def sources() -> list[Path]:
         for path in (ROOT / folder).rglob("*.py")
         if not {"node_modules", "__pycache__"} & set(path.parts)
     )
+
+
+if __name__ == "__main__":
+    for name, table in shown().items():
+        before, _, after = _between(DOCUMENT.read_text(), name)
+        DOCUMENT.write_text(f"{before}\n{table}\n{after}")

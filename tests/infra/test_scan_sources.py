@@ -7,8 +7,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import yaml
-
 from tests.infra.scans import (
     ROOT,
     SCANNED,
@@ -18,7 +16,10 @@ from tests.infra.scans import (
     comments,
     run,
     semgrep,
+    semgrep_rules,
+    shown,
     sources,
+    written,
 )
 
 # Ruff leaves the imports that bandit warns of to its preview; this one is used on purpose.
@@ -149,12 +150,13 @@ def test_every_exception_in_the_code_names_its_rule_and_its_reason() -> None:
         assert comment.reason, comment
 
 
+def test_security_page_shows_every_rule_and_every_exception() -> None:
+    """Written by `python -m tests.infra.scans`."""
+    assert written() == shown()
+
+
 def _rules() -> list[str]:
-    return [
-        rule["id"]
-        for file in sorted(SEMGREP_RULES.glob("*.yaml"))
-        for rule in yaml.safe_load(file.read_text())["rules"]
-    ]
+    return [rule["id"] for rule in semgrep_rules()]
 
 
 def _relative(path: Path) -> str:
