@@ -42,6 +42,7 @@ from millrace_cli.deploy import BUILD_FOLDER, ask_git, build
 
 PROJECT = Path(__file__).resolve().parents[2]
 RELEASE_FOLDER = PROJECT / ".millrace" / "release"
+UNASKED = PROJECT / ".millrace" / "release-of-checkout"
 _HINT = "in detail: docs/deploying.md"
 
 app = typer.Typer(
@@ -84,7 +85,8 @@ ReleaseOption = Annotated[
     typer.Option(
         "--release",
         envvar="RELEASE",
-        help="Folder of a release. Default: the one of `make package`; without one, packages first.",
+        help="Folder of a release. Default: .millrace/release of `make package`; without one, the checkout "
+        "is built and packaged first.",
     ),
 ]
 ParametersOption = Annotated[
@@ -508,9 +510,10 @@ def _delivery(
     """The stage and the release: the one given, the one packaged last, else packaged now."""
     stage_named(PROJECT / "samconfig.toml", stage, stack=stack)
     if folder is None and not (RELEASE_FOLDER / "release.json").exists():
-        say("building (no release was packaged yet)")
+        say("building: no release was packaged")
         build(PROJECT, say)
-        on_disk = _package(place, bucket, None, None, PROJECT / BUILD_FOLDER, say).on_disk
+        # Not where `make package` leaves its own: the next deployment packages what is there then.
+        on_disk = _package(place, bucket, UNASKED, None, PROJECT / BUILD_FOLDER, say).on_disk
     else:
         on_disk = load(folder or RELEASE_FOLDER)
         if folder is None:

@@ -107,10 +107,11 @@ def refuse_protected(place: Place, stack: Stack, fated: list[Fated], *, data: bo
             continue
         with asked(f"describe table {each.resource.identifier}", place):
             table = place.dynamodb.describe_table(TableName=each.resource.identifier)["Table"]
-        if table.get("DeletionProtectionEnabled"):
+        # An engine may answer with the template's own text.
+        if str(table.get("DeletionProtectionEnabled", False)).lower() == "true":
             raise ConflictError(
-                f"table {each.resource.identifier} is protected from deletion: deploy with "
-                "TableDeletionProtection=false first"
+                f"table {each.resource.identifier} is protected from deletion: take that off first "
+                '(`make deploy STAGE=… PARAMETERS="TableDeletionProtection=false"`)'
             )
 
 
@@ -134,6 +135,11 @@ def delete_data(
         elif each.fate == "stays" and each.resource.kind == "AWS::DynamoDB::Table":
             say(f"deleting table {identifier}")
             with asked(f"delete table {identifier}", place):
+                if place.emulated:
+                    # MiniStack takes the text "false" of the template for true.
+                    place.dynamodb.update_table(
+                        TableName=identifier, DeletionProtectionEnabled=False
+                    )
                 place.dynamodb.delete_table(TableName=identifier)
             deadline = clock() + 300
             while _is_there(place, each.resource):

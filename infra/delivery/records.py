@@ -14,6 +14,9 @@ from millrace.errors import InvalidRequestError
 _CI_PEOPLE = ("GITHUB_ACTOR", "GITLAB_USER_LOGIN", "CIRCLE_USERNAME", "BUILD_USER_ID")
 _CI_JOBS = ("CI_JOB_URL", "CIRCLE_BUILD_URL", "BUILD_URL")
 
+_REMEMBERED = 200
+"""Deployments that are read; older ones stay in the bucket."""
+
 Outcome = Literal["running", "succeeded", "failed"]
 
 
@@ -89,13 +92,13 @@ def actor(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def history(store: ArtifactStore, stack: str) -> list[Deployment]:
-    """A stack's deployments, oldest first.
+    """A stack's latest deployments, oldest first.
 
     Raises:
         InvalidRequestError: A record is damaged.
     """
     found = []
-    for key in store.keys(prefix_of(stack)):
+    for key in list(store.keys(prefix_of(stack)))[-_REMEMBERED:]:
         try:
             found.append(Deployment.model_validate_json(store.read(key)))
         except ValidationError as exc:

@@ -234,6 +234,11 @@ def _region_of(place: Place, bucket: str, *, owner: str | None = None) -> str | 
             answer = place.s3.head_bucket(Bucket=bucket, **expected)
     except NotFoundError:
         return None
+    except AccessDeniedError as exc:
+        raise AccessDeniedError(
+            f"bucket {bucket} belongs to another account, or these credentials may not look at it: set "
+            f"ARTIFACT_BUCKET to one that they may ({exc})"
+        ) from exc
     except (ConfigurationError, InvalidRequestError) as exc:
         raise ConfigurationError(f"{bucket!r} cannot be a bucket's name: {exc}") from exc
     headers = answer["ResponseMetadata"]["HTTPHeaders"]

@@ -144,12 +144,18 @@ def story(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Story:
     )
     # The checkout that the tests run in may be one that is worked in.
     prod = {"STAGE": "prod", "RELEASE": str(told.two), "YES": "1", "ALLOW_DIRTY": "1"}
-    told.well("deploy prod", engine.make("deploy", **prod))
+    guarded = "TableDeletionProtection=true"
+    told.well("deploy prod", engine.make("deploy", **prod, PARAMETERS=guarded))
     told.facts["code"] = {s: _code(engine, s) for s in (STACK, PRODUCTION)}
     told.well("rollback", engine.make("rollback", STAGE="staging"))
     told.well("smoke rolled back", engine.make("smoke", STAGE="staging", ARGS="--json --quick"))
     told.steps["rollback further"] = engine.verb("rollback", "--stage", "staging")
     told.steps["rollback prod"] = engine.verb("rollback", "--stage", "prod", "--yes")
+    with_data = {"STAGE": "prod", "YES": "1", "CONFIRM": PRODUCTION, "DATA": "1", "ARGS": "--json"}
+    told.steps["destroy prod protected"] = engine.make("destroy", **with_data)
+    told.well(
+        "unprotect prod", engine.make("deploy", **prod, PARAMETERS="TableDeletionProtection=false")
+    )
     _tamper(engine, told.two)
     told.steps["deploy tampered"] = engine.verb(
         "deploy", "--stage", "staging", "--release", str(told.two)
@@ -158,10 +164,7 @@ def story(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Story:
     told.well("destroy", engine.make("destroy", STAGE="staging", YES="1"))
     told.facts["stays"] = _leftovers(engine, STACK)
     told.steps["destroy prod unconfirmed"] = engine.verb("destroy", "--stage", "prod", "--yes")
-    told.well(
-        "destroy prod",
-        engine.make("destroy", STAGE="prod", YES="1", CONFIRM=PRODUCTION, DATA="1", ARGS="--json"),
-    )
+    told.well("destroy prod", engine.make("destroy", **with_data))
     told.facts["stays of prod"] = _leftovers(engine, PRODUCTION)
     told.facts["stacks in the end"] = _stacks(engine)
     return told
@@ -277,6 +280,9 @@ def test_nothing_is_removed_without_a_word(story: Story) -> None:
     refused = story.steps["destroy prod unconfirmed"]
     assert refused.code == ExitCode.INVALID
     assert f"say CONFIRM={PRODUCTION}" in " ".join(refused.complained.split())
+    protected = story.steps["destroy prod protected"]
+    assert protected.code != ExitCode.OK
+    assert "is protected from deletion" in protected.document["message"]
 
 
 def test_a_removal_leaves_the_data_and_proves_the_rest_gone(story: Story) -> None:

@@ -126,7 +126,7 @@ def test_a_protected_table_is_told_before_anything_goes(place: Place, stack: Sta
     fated = fates(place, stack)
 
     refuse_protected(place, stack, fated, data=False)
-    with pytest.raises(ConflictError, match="deploy with TableDeletionProtection=false first"):
+    with pytest.raises(ConflictError, match='PARAMETERS="TableDeletionProtection=false"'):
         refuse_protected(place, stack, fated, data=True)
 
 
