@@ -106,7 +106,9 @@ def _hardened() -> dict[str, Any]:
 
 def _bootstrap() -> dict[str, Any]:
     written: dict[str, Any] = yaml_parse(BOOTSTRAP.read_text())
-    return _resolved(Resolver(written, Stage="prod", Repository="example/millrace", KmsKeyArn=KEY))
+    return _resolved(
+        Resolver(written, Stage="staging", Repository="example/millrace", KmsKeyArn=KEY)
+    )
 
 
 def _resolved(resolver: Resolver) -> dict[str, Any]:

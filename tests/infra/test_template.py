@@ -56,6 +56,29 @@ def test_expanded_template_is_clean_for_cfn_lint() -> None:
     assert [str(match) for match in matches] == []
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"TimeoutSecond": 5}, "TimeoutSecond"),
+        ({"Type": "Taskk"}, "Taskk"),
+        ({"Resource": None}, "'Resource' is a required property"),
+    ],
+    ids=["field", "type", "resource"],
+)
+def test_cfn_lint_looks_into_the_rendered_state_machine(change: dict[str, Any], says: str) -> None:
+    """Transitions to nowhere it does not see: asl-validator does (test_scan_machines.py)."""
+    document = lintable()
+    properties = document["Resources"]["TrainingStateMachine"]["Properties"]
+    machine = json.loads(properties["DefinitionString"])
+    state = {**machine["States"]["Ingest"], **change}
+    machine["States"]["Ingest"] = {k: v for k, v in state.items() if v is not None}
+    properties["DefinitionString"] = json.dumps(machine)
+
+    matches = [str(match) for match in lint(json.dumps(document), regions=["us-east-1"])]
+
+    assert any("E3601" in match and says in match for match in matches)
+
+
 def test_template_as_written_is_clean_for_sam_validate() -> None:
     sam = ROOT / ".tools" / "sam" / "bin" / "python"
     if not sam.exists():
