@@ -125,8 +125,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Until(Protocol):
     """Looks again and again."""
 
-    def __call__[T](self, look: Callable[[], T | None], *, seconds: float = 30) -> T:
-        """The first thing ``look`` finds that is true."""
+    def __call__[T](
+        self, look: Callable[[], T | None], *, seconds: float = 30, pause: float | None = None
+    ) -> T:
+        """The first thing ``look`` finds that is true; ``pause`` is for what passes quickly."""
         ...
 
 
@@ -137,10 +139,12 @@ def patiently(request: pytest.FixtureRequest) -> Until:
     AWS puts metrics and logs together over minutes and evaluates alarms once a minute; what is an
     emulator's second is its minute.
     """
-    pace = 60.0 if request.config.option.engine == AWS else 1.0
+    pace, usual = (60.0, 5.0) if request.config.option.engine == AWS else (1.0, 0.1)
 
-    def patient[T](look: Callable[[], T | None], *, seconds: float = 30) -> T:
-        return until(look, seconds=seconds * pace, pause=0.1 if pace == 1.0 else 5)
+    def patient[T](
+        look: Callable[[], T | None], *, seconds: float = 30, pause: float | None = None
+    ) -> T:
+        return until(look, seconds=seconds * pace, pause=usual if pause is None else pause)
 
     return patient
 

@@ -298,6 +298,7 @@ def test_an_aborted_execution_is_recorded_as_failed(
             for e in states.list_executions(stateMachineArn=machine)["executions"]
         ),
         seconds=60,
+        pause=0.1,
     )
 
     states.stop_execution(executionArn=execution, error="Operator", cause="a test")

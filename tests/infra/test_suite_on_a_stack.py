@@ -25,6 +25,7 @@ TESTS = (
     "test_a_refused_upload_is_told_with_its_reason",
     "test_an_answer_is_found_in_the_log_by_its_prediction_id",
     "test_the_stack_holds_what_the_template_says_for_its_parameters",
+    "test_an_aborted_execution_is_recorded_as_failed",
 )
 
 
