@@ -16,12 +16,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from infra.build.expansion import ROOT, source
 from infra.costs.bill import Bill, Line, bill_of, total
 from infra.costs.pages import DOCUMENT, dollars, rendered
 from infra.costs.prices import Assumptions, assumptions, price_list
-from infra.costs.stages import STAGES, parameters_of
-from millrace.errors import ConfigurationError
+from infra.delivery.stages import check_parameters, stage_named, stages
+from millrace.errors import ConfigurationError, InvalidRequestError
 from millrace_cli.console import err, out
+
+SAMCONFIG = ROOT / "samconfig.toml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,12 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.write:
             DOCUMENT.write_text(rendered(DOCUMENT.read_text("utf-8")), "utf-8")
             return 0
-        overrides = {} if given.defaults else parameters_of(given.stage)
+        overrides = {} if given.defaults else dict(stage_named(SAMCONFIG, given.stage).parameters)
         overrides |= _pairs(given.parameter)
+        check_parameters(source()["Parameters"], overrides)
         assumed = assumptions().changed(_pairs(given.assume))
         bill = bill_of(overrides, assumed)
     except ConfigurationError as exc:
         err.print(Text(str(exc), style="red"))
+        return 2
+    except InvalidRequestError as exc:
+        wrong = [f"{problem.field}: {problem.message}" for problem in exc.problems]
+        err.print(Text("\n".join(wrong or [str(exc)]), style="red"))
         return 2
     title = "the template's defaults" if given.defaults else f"stage {given.stage}"
     if given.json:
@@ -50,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make costs", description="What a stage costs.")
-    parser.add_argument("--stage", default="dev", help=f"one of {', '.join(STAGES)}")
+    parser.add_argument("--stage", default="dev", help=f"one of {', '.join(stages(SAMCONFIG))}")
     parser.add_argument(
         "--defaults", action="store_true", help="the template's own parameters instead of a stage's"
     )

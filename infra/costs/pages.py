@@ -10,7 +10,7 @@ from infra.costs.bill import Bill, Line, bill_of, total
 from infra.costs.choices import effects
 from infra.costs.kinds import HOURLY, kind_of
 from infra.costs.prices import Assumption, assumptions, price_list
-from infra.costs.stages import STAGES, parameters_of
+from infra.delivery.stages import stages
 from millrace.errors import ConfigurationError
 
 DOCUMENT = ROOT / "docs" / "costs.md"
@@ -42,7 +42,7 @@ def dollars(usd: Decimal, places: int = 4) -> str:
 
 
 def _at_rest() -> str:
-    bills = {"defaults": bill_of({})} | {s: bill_of(parameters_of(s)) for s in STAGES}
+    bills = {"defaults": bill_of({})} | _stages()
     usual = bills["defaults"].at_rest
     rows = [
         [
@@ -60,7 +60,7 @@ def _at_rest() -> str:
 
 def _by_the_hour() -> str:
     rows = []
-    for name, bill in _stages().items():
+    for name, bill in ({"the defaults": bill_of({})} | _stages()).items():
         found = [f"`{idle.resource}`: {idle.why}" for idle in bill.by_the_hour]
         rows.append([name, "<br>".join(found) or "nothing"])
     return _table(["parameters of", "bills by the hour, or works while nothing flows"], rows)
@@ -176,7 +176,8 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def _stages() -> dict[str, Bill]:
-    return {"the defaults": bill_of({})} | {s: bill_of(parameters_of(s)) for s in STAGES}
+    known = stages(ROOT / "samconfig.toml")
+    return {name: bill_of(stage.parameters) for name, stage in known.items()}
 
 
 def _use(title: str, lines: Sequence[Line]) -> str:

@@ -17,15 +17,16 @@ from infra.costs.choices import effects
 from infra.costs.kinds import HOURLY, KINDS, Billing, busy_at_rest, kind_of
 from infra.costs.pages import DOCUMENT, rendered
 from infra.costs.prices import assumptions, price_list
-from infra.costs.stages import STAGES, parameters_of
+from infra.delivery.stages import stages
 from millrace.errors import ConfigurationError
 from tests.infra.deployment import ROOT, Resolver, as_list, expanded, machine_definition, statements
 
 DEFAULT_LIMIT = Decimal("3.00")
 DEV_LIMIT = Decimal("0.10")
 
+STAGES = stages(ROOT / "samconfig.toml")
 CHOICES: dict[str, dict[str, str]] = {"defaults": {}} | {
-    stage: parameters_of(stage) for stage in STAGES
+    name: dict(stage.parameters) for name, stage in STAGES.items()
 }
 each_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES.keys())
 
@@ -220,7 +221,7 @@ def test_defaults_cost_less_than_three_dollars_at_rest() -> None:
 
 
 def test_dev_costs_less_than_ten_cents_at_rest() -> None:
-    bill = bill_of(parameters_of("dev"))
+    bill = bill_of(STAGES["dev"].parameters)
 
     assert bill.parameters["Stage"] == "dev"
     assert 0 < total(bill.at_rest) < DEV_LIMIT
@@ -230,7 +231,7 @@ def test_dev_costs_less_than_ten_cents_at_rest() -> None:
 def test_stages_that_people_rely_on_have_their_alarms_and_stay_below_three_dollars(
     stage: str,
 ) -> None:
-    bill = bill_of(parameters_of(stage))
+    bill = bill_of(STAGES[stage].parameters)
 
     assert bill.parameters["Alarms"] == "on"
     assert total(bill.at_rest) < DEFAULT_LIMIT
@@ -403,12 +404,16 @@ def test_json_has_every_line_with_its_price_and_date(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--stage", "test"], "the stage has to be one of dev, staging, prod, not 'test'"),
-        (["--parameter", "Alarm=off"], "no such parameters: Alarm"),
+        (["--stage", "test"], "(dev, staging, prod), got 'test'"),
+        (
+            ["--parameter", "Alarm=off"],
+            "Alarm: the template has no such parameter; did you mean Alarms?",
+        ),
+        (["--parameter", "Alarms=loud"], "Alarms: expected one of on, off, got 'loud'"),
         (["--parameter", "Alarms"], "expected NAME=VALUE, not Alarms"),
         (["--assume", "rows=1"], "there is no assumption rows"),
     ],
-    ids=["stage", "parameter", "pair", "assumption"],
+    ids=["stage", "parameter", "value", "pair", "assumption"],
 )
 def test_wrong_questions_are_answered_with_what_was_expected(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
