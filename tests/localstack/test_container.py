@@ -5,6 +5,7 @@ port as the container would. That LocalStack's image runs, and runs the function
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,7 +125,10 @@ def _service() -> dict[str, Any]:
 
 
 def test_the_image_is_pinned_to_the_release_that_runs_as_a_process() -> None:
-    assert _service()["image"] == f"localstack/localstack:{LOCALSTACK_VERSION}"
+    image, _, digest = _service()["image"].partition("@")
+
+    assert image == f"localstack/localstack:{LOCALSTACK_VERSION}"
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
 
 
 def test_the_container_answers_on_loopback_alone() -> None:
