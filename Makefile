@@ -141,7 +141,7 @@ package: setup-delivery build ## Make a release of the build: packed and uploade
 
 .PHONY: plan
 plan: setup-delivery ## Say what a deployment would change (STAGE=staging RELEASE= PARAMETERS="Name=value")
-	@$(DELIVERY) plan $(ARGS) || { code=$$?; [ $$code -eq 8 ] && [ -z "$(EXIT_CODE)" ] || exit $$code; }
+	@$(DELIVERY) plan $(ARGS) || { code=$$?; [ $$code -eq 8 ] && [ -z "$${EXIT_CODE:-}" ] || exit $$code; }
 
 .PHONY: deploy
 deploy: setup-delivery ## Deploy a release with `sam deploy` (STAGE=staging RELEASE= PARAMETERS= YES=1)

@@ -130,7 +130,7 @@ def story(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Story:
             "--json",
         ),
     )
-    _change_by_hand(engine, STACK, LogLevel="DEBUG")
+    _change_by_hand(engine, STACK, told.one, LogLevel="DEBUG")
     told.steps["plan two"] = engine.verb(
         "plan", "--stage", "staging", "--release", str(told.two), "--json"
     )
@@ -418,12 +418,13 @@ def _stacks(engine: Engine) -> list[str]:
     return [s["StackName"] for s in found if not s["StackName"].startswith("aws-sam-cli")]
 
 
-def _change_by_hand(engine: Engine, stack: str, **parameters: str) -> None:
+def _change_by_hand(engine: Engine, stack: str, release: Path, **parameters: str) -> None:
+    manifest = json.loads((release / "release.json").read_text())
     client = engine.client("cloudformation")
     known = client.describe_stacks(StackName=stack)["Stacks"][0]["Parameters"]
     client.update_stack(
         StackName=stack,
-        UsePreviousTemplate=True,
+        TemplateURL=f"{engine.endpoint}/{manifest['bucket']}/{manifest['template']['key']}",
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
         Parameters=[
             {"ParameterKey": p["ParameterKey"], "ParameterValue": parameters[p["ParameterKey"]]}
