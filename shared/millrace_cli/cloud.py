@@ -52,9 +52,10 @@ __all__ = [
     "cloud_folder",
     "down",
     "ephemeral",
+    "forget_killed",
     "healthy",
+    "killed",
     "logs",
-    "record_of_killed",
     "reset",
     "status",
     "tools_folder",
@@ -155,6 +156,7 @@ def up(
             _refuse_another(running, port, engine, runtime)
             _await_answer_of_running(running)
             return running
+        forget_killed(project)
         chosen = engine or DEFAULT_ENGINE
         on, why = hosts.choose_runtime(chosen, runtime)
         folder = cloud_folder(project, chosen)
@@ -191,12 +193,20 @@ def status(project: Path) -> CloudInfo | None:
     return None
 
 
-def record_of_killed(project: Path) -> Path | None:
-    """The record of an embedded cloud that was started, never stopped, and is gone."""
+def killed(project: Path) -> Engine | None:
+    """The engine of an embedded cloud that was started, never stopped, and is gone."""
     if status(project) is not None:
         return None
-    records = (cloud_folder(project, engine) / "cloud.json" for engine in ENGINES.values())
-    return next((record for record in records if record.exists()), None)
+    left = (e for e in ENGINES.values() if (cloud_folder(project, e) / "cloud.json").exists())
+    return next(left, None)
+
+
+def forget_killed(project: Path) -> None:
+    """Forgets clouds that ended without being stopped."""
+    for engine in ENGINES.values():
+        folder = cloud_folder(project, engine)
+        if _running(folder, engine) is None:
+            (folder / "cloud.json").unlink(missing_ok=True)
 
 
 def healthy(info: CloudInfo, *, timeout: float = 2.0) -> bool:

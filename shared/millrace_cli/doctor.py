@@ -78,7 +78,7 @@ def _tools(project: Path) -> Iterator[Finding]:
 
 def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Finding]:
     info = cloud.status(project)
-    if cloud.record_of_killed(project) is not None:
+    if cloud.killed(project) is not None:
         yield Finding(
             "embedded cloud",
             "warning",

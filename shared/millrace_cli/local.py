@@ -9,7 +9,7 @@ from rich.text import Text
 from millrace_cli import cloud
 from millrace_cli.console import JsonFlag, chosen, out, print_json, reported
 from millrace_cli.deploy import build, deploy_local
-from millrace_cli.engines import ENGINES
+from millrace_cli.engines import ENGINES, Engine
 from millrace_cli.exits import ExitCode
 
 app = typer.Typer(help="The embedded cloud on this machine.", no_args_is_help=True)
@@ -55,12 +55,9 @@ def up(
     """Start the embedded cloud and deploy the template; what is built and running is reused."""
     with reported(as_json):
         project = chosen(context).project
-        killed = cloud.record_of_killed(project) is not None
-        if killed and not as_json:
-            out.print(
-                "[yellow]the cloud's last life ended without `local down`[/]: what its registry "
-                "held since the clean stop before is lost; `millrace local reset` starts afresh"
-            )
+        killed = cloud.killed(project)
+        if killed is not None and not as_json:
+            out.print(f"[yellow]{_ended(killed)}[/]")
         with out.status("starting the embedded cloud") as spinner:
             if as_json:
                 spinner.stop()
@@ -93,9 +90,7 @@ def down(context: typer.Context, as_json: JsonFlag = False) -> None:
     with reported(as_json):
         project = chosen(context).project
         stopped = cloud.down(project)
-        killed = cloud.record_of_killed(project)
-        if killed is not None:
-            killed.unlink(missing_ok=True)
+        cloud.forget_killed(project)
         if as_json:
             kept = stopped is not None and stopped.engine.keeps_state
             print_json({"stopped": stopped is not None, "state_kept": kept})
@@ -145,6 +140,16 @@ def _facts(info: cloud.CloudInfo) -> dict[str, str | int | bool]:
         "runtime": info.runtime,
         "keeps_state": info.engine.keeps_state,
     }
+
+
+def _ended(killed: Engine) -> str:
+    """What an end without `local down` means."""
+    if killed.keeps_state:
+        return (
+            "the cloud's last life ended without `local down`: what its registry held since the "
+            "clean stop before is lost; `millrace local reset` starts afresh"
+        )
+    return f"{killed.title} ended without `local down`; it keeps nothing, and starts empty"
 
 
 def _described(info: cloud.CloudInfo) -> str:

@@ -188,7 +188,7 @@ def resolve_target(
             raise ConfigurationError(
                 "the embedded cloud is not running: start it (millrace local up)"
             )
-        if cloud.record_of_killed(project) is not None:
+        if cloud.killed(project) is not None:
             # Someone working with it must not reach an AWS account by accident.
             raise ConfigurationError(
                 "the embedded cloud ended without being stopped: start it again (millrace local "

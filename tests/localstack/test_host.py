@@ -162,7 +162,7 @@ def test_functions_die_with_a_killed_engine(project: Path) -> None:
 
     until(lambda: not _alive(info.pid) and not _alive(function))
     assert cloud.status(project) is None
-    assert cloud.record_of_killed(project) == info.folder / "cloud.json"
+    assert cloud.killed(project) == LOCALSTACK
 
 
 def test_an_ephemeral_engine_ends_with_its_killed_owner(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_gap_that_nobody_knows_is_named_with_the_log(
         _up(project)
 
     assert cloud.status(project) is None
-    assert cloud.record_of_killed(project) is None
+    assert cloud.killed(project) is None
 
 
 def test_another_version_than_the_pinned_one_is_refused(

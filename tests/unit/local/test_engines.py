@@ -101,11 +101,23 @@ def test_one_that_runs_and_does_not_answer_is_told_of(
         cloud.up(project)
 
 
-def test_a_killed_engine_leaves_a_record_that_is_found(project: Path) -> None:
+def test_an_engine_that_was_killed_is_told_of_until_it_is_forgotten(project: Path) -> None:
     _record(project, LOCALSTACK, started="long ago")
 
     assert cloud.status(project) is None
-    assert cloud.record_of_killed(project) == cloud.cloud_folder(project, LOCALSTACK) / "cloud.json"
+    assert cloud.killed(project) == LOCALSTACK
+
+    cloud.forget_killed(project)
+
+    assert cloud.killed(project) is None
+
+
+def test_an_engine_that_runs_is_not_forgotten(project: Path) -> None:
+    _record(project, LOCALSTACK)
+
+    cloud.forget_killed(project)
+
+    assert cloud.status(project) is not None
 
 
 def test_the_log_is_the_one_of_the_last_start(project: Path) -> None:
