@@ -29,6 +29,8 @@ api-name    ApiGatewayRestApiProvider.create          a REST API is not named by
 alarms      AlarmScheduler.schedule_metric_alarm      an alarm is looked at once per
                                                       evaluation range, and one on metric math
                                                       or a percentile never
+updates     (CloudFormation) providers.update         a stack's update leaves most resources as
+                                                      they were, and says that it changed them
 object-key  EventBridgeNotifier                       the key in an upload's event is encoded as
             ._get_event_payload                       for a URL
 dead-letter TargetSender.process_event                an event that its target refuses is gone:
@@ -66,6 +68,12 @@ from infra.local.metrics import MetricValue, embedded_metrics
 from infra.local.periodic import every
 from infra.localstack import providers
 from infra.localstack.functions import Functions, Services, runtime_executor
+from infra.localstack.updates import (
+    delete_deployment,
+    stage_once,
+    stage_unless_taken_over,
+    updates,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +119,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "api-name": _name_apis_by_title,
         "alarms": lambda: _evaluate_alarms(scale),
         "waits": lambda: _shorten_waits(scale),
+        "updates": _change_resources,
         "object-key": _name_objects_plainly,
         "dead-letter": _keep_undeliverable_events,
         "stop": _let_stopped_executions_be,
@@ -398,6 +407,27 @@ def _name_apis_by_title() -> None:
         return create
 
     _replace(provider, "create", titled)
+
+
+def _change_resources() -> None:
+    for place, update in updates().items():
+        module, _, name = place.partition(":")
+        _replace(_attribute(_module(f"services.{module}"), name), "update", _always(update))
+    gateway = "services.apigateway.resource_providers"
+    deployments = _attribute(
+        _module(f"{gateway}.aws_apigateway_deployment"), "ApiGatewayDeploymentProvider"
+    )
+    _replace(deployments, "delete", _always(delete_deployment))
+    stages = _attribute(_module(f"{gateway}.aws_apigateway_stage"), "ApiGatewayStageProvider")
+    _replace(stages, "create", stage_once)
+    _replace(stages, "delete", stage_unless_taken_over)
+
+
+def _always(new: Any) -> Callable[[Any], Any]:
+    def replacement(_original: object) -> Any:
+        return new
+
+    return replacement
 
 
 def _name_objects_plainly() -> None:
