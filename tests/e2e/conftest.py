@@ -103,7 +103,7 @@ def recorded(request: pytest.FixtureRequest, target: Target, calls_folder: Path)
 def partial(request: pytest.FixtureRequest) -> str | None:
     """Why this run is not the whole suite; None when it is."""
     option, session = request.config.option, request.session
-    if option.keyword or option.markexpr or getattr(option, "lf", False):
+    if option.keyword or option.markexpr or option.deselect or getattr(option, "lf", False):
         return "a selection was asked for"
     if any("::" in str(argument) for argument in request.config.args):
         return "single tests were named"
