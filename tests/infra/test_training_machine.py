@@ -123,7 +123,7 @@ def test_timeouts_stand_above_those_of_the_functions() -> None:
 def test_role_may_invoke_exactly_the_functions_of_the_machine() -> None:
     role = resources("AWS::IAM::Role")["TrainingRole"]
     [policy] = role["Properties"]["Policies"]
-    [invoke] = [s for s in policy["PolicyDocument"]["Statement"] if s["Sid"] == "RunSteps"]
+    [invoke] = [s for s in policy["PolicyDocument"]["Statement"] if s.get("Sid") == "RunSteps"]
 
     used = {s["Resource"].rsplit(":", 1)[1] for _, s in _states(DEFINITION) if s["Type"] == "Task"}
     assert {f"{name}Function" for name in used} == {r["Fn::GetAtt"][0] for r in invoke["Resource"]}
