@@ -389,6 +389,15 @@ def test_roles_are_handed_only_to_the_services_that_run_them(stage: str) -> None
     assert passed == trusted
 
 
+def test_every_role_of_the_template_carries_the_boundary_it_is_given() -> None:
+    given = boundary_arn("prod")
+
+    for choice in ({}, {"ApiAuthorizer": "API_KEY", "KmsKeyArn": KEY}):
+        for name, role in Resolver(PermissionsBoundaryArn=given, **choice).resources().items():
+            if role["Type"] == "AWS::IAM::Role":
+                assert role["Properties"]["PermissionsBoundary"] == given, name
+
+
 # ── The boundary ────────────────────────────────────────────────────────────────────────────────
 
 
