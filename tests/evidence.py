@@ -131,6 +131,12 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
     Capability.RECOVERY: Elsewhere(
         "Point-in-time recovery of the table", static=("infra/test_template.py",)
     ),
+    Capability.RETENTION: Elsewhere(
+        "What the template retains outlives its stack",
+        unit=("unit/delivery/test_plan.py",),
+        moto=("integration/delivery/test_destruction.py",),
+        static=("infra/test_template.py",),
+    ),
     Capability.RECORDED_CALLS: Elsewhere(
         "Each AWS call of a function is one that its role grants",
         unit=("unit/access/test_needs.py", "unit/access/test_policies.py"),

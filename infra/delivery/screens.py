@@ -272,12 +272,15 @@ def fates(stack: str, of: list[Fated], *, releases: int, data: bool) -> Renderab
     ]
     if stays:
         table = Table(box=None, show_header=False, pad_edge=False)
+        for _ in range(3):
+            table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
         for f in stays:
             leaves = data and f.resource.kind in ("AWS::S3::Bucket", "AWS::DynamoDB::Table")
             table.add_row(
                 Text("goes, too (DATA=1)", "bold red") if leaves else Text("stays", "bold green"),
                 f.word,
-                Text(f.resource.identifier, overflow="fold"),
+                Text(f.resource.identifier),
                 Text(f.holds, "dim"),
             )
         parts.append(table)

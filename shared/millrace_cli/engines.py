@@ -54,6 +54,8 @@ class Capability(StrEnum):
     """Data at rest is encrypted, on demand with a customer key; only TLS is answered."""
     RECOVERY = "recovery"
     """A table can be restored to a point in time."""
+    RETENTION = "retention"
+    """What a template retains outlives its stack."""
     RECORDED_CALLS = "recorded-calls"
     """Function processes record their AWS calls, to be held against their roles."""
     DISPOSABLE = "disposable"
@@ -121,7 +123,7 @@ MINISTACK: Final = Engine(
     host="infra.local.host",
     keeps_state=True,
     containers=False,
-    capabilities=_WIRING,
+    capabilities=_WIRING | {Capability.RETENTION},
 )
 LOCALSTACK: Final = Engine(
     name="localstack",

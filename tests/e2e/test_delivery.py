@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 STACK = "millrace-staging"
 PRODUCTION = "millrace-prod"
 
-pytestmark = pytest.mark.needs("deployment", "rest-api", "disposable")
+pytestmark = pytest.mark.needs("deployment", "rest-api", "disposable", "retention")
 
 
 @dataclass(frozen=True, slots=True)
