@@ -24,7 +24,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 STACK = "millrace-staging"
 PRODUCTION = "millrace-prod"
 
-pytestmark = pytest.mark.needs("deployment", "rest-api", "disposable", "retention")
+# The story is told while the first test waits.
+pytestmark = [
+    pytest.mark.needs("deployment", "rest-api", "disposable", "retention"),
+    pytest.mark.timeout(1500),
+]
 
 
 @dataclass(frozen=True, slots=True)
