@@ -144,6 +144,10 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
         static=("infra/test_rights.py", "infra/test_access.py"),
     ),
     Capability.DISPOSABLE: Elsewhere("Stages are made, rolled back and destroyed at will"),
+    Capability.PIPELINES: Elsewhere(
+        "Each pipeline's commands run in their order, with its roles' rights alone",
+        static=("infra/test_ci_pipelines.py", "infra/test_ci_lint.py"),
+    ),
 }
 
 RUN: Final = frozenset({"MiniStack", "LocalStack, process"})

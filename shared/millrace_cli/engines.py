@@ -60,6 +60,8 @@ class Capability(StrEnum):
     """Function processes record their AWS calls, to be held against their roles."""
     DISPOSABLE = "disposable"
     """Nobody's account: stacks and stages may be made and removed at will."""
+    PIPELINES = "pipelines"
+    """The pipelines' own commands are rehearsed on it, roles refused by a proxy before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,7 @@ LOCALSTACK: Final = Engine(
     host="infra.localstack.host",
     keeps_state=False,
     containers=True,
-    capabilities=_WIRING,
+    capabilities=_WIRING | {Capability.PIPELINES},
 )
 ENGINES: Final = {engine.name: engine for engine in (MINISTACK, LOCALSTACK)}
 DEFAULT_ENGINE: Final = MINISTACK
@@ -143,5 +145,8 @@ DEFAULT_ENGINE: Final = MINISTACK
 OF_PROCESSES: Final = frozenset({Capability.RECORDED_CALLS})
 """What needs function processes of ours: neither containers nor AWS do it."""
 
-AWS_CAPABILITIES: Final = frozenset(Capability) - OF_PROCESSES - {Capability.DISPOSABLE}
+OF_NOBODY: Final = frozenset({Capability.DISPOSABLE, Capability.PIPELINES})
+"""What is done to no account that somebody uses."""
+
+AWS_CAPABILITIES: Final = frozenset(Capability) - OF_PROCESSES - OF_NOBODY
 """AWS does all the rest, in somebody's account."""

@@ -18,8 +18,7 @@ from typing import Any, Literal
 import boto3
 import pytest
 
-from millrace_cli import cloud
-from millrace_cli.engines import DEFAULT_ENGINE
+from tests.e2e.conftest import AnotherCloud
 from tests.e2e.wire import Asked, Wire, listening, rights
 from tests.infra.bootstrapped import ACCOUNT, REGION, allows, deploy
 from tests.infra.pipelines import APPROVAL, PROVIDERS, Job, Trigger, jobs, sequence
@@ -38,7 +37,7 @@ REFUSED = {
 }
 """What a pipeline tries and does without."""
 
-pytestmark = pytest.mark.needs("deployment", "rest-api")
+pytestmark = pytest.mark.needs("deployment", "rest-api", "disposable", "pipelines")
 
 
 def _whole(provider: str) -> tuple[str, ...]:
@@ -146,21 +145,13 @@ def _as_on_paper(arn: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+def runner(another_cloud: AnotherCloud) -> Iterator[Runner]:
     """An engine of its own, both stages bootstrapped, and the checkout's own release put aside."""
-    option = request.config.option
-    if option.engine != DEFAULT_ENGINE.name:
-        pytest.skip(
-            f"pipelines are rehearsed on {DEFAULT_ENGINE.title} alone: they run the same make"
-        )
     aside = RELEASE.with_name("release.aside")
     if RELEASE.exists():
         RELEASE.rename(aside)
     try:
-        with (
-            cloud.ephemeral(PROJECT) as info,
-            listening(info.endpoint) as wire,
-        ):
+        with another_cloud() as info, listening(info.endpoint) as wire:
             runner = Runner(wire, info.endpoint)
             for stage in ("staging", "prod"):
                 # No engine here has OIDC providers: the roles trust one that is taken to exist.
