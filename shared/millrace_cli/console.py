@@ -93,7 +93,9 @@ def connect(context: typer.Context) -> ApiClient:
 
 
 @contextmanager
-def reported(as_json: bool, *, hint: str = "what is missing: millrace doctor") -> Iterator[None]:
+def reported(
+    as_json: bool, *, hint: str = "to look at everything: millrace doctor"
+) -> Iterator[None]:
     """Turns our errors, unusable files and Ctrl-C into a message and the right exit code.
 
     Args:
