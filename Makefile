@@ -90,16 +90,16 @@ audit: setup ## Look every pinned package up in the database of known vulnerabil
 	@$(PYTHON) infra/scan/audit.py
 
 .PHONY: test-e2e
-test-e2e: setup build ## Deploy the template to the embedded cloud and use it
+test-e2e: setup setup-ci build ## Deploy the template to the embedded cloud and use it
 	$(PYTEST) tests/e2e $(ARGS)
 
 .PHONY: test-aws
-test-aws: setup ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
+test-aws: setup setup-ci ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
 	@test -n "$(STACK)" || { echo 'make test-aws runs on a stack that is deployed already: name it with STACK=name' >&2; exit 2; }
 	$(PYTEST) tests/e2e --engine aws --stack "$(STACK)" $(if $(REGION),--region "$(REGION)") $(ARGS)
 
 .PHONY: test-localstack
-test-localstack: setup setup-localstack build ## Run the same e2e suite on LocalStack (RUNTIME=process or docker; default: Docker if there is one)
+test-localstack: setup setup-ci setup-localstack build ## Run the same e2e suite on LocalStack (RUNTIME=process or docker; default: Docker if there is one)
 	$(PYTEST) tests/localstack $(ARGS)
 	$(PYTEST) tests/e2e --engine localstack $(if $(RUNTIME),--runtime "$(RUNTIME)") $(ARGS)
 

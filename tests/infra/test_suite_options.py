@@ -68,7 +68,7 @@ def test_a_run_that_cannot_be_is_refused_with_what_to_do(
 def test_make_test_aws_wants_the_name_of_a_stack(person: dict[str, str]) -> None:
     # The environments are there already; `-o setup` keeps make from looking after them.
     done = subprocess.run(
-        ["make", "-o", "setup", "test-aws"],
+        ["make", "-o", "setup", "-o", "setup-ci", "test-aws"],
         cwd=ROOT,
         env=person,
         capture_output=True,
