@@ -36,10 +36,11 @@ def why_not() -> str | None:
         except subprocess.TimeoutExpired:
             return f"`docker {question[0]}` did not answer within {ANSWER_SECONDS:.0f} s"
         except OSError as exc:
-            return f"`docker` does not run ({exc.strerror})"
+            return f"`docker` does not run: {exc.strerror}"
         if answer.returncode != 0:
             last = (answer.stderr.strip().splitlines() or ["no reason was given"])[-1]
-            return f"{meaning} ({last})"
+            # Docker adds a question of its own: "Is the docker daemon running?"
+            return f"{meaning}: {last.partition('. ')[0]}"
     return None
 
 

@@ -70,7 +70,7 @@ def choose_runtime(engine: Engine, wanted: Runtime | None) -> tuple[Runtime, str
     missing = docker.why_not()
     if wanted == "docker" and missing:
         raise ConfigurationError(
-            f"Docker was asked for, but {missing}: mend that, or say --runtime process"
+            f"Docker was asked for, but {missing}; mend that, or say --runtime process"
         )
     if missing:
         return "process", missing

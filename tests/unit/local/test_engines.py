@@ -212,23 +212,24 @@ def test_without_docker_localstack_is_a_process_and_says_why(path: Path) -> None
 
 
 def test_docker_that_is_asked_for_and_absent_is_refused(path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"not on PATH: .*--runtime process"):
+    with pytest.raises(ConfigurationError, match=r"not on PATH; .*--runtime process"):
         hosts.choose_runtime(LOCALSTACK, "docker")
 
 
 def test_a_docker_command_without_an_engine_is_no_docker(path: Path) -> None:
-    _fake_docker(path, 'echo "Cannot connect to the Docker daemon" >&2; exit 1')
+    said = "Cannot connect to the Docker daemon at unix:///run/it. Is the docker daemon running?"
+    _fake_docker(path, f'echo "{said}" >&2; exit 1')
 
     runtime, why = hosts.choose_runtime(LOCALSTACK, None)
 
     assert runtime == "process"
-    assert why == "no Docker engine answers (Cannot connect to the Docker daemon)"
+    assert why == "no Docker engine answers: Cannot connect to the Docker daemon at unix:///run/it"
 
 
 def test_docker_without_compose_is_no_docker(path: Path) -> None:
     _fake_docker(path, '[ "$1" = info ] || { echo "unknown command" >&2; exit 1; }')
 
-    assert docker.why_not() == "Docker has no Compose plug-in (unknown command)"
+    assert docker.why_not() == "Docker has no Compose plug-in: unknown command"
 
 
 def test_docker_that_hangs_is_no_docker(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
