@@ -125,7 +125,7 @@ MINISTACK: Final = Engine(
     host="infra.local.host",
     keeps_state=True,
     containers=False,
-    capabilities=_WIRING | {Capability.RETENTION},
+    capabilities=_WIRING | {Capability.RETENTION, Capability.PIPELINES},
 )
 LOCALSTACK: Final = Engine(
     name="localstack",
@@ -137,7 +137,7 @@ LOCALSTACK: Final = Engine(
     host="infra.localstack.host",
     keeps_state=False,
     containers=True,
-    capabilities=_WIRING | {Capability.PIPELINES},
+    capabilities=_WIRING,
 )
 ENGINES: Final = {engine.name: engine for engine in (MINISTACK, LOCALSTACK)}
 DEFAULT_ENGINE: Final = MINISTACK
