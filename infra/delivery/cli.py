@@ -1,8 +1,7 @@
 """The verbs of ``python -m infra.delivery``; make passes its variables through the environment."""
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.status import Status
 from rich.text import Text
 
 from infra.delivery import records, screens
 from infra.delivery.bootstrap import bootstrap as deploy_bootstrap
+from infra.delivery.conversation import Say, agree_to_destroy, ask, pause, tell, working
 from infra.delivery.deployment import (
     Delivery,
     Prepared,
@@ -35,7 +34,7 @@ from infra.delivery.smoke import smoke as run_smoke
 from infra.delivery.stack import NEVER_WORKED, find_stack
 from infra.delivery.stages import DEFAULT_STAGE, parse_parameters, stage_named
 from infra.delivery.store import ArtifactStore, bootstrap_stack, find_store
-from millrace.errors import ConflictError, InvalidRequestError, NotFoundError
+from millrace.errors import ConflictError, NotFoundError
 from millrace_cli.app import JsonGroup
 from millrace_cli.console import JsonFlag, out, print_json, reported
 from millrace_cli.deploy import BUILD_FOLDER, ask_git, build
@@ -124,7 +123,7 @@ def package_(
     as_json: JsonFlag = False,
 ) -> None:
     """Pack what is built, upload what the bucket lacks, write the release's folder."""
-    with reported(as_json, hint=_HINT), _working("packaging", as_json) as say, _place() as place:
+    with reported(as_json, hint=_HINT), working("packaging", as_json) as say, _place() as place:
         result = _package(place, bucket, folder, version, built or PROJECT / BUILD_FOLDER, say)
     if as_json:
         print_json(
@@ -149,7 +148,7 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """Say in plain words what a deployment would change; change nothing."""
-    with reported(as_json, hint=_HINT), _working("planning", as_json) as say, _place() as place:
+    with reported(as_json, hint=_HINT), working("planning", as_json) as say, _place() as place:
         delivery, on_disk = _delivery(place, stage, stack, folder, bucket, say)
         prepared = prepare(
             delivery, on_disk, parse_parameters(parameters), bucket=bucket, tidy=True
@@ -182,7 +181,7 @@ def deploy(
     as_json: JsonFlag = False,
 ) -> None:
     """Deploy a release with sam deploy: verified, planned, agreed to, recorded."""
-    with reported(as_json, hint=_HINT), _working("preparing", as_json) as say, _place() as place:
+    with reported(as_json, hint=_HINT), working("preparing", as_json) as say, _place() as place:
         delivery, on_disk = _delivery(place, stage, stack, folder, bucket, say)
         found = find_stack(place, delivery.stage.stack)
         if found is not None and found.status in NEVER_WORKED and replace_failed_:
@@ -212,7 +211,7 @@ def rollback(
     as_json: JsonFlag = False,
 ) -> None:
     """Deploy the release before, with the parameters it had then."""
-    with reported(as_json, hint=_HINT), _working("preparing", as_json) as say, _place() as place:
+    with reported(as_json, hint=_HINT), working("preparing", as_json) as say, _place() as place:
         delivery = _on_stage(place, stage, stack, find_store(place, bucket), say)
         told = records.history(delivery.store, delivery.stage.stack)
         line = records.line_of_succession(settled(told, find_stack(place, delivery.stage.stack)))
@@ -229,7 +228,7 @@ def rollback(
         }
         prepared = prepare(delivery, on_disk, given | parse_parameters(parameters), bucket=bucket)
         if not as_json:
-            _pause(say)
+            pause(say)
             out.print(
                 Text.assemble(
                     "rolling back ",
@@ -273,7 +272,7 @@ def smoke(
             out.print(
                 Text.assemble("smoke: stack ", (chosen.stack, "bold"), f" {api}"), soft_wrap=True
             )
-        with _working("asking", as_json) as say:
+        with working("asking", as_json) as say:
             say("asking")
             for check in run_smoke(place, chosen, found, training=training):
                 checks.append(check)
@@ -320,7 +319,7 @@ def destroy(
     as_json: JsonFlag = False,
 ) -> None:
     """Remove a stack: say what goes and what stays, then prove it."""
-    with reported(as_json, hint=_HINT), _working("looking", as_json) as say, _place() as place:
+    with reported(as_json, hint=_HINT), working("looking", as_json) as say, _place() as place:
         chosen = stage_named(PROJECT / "samconfig.toml", stage, stack=stack)
         found = find_stack(place, chosen.stack)
         if found is None:
@@ -336,10 +335,10 @@ def destroy(
             kept = len(versions(find_store(place, bucket)))
         except NotFoundError:
             kept = 0
-        _pause(say)
+        pause(say)
         if not as_json:
             out.print(screens.fates(chosen.stack, fated, releases=kept, data=data))
-        _agree_to_destroy(chosen.stack, chosen.production, yes, confirm, data, as_json)
+        agree_to_destroy(chosen.stack, chosen.production, yes, confirm, data, as_json)
         say("deleting")
         delete_stack(place, found, say=say)
         if data:
@@ -400,7 +399,7 @@ def bootstrap(
     stack = bootstrap_stack(stage)
     with (
         reported(as_json, hint=_HINT),
-        _working("bootstrapping", as_json) as say,
+        working("bootstrapping", as_json) as say,
         _place() as place,
     ):
         given = {"Stage": stage} | parse_parameters(parameters)
@@ -431,40 +430,6 @@ def _place() -> Iterator[Place]:
         place.close()
 
 
-class _Teller:
-    """Says what is being done: in place on a terminal, nowhere in a log."""
-
-    def __init__(self, status: Status | None) -> None:
-        self._status = status
-
-    def __call__(self, words: str) -> None:
-        if self._status is not None:
-            self._status.update(Text(words[:100]))
-            self._status.start()
-
-    def pause(self) -> None:
-        """Makes way for output or a question."""
-        if self._status is not None:
-            self._status.stop()
-
-
-Say = Callable[[str], None]
-
-
-@contextmanager
-def _working(words: str, as_json: bool) -> Iterator[Say]:
-    if as_json or not out.is_terminal:
-        yield _Teller(None)
-        return
-    with out.status(Text(words)) as status:
-        yield _Teller(status)
-
-
-def _pause(say: Say) -> None:
-    if isinstance(say, _Teller):
-        say.pause()
-
-
 def _package(
     place: Place,
     bucket: str | None,
@@ -473,7 +438,7 @@ def _package(
     built: Path,
     say: Say,
 ) -> Packaged:
-    store = find_store(place, bucket, make=True, say=lambda words: _tell(say, words))
+    store = find_store(place, bucket, make=True, say=lambda words: tell(say, words))
     return package_release(
         project=PROJECT,
         build=built,
@@ -484,12 +449,6 @@ def _package(
         say=say,
         now=datetime.now(UTC),
     )
-
-
-def _tell(say: Say, words: str) -> None:
-    """Something worth keeping on the screen, on stderr: stdout may be a JSON document."""
-    _pause(say)
-    sys.stderr.write(f"{words}\n")
 
 
 def _on_stage(
@@ -528,7 +487,7 @@ def _remark_age(on_disk: OnDisk, say: Say) -> None:
     here = ask_git(PROJECT, "rev-parse", "HEAD")
     changed = bool(ask_git(PROJECT, "status", "--porcelain"))
     if here and (release.commit != here or changed != release.dirty):
-        _tell(
+        tell(
             say,
             f"note: .millrace/release is {release.version}, packaged "
             f"{release.created:%Y-%m-%d %H:%M} UTC, and the checkout has moved on since; "
@@ -546,7 +505,7 @@ def _carry_out(
     say: Say,
 ) -> None:
     plan_ = prepared.plan
-    _pause(say)
+    pause(say)
     if not as_json:
         out.print(screens.plan(plan_))
     document: dict[str, Any] = {"plan": plan_.as_document()}
@@ -559,7 +518,7 @@ def _carry_out(
             out.print(screens.outputs(outputs))
         return
     if (delivery.stage.production or plan_.loses_data != "no") and not yes:
-        _ask(f"{'roll back' if kind == 'rollback' else 'deploy to'} {plan_.stack}?", as_json)
+        ask(f"{'roll back' if kind == 'rollback' else 'deploy to'} {plan_.stack}?", as_json)
     begun = time.monotonic()
     done, total = 0, len(plan_.changes) + len(plan_.routine)
 
@@ -585,7 +544,7 @@ def _carry_out(
 
     say("sam deploy")
     record = carry_out(delivery, prepared, kind=kind, event=event)
-    _pause(say)
+    pause(say)
     found = find_stack(delivery.place, plan_.stack)
     outputs = dict(found.outputs) if found else {}
     seconds = time.monotonic() - begun
@@ -636,38 +595,3 @@ def _past(
         names = ", ".join(dict.fromkeys(r.version for r in known))
         raise NotFoundError(f"{stack} never ran {to!r}; it ran {names}")
     return current, named[-1]
-
-
-def _ask(question: str, as_json: bool) -> None:
-    if as_json or not sys.stdin.isatty():
-        raise InvalidRequestError(
-            f"{question} There is no terminal to ask at: say YES=1 when the plan is what you want"
-        )
-    typer.confirm(question, abort=True)
-
-
-def _agree_to_destroy(
-    stack: str, production: bool, yes: bool, confirm: str, data: bool, as_json: bool
-) -> None:
-    if confirm and confirm != stack:
-        raise InvalidRequestError(
-            f"CONFIRM is {confirm!r} and the stack is {stack!r}: nothing done"
-        )
-    if yes:
-        if (production or data) and not confirm:
-            what = "production" if production else "its data, too"
-            raise InvalidRequestError(
-                f"YES=1 alone does not remove {what}: say CONFIRM={stack} as well"
-            )
-        return
-    if confirm:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise InvalidRequestError(
-            f"remove {stack}? There is no terminal to ask at: say YES=1"
-            + (f" CONFIRM={stack}" if production or data else "")
-        )
-    what = "the stack AND its data" if data else "the stack"
-    typed = typer.prompt(f"type {stack} to remove {what}", default="", show_default=False)
-    if typed.strip() != stack:
-        raise InvalidRequestError(f"expected {stack!r}, got {typed.strip()!r}: nothing was removed")

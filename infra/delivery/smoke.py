@@ -175,7 +175,8 @@ def _refuses(place: Place, target: Target) -> str:
     except httpx.HTTPError as exc:
         raise ServiceUnavailableError(f"GET {url}: {exc}") from exc
     if answer.status_code in _REFUSALS:
-        return f"an unsigned request gets {answer.status_code} ({authorizer})"
+        limit = "; whether signatures hold, only AWS can show" if place.emulated else ""
+        return f"an unsigned request gets {answer.status_code} ({authorizer}{limit})"
     if place.emulated:
         raise _NotChecked(
             f"an unsigned request got {answer.status_code}: the engine at {place.endpoint} does not "
