@@ -1,13 +1,12 @@
 """Deployments on moto, with SAM's part played: what is refused, and what is written down."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto import mock_aws
 
 from infra.delivery import deployment, records
 from infra.delivery.deployment import Delivery, Prepared, carry_out, parameters_for, prepare
@@ -19,9 +18,9 @@ from infra.delivery.stages import stage_named
 from infra.delivery.store import ArtifactStore, sha256_of
 from millrace.errors import ConflictError, FinalError, InvalidRequestError
 from millrace_cli.console import Interrupted
+from tests.integration.delivery.conftest import BUCKET
 
 PROJECT = Path(__file__).resolve().parents[3]
-BUCKET = "releases-of-ours"
 NAME = "millrace-staging"
 TEMPLATE: dict[str, Any] = {
     "Parameters": {
@@ -35,21 +34,12 @@ TEMPLATE: dict[str, Any] = {
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    with mock_aws():
-        made = Place(environment={"AWS_REGION": "us-east-1"})
-        made.s3.create_bucket(Bucket=BUCKET)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def delivery(place: Place) -> Delivery:
+def delivery(place: Place, store: ArtifactStore) -> Delivery:
     return Delivery(
         project=PROJECT,
         place=place,
         stage=stage_named(PROJECT / "samconfig.toml", "staging"),
-        store=ArtifactStore(place, BUCKET),
+        store=store,
         say=lambda _: None,
     )
 

@@ -1,11 +1,9 @@
 """Removal: what goes, what stays, and what is found afterwards."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from moto import mock_aws
 
 from infra.delivery.deployment import delete_stack
 from infra.delivery.destruction import (
@@ -50,14 +48,6 @@ RESOURCES = {
     "Logs": {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": "/millrace/x"}},
     "Role": {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": _ROLE}},
 }
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with mock_aws():
-        made = Place(environment={"AWS_REGION": "us-east-1"})
-        yield made
-        made.close()
 
 
 @pytest.fixture

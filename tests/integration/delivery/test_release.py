@@ -1,14 +1,12 @@
 """Releases and records against S3: uploaded once, by content, and verified before they are used."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from infra.delivery import records, release
 from infra.delivery.place import Place
@@ -22,9 +20,9 @@ from millrace.errors import (
     InvalidRequestError,
     NotFoundError,
 )
+from tests.integration.delivery.conftest import BUCKET
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-BUCKET = "releases-of-ours"
 TEMPLATE = """
 Resources:
   One:
@@ -37,20 +35,6 @@ Resources:
     Type: AWS::Serverless::StateMachine
     Properties: {DefinitionUri: machine.asl.yaml, Role: r}
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with mock_aws():
-        made = Place(environment={"AWS_REGION": "us-east-1"})
-        made.s3.create_bucket(Bucket=BUCKET)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def store(place: Place) -> ArtifactStore:
-    return ArtifactStore(place, BUCKET)
 
 
 @pytest.fixture
@@ -263,7 +247,9 @@ def test_the_bootstrap_stacks_bucket_comes_first(place: Place) -> None:
     assert find_store(place, None).bucket == BUCKET
 
 
-def test_a_bucket_that_is_not_there_or_elsewhere_is_refused(place: Place) -> None:
+def test_a_bucket_that_is_not_there_or_elsewhere_is_refused(
+    place: Place, store: ArtifactStore
+) -> None:
     boto3.client("s3", region_name="eu-west-1").create_bucket(
         Bucket="far-away-releases", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
@@ -326,7 +312,7 @@ def test_a_damaged_record_is_named(store: ArtifactStore) -> None:
         records.history(store, "s")
 
 
-def test_a_bucket_is_emptied_with_every_version(place: Place) -> None:
+def test_a_bucket_is_emptied_with_every_version(place: Place, store: ArtifactStore) -> None:
     place.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
     for body in (b"1", b"2"):
         place.s3.put_object(Bucket=BUCKET, Key="k", Body=body)
