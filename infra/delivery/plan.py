@@ -43,6 +43,7 @@ WORDS: Final = {
     "AWS::ApiGateway::Stage": "API stage",
     "AWS::ApiGateway::UsagePlan": "usage plan",
     "AWS::ApiGateway::UsagePlanKey": "key of the usage plan",
+    "AWS::CloudFormation::Stack": "stack",
     "AWS::CloudWatch::Alarm": "alarm",
     "AWS::DynamoDB::Table": "table",
     "AWS::Events::Rule": "event rule",
