@@ -1,11 +1,9 @@
 """Gaps ``metrics``, ``states``, ``alarms`` and ``alarm-math``: what is measured, and what rings."""
 
-import datetime as dt
-from typing import Any
-
 import pytest
 
 from tests.e2e.conformance.conftest import Stack, call_api
+from tests.e2e.measured import total
 from tests.until import until
 
 pytestmark = pytest.mark.needs("embedded-metrics", "service-metrics", "alarms")
@@ -15,30 +13,38 @@ def test_embedded_metrics_are_extracted_from_logs(stack: Stack) -> None:
     stack.invoke({"do": "measure", "metric": "Rows", "value": [2, 3], "service": "extracted"})
 
     dimensions = {"service": "extracted"}
-    assert until(lambda: _sum(stack, "Conformance", "Rows", dimensions)) == 5
+    assert until(lambda: total(stack.client, "Conformance", "Rows", dimensions)) == 5
 
 
 def test_invocations_by_a_state_machine_are_counted(stack: Stack) -> None:
     """Gap ``metrics``."""
     dimensions = {"FunctionName": stack.outputs["Function"]}
-    before = _sum(stack, "AWS/Lambda", "Invocations", dimensions)
+    before = total(stack.client, "AWS/Lambda", "Invocations", dimensions)
 
     stack.execute({"route": "map", "key": "k", "numbers": [1, 2]})
 
-    assert _sum(stack, "AWS/Lambda", "Invocations", dimensions) == before + 2
+    assert total(stack.client, "AWS/Lambda", "Invocations", dimensions) == before + 2
 
 
 def test_an_alarm_minds_its_dimensions(stack: Stack) -> None:
     """Gap ``alarms``: another function's error does not ring it."""
+    # A new alarm has no state until it is evaluated for the first time.
+    until(lambda: stack.alarm("QuietErrorsAlarm")["StateValue"] == "OK")
+    dimensions = {"FunctionName": stack.outputs["Function"]}
+    before = total(stack.client, "AWS/Lambda", "Errors", dimensions)
+
     stack.invoke({"do": "raise"})
 
+    until(lambda: total(stack.client, "AWS/Lambda", "Errors", dimensions) > before)
     assert stack.alarm("QuietErrorsAlarm")["StateValue"] == "OK"
 
 
 def test_an_alarm_on_an_embedded_metric_rings_and_notifies(stack: Stack) -> None:
     """Gap ``alarms``: it is evaluated although no client put a metric."""
     quiet = {"do": "measure", "metric": "Pressure", "value": 99, "service": "quiet"}
+    until(lambda: stack.alarm("MeasuredAlarm")["StateValue"] == "OK")
     stack.invoke(quiet)
+    until(lambda: total(stack.client, "Conformance", "Pressure", {"service": "quiet"}) >= 99)
     assert stack.alarm("MeasuredAlarm")["StateValue"] == "OK"
 
     stack.invoke(quiet | {"service": "loud"})
@@ -76,17 +82,3 @@ def test_an_alarm_on_server_errors_of_the_api_rings(stack: Stack) -> None:
     assert call_api(stack, "GET", "/v1/broken")[0] == 502
 
     until(lambda: stack.alarm("ServerErrorsAlarm")["StateValue"] == "ALARM")
-
-
-def _sum(stack: Stack, namespace: str, name: str, dimensions: dict[str, str]) -> float:
-    now = dt.datetime.now(dt.UTC)
-    points: list[dict[str, Any]] = stack.client("cloudwatch").get_metric_statistics(
-        Namespace=namespace,
-        MetricName=name,
-        Dimensions=[{"Name": k, "Value": v} for k, v in dimensions.items()],
-        StartTime=now - dt.timedelta(hours=1),
-        EndTime=now + dt.timedelta(minutes=1),
-        Period=3600,
-        Statistics=["Sum"],
-    )["Datapoints"]
-    return float(sum(point["Sum"] for point in points))
