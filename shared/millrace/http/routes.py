@@ -1,11 +1,27 @@
-"""Every route of the API and the function that answers it: the one list.
+"""Every route of the API, the function that answers it and the permission it takes: the one list.
 
 The apps, the OpenAPI document and ``template.yaml`` are each compared with it in tests.
 """
 
+from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
 Function = Literal["predict", "api"]
+
+
+class Permission(StrEnum):
+    """What a caller must be allowed to do.
+
+    ``any`` is every caller who is let in at all; ``predict`` asks models and tells them ground
+    truth; ``view`` looks at models, runs and records; ``operate`` applies specs and starts
+    trainings; ``approve`` decides which version is champion.
+    """
+
+    ANY = "any"
+    PREDICT = "predict"
+    VIEW = "view"
+    OPERATE = "operate"
+    APPROVE = "approve"
 
 
 class Route(NamedTuple):
@@ -14,21 +30,22 @@ class Route(NamedTuple):
     method: str
     path: str
     function: Function
+    permission: Permission
 
 
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", "/v1/health", "api"),
-    Route("GET", "/v1/openapi.json", "api"),
-    Route("GET", "/v1/models", "api"),
-    Route("GET", "/v1/models/{name}", "api"),
-    Route("GET", "/v1/models/{name}/versions", "api"),
-    Route("GET", "/v1/models/{name}/versions/{version}", "api"),
-    Route("GET", "/v1/models/{name}/runs", "api"),
-    Route("GET", "/v1/models/{name}/audit", "api"),
-    Route("POST", "/v1/models/{name}/predict", "predict"),
-    Route("POST", "/v1/models/{name}/aliases/champion", "api"),
-    Route("POST", "/v1/models/{name}/retrain", "api"),
-    Route("GET", "/v1/specs/{name}", "api"),
-    Route("PUT", "/v1/specs/{name}", "api"),
-    Route("GET", "/v1/runs/{run_id}", "api"),
+    Route("GET", "/v1/health", "api", Permission.ANY),
+    Route("GET", "/v1/openapi.json", "api", Permission.ANY),
+    Route("GET", "/v1/models", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/versions", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/versions/{version}", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/runs", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/audit", "api", Permission.VIEW),
+    Route("POST", "/v1/models/{name}/predict", "predict", Permission.PREDICT),
+    Route("POST", "/v1/models/{name}/aliases/champion", "api", Permission.APPROVE),
+    Route("POST", "/v1/models/{name}/retrain", "api", Permission.OPERATE),
+    Route("GET", "/v1/specs/{name}", "api", Permission.VIEW),
+    Route("PUT", "/v1/specs/{name}", "api", Permission.OPERATE),
+    Route("GET", "/v1/runs/{run_id}", "api", Permission.VIEW),
 )
