@@ -113,3 +113,36 @@ def request_rows(table: list[Row]) -> list[dict[str, Any]]:
         }
         for row in table
     ]
+
+
+def capture_line(
+    *,
+    model: str = MODEL,
+    at_ms: int = 1_795_285_200_123,
+    process: str = "5f0e8c1d2b3a4f60",
+    sequence: int = 1,
+) -> dict[str, Any]:
+    """A line of the predict function with two rows captured; its id belongs to it alone."""
+    tail = f"{sequence:06x}{process.encode().hex()[:6]:0<6}"
+    time_part = f"{at_ms:012x}"
+    return {
+        "_aws": {"Timestamp": at_ms, "CloudWatchMetrics": []},
+        "service": "millrace",
+        "level": "INFO",
+        "message": "predicted",
+        "model": model,
+        "version": 3,
+        "prediction_id": f"{time_part[:8]}-{time_part[8:]}-7000-8000-{tail}",
+        "row_count": 2,
+        "Predictions": 2,
+        "PredictionLatency": 1.42,
+        "warnings": {"age": 1},
+        "capture": {
+            "schema": 1,
+            "process": process,
+            "sequence": sequence,
+            "rate": 1.0,
+            "inputs": {"age": [41, 29], "plan": ["basic", None]},
+            "outputs": {"probabilities": [[0.9, 0.1], [0.4, 0.6]]},
+        },
+    }

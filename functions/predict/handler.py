@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
@@ -17,6 +16,7 @@ from millrace.http.predict import create_app
 from millrace.observability import tracer
 from millrace.registry.registry import open_registry
 from millrace.serving.codec import Limits
+from millrace.serving.identity import new_prediction_id
 from millrace.serving.store import ModelStore
 from millrace.settings import EnvironmentSettings
 
@@ -48,7 +48,7 @@ def build(settings: PredictSettings, clock: Callable[[], float] = time.monotonic
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
     )
-    return Gateway(create_app(store, new_id=lambda: str(uuid4()), limits=limits))
+    return Gateway(create_app(store, new_id=new_prediction_id, limits=limits))
 
 
 @cache

@@ -1,0 +1,200 @@
+"""Captured predictions: what the line of a request says, read from the log and kept in S3.
+
+The predict function prints one line per answered request. Facts about the request stand at its top
+level, where metrics are read from; a sampled request has the part ``capture`` besides::
+
+    {"_aws": {"Timestamp": 1795285200123, "CloudWatchMetrics": […]}, "service": "millrace",
+     "level": "INFO", "message": "predicted", "correlation_id": "…",
+     "model": "churn", "version": 3, "prediction_id": "01983f…", "row_count": 2,
+     "PredictionLatency": 1.42, "Predictions": 2, "warnings": {"age": 1},
+     "capture": {"schema": 1, "process": "5f0e…", "sequence": 17, "rate": 1.0,
+                 "inputs": {"age": [41, 29], "plan": ["basic", null]},
+                 "outputs": {"probabilities": [[0.9, 0.1], [0.4, 0.6]]},
+                 "rows": [0, 1]}}
+
+``process`` is random per process and ``sequence`` numbers its captured lines from 1 without a gap,
+so that a line that never arrived shows (`missing_lines`). ``rows`` names the request's rows that
+the columns hold, when only some fit. Private features are never in ``inputs``.
+
+Kept is one JSON object per line with the fields of `CapturedPrediction`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from millrace.errors import InvalidEventError
+from millrace.serving.identity import is_prediction_id
+from millrace.spec import MODEL_NAME_PATTERN
+
+SCHEMA: Final = 1
+_NAME: Final = re.compile(MODEL_NAME_PATTERN)
+_LATEST_MS: Final = 253_402_300_800_000  # the year 10000
+OUTPUTS: Final = ("probabilities", "prediction")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedPrediction:
+    """One sampled request: what went in and what came out, column by column.
+
+    Attributes:
+        at_ms: When it was answered, milliseconds since 1970.
+        model: The model.
+        version: The version that answered.
+        prediction_id: The id that labels will name.
+        row_count: Rows of the request.
+        latency_ms: How long the answer took.
+        rate: The share of requests that were sampled; its inverse weighs the record.
+        process: The predict process that answered.
+        sequence: Number of the line among the captured lines of its process, from 1.
+        rows: The request's rows that ``inputs`` and ``outputs`` hold, 0-based; None for all.
+        inputs: Values of each public feature.
+        outputs: ``probabilities``, a list per row, or ``prediction``, a number per row.
+        warnings: Rows with a value outside the contract, by feature.
+    """
+
+    at_ms: int
+    model: str
+    version: int
+    prediction_id: str
+    row_count: int
+    latency_ms: float
+    rate: float
+    process: str
+    sequence: int
+    inputs: dict[str, list[Any]]
+    outputs: dict[str, list[Any]]
+    rows: tuple[int, ...] | None = None
+    warnings: dict[str, int]
+
+    @property
+    def at(self) -> datetime:
+        """When it was answered."""
+        return datetime.fromtimestamp(self.at_ms / 1000, UTC)
+
+    @property
+    def kept_rows(self) -> range | tuple[int, ...]:
+        """The request's rows that are here, in the order of the columns."""
+        return range(self.row_count) if self.rows is None else self.rows
+
+
+def of_line(line: Mapping[str, Any]) -> CapturedPrediction:
+    """The captured request that a line of the predict function tells of.
+
+    Raises:
+        InvalidEventError: It tells of none; the message names the field and no value.
+    """
+    part = line.get("capture")
+    metadata = line.get("_aws")
+    if not isinstance(part, Mapping):
+        raise InvalidEventError("capture: expected an object")
+    if not isinstance(metadata, Mapping):
+        raise InvalidEventError("_aws: expected an object")
+    if part.get("schema") != SCHEMA:
+        raise InvalidEventError(f"capture.schema: expected {SCHEMA}")
+    return _checked(
+        {
+            "at_ms": metadata.get("Timestamp"),
+            "model": line.get("model"),
+            "version": line.get("version"),
+            "prediction_id": line.get("prediction_id"),
+            "row_count": line.get("row_count"),
+            "latency_ms": line.get("PredictionLatency"),
+            "rate": part.get("rate"),
+            "process": part.get("process"),
+            "sequence": part.get("sequence"),
+            "inputs": part.get("inputs"),
+            "outputs": part.get("outputs"),
+            "rows": part.get("rows"),
+            "warnings": line.get("warnings") or {},
+        }
+    )
+
+
+def to_document(record: CapturedPrediction) -> dict[str, Any]:
+    """What is kept of a captured request, ready for JSON."""
+    document: dict[str, Any] = {"schema": SCHEMA}
+    document |= {name: getattr(record, name) for name in record.__slots__}
+    if record.rows is None:
+        del document["rows"]
+    return document
+
+
+def of_document(document: Mapping[str, Any]) -> CapturedPrediction:
+    """The reverse of `to_document`.
+
+    Raises:
+        InvalidEventError: It is no such document; the message names the field and no value.
+    """
+    if document.get("schema") != SCHEMA:
+        raise InvalidEventError(f"schema: expected {SCHEMA}")
+    names = CapturedPrediction.__slots__
+    return _checked({name: document.get(name) for name in names})
+
+
+def missing_lines(records: Iterable[CapturedPrediction]) -> int:
+    """How many captured lines never arrived, as the gaps in their processes' numbering tell.
+
+    A line lost before a process's first or after its last seen here leaves no gap; the metrics
+    ``CapturedRequests`` and ``CapturedRecords`` tell of those.
+    """
+    seen: dict[str, set[int]] = {}
+    for record in records:
+        seen.setdefault(record.process, set()).add(record.sequence)
+    return sum(max(numbers) - min(numbers) + 1 - len(numbers) for numbers in seen.values())
+
+
+def _checked(values: dict[str, Any]) -> CapturedPrediction:
+    for name, wanted in _EXPECTED.items():
+        if not wanted[0](values[name]):
+            raise InvalidEventError(f"{name}: expected {wanted[1]}")
+    if values["rows"] is not None:
+        values["rows"] = tuple(values["rows"])
+    record = CapturedPrediction(**values)
+    kept = len(record.kept_rows)
+    parts: dict[str, dict[str, Any]] = {"inputs": values["inputs"], "outputs": values["outputs"]}
+    for part, columns in parts.items():
+        for name, column in columns.items():
+            if not isinstance(column, list) or len(column) != kept:
+                raise InvalidEventError(
+                    f"{part}.{name}: expected a list of {kept} values, one for each row kept"
+                )
+    if not record.outputs or not set(record.outputs) <= set(OUTPUTS):
+        raise InvalidEventError(f"outputs: expected {' or '.join(OUTPUTS)}")
+    return record
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+_EXPECTED: Final[dict[str, tuple[Any, str]]] = {
+    "at_ms": (lambda v: _whole(v, 1) and v < _LATEST_MS, "milliseconds since 1970"),
+    "model": (lambda v: isinstance(v, str) and _NAME.fullmatch(v), "the name of a model"),
+    "version": (lambda v: _whole(v, 1), "a version number"),
+    "prediction_id": (
+        lambda v: isinstance(v, str) and is_prediction_id(v),
+        "a UUID of version 7",
+    ),
+    "row_count": (lambda v: _whole(v, 1), "a number of rows"),
+    "latency_ms": (_number, "milliseconds"),
+    "rate": (lambda v: _number(v) and 0 < v <= 1, "a share above 0 and at most 1"),
+    "process": (lambda v: isinstance(v, str) and 0 < len(v) <= 64, "a text"),
+    "sequence": (lambda v: _whole(v, 1), "a number from 1"),
+    "inputs": (lambda v: isinstance(v, dict), "an object of columns"),
+    "outputs": (lambda v: isinstance(v, dict), "an object of columns"),
+    "rows": (
+        lambda v: v is None or (isinstance(v, list | tuple) and all(_whole(i) for i in v)),
+        "row numbers from 0, or nothing",
+    ),
+    "warnings": (
+        lambda v: isinstance(v, dict) and all(_whole(n) for n in v.values()),
+        "numbers of rows by feature",
+    ),
+}
