@@ -19,6 +19,7 @@ from millrace_cli import cloud
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.client import CloudFormationClient
+    from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_s3.client import S3Client
 
 DEFAULT_STACK = "millrace"
@@ -101,6 +102,13 @@ class Target:
         )
 
     @cached_property
+    def dynamodb(self) -> "DynamoDBClient":
+        """DynamoDB client."""
+        return self.session.client(
+            "dynamodb", endpoint_url=self.endpoint_url, config=self._config()
+        )
+
+    @cached_property
     def outputs(self) -> StackOutputs:
         """The stack's outputs.
 
@@ -135,7 +143,7 @@ class Target:
 
     def close(self) -> None:
         """Closes the connections of the clients made so far."""
-        for made in ("s3", "cloudformation"):
+        for made in ("s3", "cloudformation", "dynamodb"):
             if made in self.__dict__:
                 self.__dict__[made].close()
 

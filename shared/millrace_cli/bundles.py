@@ -1,0 +1,227 @@
+"""The verb `export`: a model version as one file, to be served without the cloud that made it."""
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from millrace import layout
+from millrace.aws.s3 import ObjectStore, S3ObjectStore, verify_sha256
+from millrace.bundle import Content, Kind, Manifest, default_name, write_bundle
+from millrace.errors import ArtifactError, InvalidRequestError, NotFoundError
+from millrace.registry.records import CHAMPION, ModelVersion, ServingRecord
+from millrace.registry.registry import Registry, open_registry
+from millrace.signature import FeatureField, Signature
+from millrace.spec import ColumnType
+from millrace_cli.console import JsonFlag, chosen, out, print_json, reported
+from millrace_cli.models import split_reference
+
+app = typer.Typer()
+
+type Value = int | float | bool | str | None
+
+EXAMPLES: Final = (
+    "README.md",
+    "python/predict.py",
+    "python/requirements.txt",
+    "javascript/millrace.mjs",
+    "javascript/predict.mjs",
+    "javascript/package.json",
+)
+
+
+@app.command(
+    epilog="Examples: millrace export churn | millrace export churn@3 -o churn.bundle | "
+    "millrace export churn --to edge"
+)
+def export(
+    context: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(help="MODEL (its champion), MODEL@VERSION or MODEL@ALIAS.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option("--to", help="bundle: for `millrace serve`. edge: for a program of your own."),
+    ] = "bundle",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File or folder. Default: MODEL-VERSION.bundle (or -edge.zip)."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a model version with its signature, spec and evaluation into one verified file."""
+    with reported(as_json):
+        kind = _kind(to)
+        name, version = split_reference(reference)
+        target = chosen(context).target()
+        context.call_on_close(target.close)
+        registry = open_registry(target.dynamodb, target.outputs.raw["TableName"])
+        record, serving = chosen_version(registry, name, version)
+        path = _path(output, default_name(name, record.version, kind))
+        contents = collect(
+            S3ObjectStore(target.s3), target.outputs.artifact_bucket, record, serving, kind
+        )
+        manifest = write_bundle(
+            path,
+            contents,
+            kind=kind,
+            serving=serving,
+            task=Signature.model_validate_json(_body(contents, "signature")).task,
+            algorithm=record.algorithm,
+            trained_at=record.created_at,
+        )
+        _tell(path, manifest, as_json)
+
+
+def _kind(text: str) -> Kind:
+    if text == "bundle":
+        return "bundle"
+    if text == "edge":
+        return "edge"
+    raise InvalidRequestError(f"--to: expected bundle or edge, got {text!r}")
+
+
+def _path(output: Path | None, name: str) -> Path:
+    if output is None:
+        return Path(name)
+    return output / name if output.is_dir() else output
+
+
+def chosen_version(
+    registry: Registry, model: str, version: str | None
+) -> tuple[ModelVersion, ServingRecord]:
+    """A version and its serving record: the registry's own for the champion.
+
+    Raises:
+        NotFoundError: There is no such model, version or alias.
+    """
+    record = registry.get_version(model, version or CHAMPION)
+    champion = registry.champion(model)
+    if champion is not None and champion.version == record.version:
+        serving = registry.get_serving(model)
+        if serving.version == record.version:
+            return record, serving
+    serving = ServingRecord.model_validate(
+        {**record.model_dump(exclude={"updated_at"}), "updated_at": record.created_at}
+    )
+    return record, serving
+
+
+def collect(
+    store: ObjectStore, bucket: str, record: ModelVersion, serving: ServingRecord, kind: Kind
+) -> list[Content]:
+    """What goes into a bundle, each as it was registered.
+
+    Args:
+        store: Reads the artifact bucket.
+        bucket: Its name.
+        record: The version.
+        serving: Its serving record.
+        kind: What the bundle is for.
+
+    Raises:
+        ArtifactError: An artifact is missing or not the one that was registered.
+    """
+    what = f"{record.model}@{record.version}"
+
+    def stored(path: str, role: str, key: str, sha256: str = "") -> Content:
+        try:
+            body = store.read(bucket, key)
+        except NotFoundError as exc:
+            raise ArtifactError(f"{what}: the registered {role} does not exist: {exc}") from exc
+        if sha256:
+            verify_sha256(body, sha256, f"{role} of {what}")
+        return Content(path, role, body, key)
+
+    contents = [
+        stored("model.onnx", "model", serving.model_key, serving.sha256),
+        stored("signature.json", "signature", serving.signature_key, serving.signature_sha256),
+    ]
+    if kind == "edge":
+        signature = Signature.model_validate_json(contents[1].body)
+        rows = {"rows": example_rows(signature)}
+        contents.append(
+            Content(
+                "rows.json",
+                "example",
+                (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode(),
+            )
+        )
+        folder = resources.files("millrace_cli") / "edge"
+        contents += [
+            Content(name, "example", folder.joinpath(name).read_bytes()) for name in EXAMPLES
+        ]
+        return contents
+    spec = layout.spec_key(record.model, record.spec_digest)
+    contents.append(stored("spec.json", "spec", spec, record.spec_digest))
+    contents.append(stored("environment.json", "environment", record.environment_key))
+    if record.evaluation_key:
+        contents.append(stored("evaluation.json", "evaluation", record.evaluation_key))
+    if record.report_key:
+        contents.append(stored("report.html", "document", record.report_key))
+    return contents
+
+
+def example_rows(signature: Signature) -> list[dict[str, Value]]:
+    """Three rows that fit a signature: usual values, none where none may be, a text never seen."""
+    usual: dict[str, Value] = {f.name: _usual(f) for f in signature.features}
+    absent = {f.name: None if f.nullable else usual[f.name] for f in signature.features}
+    unseen: dict[str, Value] = {
+        f.name: "never seen before" if f.type is ColumnType.STRING else usual[f.name]
+        for f in signature.features
+    }
+    return [usual, absent, unseen]
+
+
+def _usual(feature: FeatureField) -> Value:
+    low = feature.min if feature.min is not None else 0.0
+    high = feature.max if feature.max is not None else max(low, 1.0)
+    match feature.type:
+        case ColumnType.BOOLEAN:
+            return True
+        case ColumnType.INTEGER:
+            return int((low + high) / 2)
+        case ColumnType.NUMBER:
+            return round((low + high) / 2, 3)
+        case _:
+            return feature.allowed[0] if feature.allowed else "usual"
+
+
+def _body(contents: list[Content], role: str) -> bytes:
+    return next(c.body for c in contents if c.role == role)
+
+
+def _tell(path: Path, manifest: Manifest, as_json: bool) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    size = path.stat().st_size
+    if as_json:
+        print_json(
+            {
+                "path": str(path),
+                "kind": manifest.kind,
+                "model": manifest.model,
+                "version": manifest.version,
+                "bytes": size,
+                "sha256": digest,
+                "files": [f.model_dump() for f in manifest.files],
+            }
+        )
+        return
+    out.print(
+        f"[green]✓[/] {manifest.model}@{manifest.version} is in",
+        Text(str(path), style="bold"),
+        f"({size / 1e6:.1f} MB, {len(manifest.files)} files)",
+    )
+    out.print(Text(f"  sha256: {digest}", style="dim"), soft_wrap=True)
+    hint = (
+        f"millrace serve {path}"
+        if manifest.kind == "bundle"
+        else f"unzip {path} -d {manifest.model}-edge, then see its README.md"
+    )
+    out.print(Text(f"  next: {hint}", style="dim"), soft_wrap=True)
