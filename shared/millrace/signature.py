@@ -8,6 +8,8 @@ Outputs: classification ``probabilities`` (float32, [n, classes], in `Signature.
 regression ``prediction`` (float32, [n, 1]).
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from millrace.spec import Algorithm, ColumnType, Task
@@ -31,6 +33,44 @@ class FeatureField(BaseModel):
     max: float | None = None
     allowed: tuple[str, ...] | None = None
     private: bool = False
+    categories: tuple[str, ...] | None = None
+    """The values the model was fitted on, sorted. None when that is not known: a feature that is no
+    text, a private one (its values are nobody's to read), one with too many different values, or a
+    version made before this was kept."""
+
+
+class Reference(BaseModel):
+    """One typical row, which contributions are measured from.
+
+    Every value is an aggregate over the rows of the fit, and missing for a private feature: no
+    person's row is in it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    numeric: tuple[float | None, ...]
+    """The median of each feature of the ``numeric`` input; None: missing."""
+    categorical: tuple[str, ...]
+    """The most frequent value of each feature of the ``categorical`` input; "": missing."""
+
+
+class Conformal(BaseModel):
+    """What split conformal prediction learned from the rows held back for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["absolute_residual", "lac"]
+    """``absolute_residual``: |value - prediction| of a regression (Lei et al. 2018). ``lac``: one
+    minus the probability of the true class (least ambiguous sets, Sadinle et al. 2019)."""
+    rows: int
+    """Rows held back: neither fitted on nor chosen by."""
+    levels: tuple[float, ...]
+    """Coverages that so many rows can promise, ascending."""
+    quantiles: tuple[float, ...]
+    """Per level the largest score that is still inside."""
+    exchangeable: bool = True
+    """False for a split by time: then coverage is promised only as far as the future is like the
+    past."""
 
 
 class Signature(BaseModel):
@@ -50,6 +90,12 @@ class Signature(BaseModel):
     onnx_opset: int
     null_values: tuple[str, ...] = ()
     """Texts that meant "no value" in the training data, and mean it in requests."""
+    unknown_categories: Literal["serve", "refuse"] = "serve"
+    """What becomes of a request with a value that is not among a feature's `categories`."""
+    reference: Reference | None = None
+    """None: the version was made before contributions were."""
+    conformal: Conformal | None = None
+    """None: too few rows to promise anything, or a version made before intervals were."""
 
     @property
     def numeric(self) -> tuple[FeatureField, ...]:

@@ -257,6 +257,33 @@ class RolloutSection(_Section):
     strategy: Literal["all-at-once"] = "all-at-once"
 
 
+class ServeSection(_Section):
+    """How the model answers; fixed with each version."""
+
+    unknown_categories: Literal["serve", "refuse"] = Field(
+        "serve",
+        description="A text the model was not fitted on: serve answers and warns, refuse refuses "
+        "the request. Both count it.",
+    )
+    intervals: bool = Field(
+        True,
+        description="Hold at most 1,000 validation rows back from the fit, so that intervals and "
+        "label sets can be answered; false fits on them too.",
+    )
+
+
+class MonitorSection(_Section):
+    """What is kept of the predictions."""
+
+    capture_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of requests whose inputs and outputs are kept, 0 to 1; private columns "
+        "never are.",
+    )
+
+
 class RetrainSection(_Section):
     """What starts a training besides a person."""
 
@@ -284,6 +311,8 @@ class ModelSpec(_Section):
     evaluate: EvaluateSection = EvaluateSection()
     approve: ApproveSection = ApproveSection()
     rollout: RolloutSection = RolloutSection()
+    serve: ServeSection = ServeSection()
+    monitor: MonitorSection = MonitorSection()
     retrain: RetrainSection = RetrainSection()
     privacy: PrivacySection = PrivacySection()
 
@@ -382,7 +411,7 @@ class ModelSpec(_Section):
     @property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the spec; names its immutable document."""
-        return _digest(self.model_dump(mode="json"))
+        return _digest(self._document())
 
     @property
     def data_digest(self) -> str:
@@ -432,8 +461,19 @@ class ModelSpec(_Section):
 
     def to_json(self) -> str:
         """Canonical JSON: the stored document whose SHA-256 is `digest`."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self._document())
 
+    def _document(self) -> dict[str, Any]:
+        """The spec as it is stored.
+
+        A section that a later version of Millrace added is left out while it says nothing, so that
+        a spec written before it keeps its digest.
+        """
+        silent = {name for name, section in _ADDED.items() if getattr(self, name) == section}
+        return self.model_dump(mode="json", exclude=silent)
+
+
+_ADDED: Final[dict[str, _Section]] = {"serve": ServeSection(), "monitor": MonitorSection()}
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "roc_auc": True,

@@ -118,7 +118,13 @@ def learned(census: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFact
     )
     return Learned(
         spec=spec,
-        signature=make_signature(spec, schema, boosted.algorithm),
+        signature=make_signature(
+            spec,
+            schema,
+            boosted.algorithm,
+            seen=made.seen,
+            conformal=made.calibrate(made.onnx, spec),
+        ),
         test=splits["test"],
         fit=made,
     )

@@ -353,6 +353,18 @@ _EXPLAINED: Final = {
     "approve": "Who lets a model that passed its gates go live.",
     "approve.mode": "automatic or manual.",
     "rollout": "How a new champion takes the traffic.",
+    "serve": "How the model answers; fixed with each version.",
+    "serve.unknown_categories": (
+        "A text the model was not fitted on: serve answers and warns, refuse refuses the request."
+    ),
+    "serve.intervals": (
+        "true holds at most 1,000 validation rows back from the fit, so that intervals and label "
+        "sets can be answered."
+    ),
+    "monitor": "What is kept of the predictions.",
+    "monitor.capture_rate": (
+        "Share of requests whose inputs and outputs are kept, 0 to 1. Private columns never are."
+    ),
     "retrain": "What starts a training besides a person.",
     "privacy": "What must never leave the data bucket.",
 }

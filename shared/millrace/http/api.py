@@ -11,7 +11,6 @@ from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Final
 
-import orjson
 from fastapi import Body, Depends, FastAPI, Header, Path, Query
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -19,10 +18,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import millrace
-from millrace.aws.s3 import ObjectStore, verify_sha256
+from millrace.aws.s3 import ObjectStore
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
-from millrace.documents import read_signature
+from millrace.documents import read_signature, read_spec
 from millrace.errors import (
     ArtifactError,
     FieldProblem,
@@ -382,12 +381,11 @@ def _add_spec_routes(app: FastAPI, with_: Collaborators) -> None:
 
 def _spec_document(with_: Collaborators, record: SpecVersion) -> dict[str, Any]:
     try:
-        body = with_.objects.read(with_.artifact_bucket, record.key)
+        spec = read_spec(with_.objects, with_.artifact_bucket, record.key, record.digest)
     except NotFoundError as exc:
         raise ArtifactError(f"spec {record.model}@{record.version} is not stored") from exc
-    verify_sha256(body, record.digest, f"spec {record.model}@{record.version}")
-    document: dict[str, Any] = orjson.loads(body)
-    return document
+    # Whole, also when the stored document is from before a section existed.
+    return spec.model_dump(mode="json")
 
 
 # ── Runs ────────────────────────────────────────────────────────────────────────────────────────

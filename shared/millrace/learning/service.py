@@ -106,7 +106,13 @@ class Training:
         stored, parity = self._store_model(model_key, fitted, spec)
         sha256 = hashlib.sha256(stored).hexdigest()
         signature_key = layout.signature_key(task.model, task.run_id)
-        signature = make_signature(spec, schema, fitted.trial.algorithm)
+        signature = make_signature(
+            spec,
+            schema,
+            fitted.trial.algorithm,
+            seen=fitted.seen,
+            conformal=fitted.calibrate(stored, spec),
+        )
         signature_body = canonical_json(signature.model_dump(mode="json")).encode()
         self._store_same(signature_key, signature_body)
         environment_key = layout.environment_key(task.model, task.run_id)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -115,3 +116,27 @@ def test_what_decides_splits_is_all_that_changes_their_digest(seed: int, trials:
 def test_every_metric_of_every_task_has_a_direction() -> None:
     for task in Task:
         assert set(metrics_for(task)) <= set(HIGHER_IS_BETTER)
+
+
+@pytest.mark.parametrize("section", ["serve", "monitor"])
+def test_a_section_that_says_nothing_leaves_the_digest_as_it_was_before_there_was_one(
+    section: str,
+) -> None:
+    before = ModelSpec.from_document(GOOD)
+
+    assert section not in json.loads(before.to_json())
+    assert ModelSpec.from_document(_with(section, {})).digest == before.digest
+    assert hashlib.sha256(before.to_json().encode()).hexdigest() == before.digest
+
+
+def test_a_section_that_says_something_is_stored_and_read_back() -> None:
+    spec = ModelSpec.from_document(_with("serve.unknown_categories", "refuse"))
+
+    assert spec.digest != ModelSpec.from_document(GOOD).digest
+    assert ModelSpec.from_document(json.loads(spec.to_json())) == spec
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_capture_rate_is_a_share(rate: float) -> None:
+    with pytest.raises(InvalidSpecError, match=r"monitor\.capture_rate"):
+        ModelSpec.from_document(_with("monitor.capture_rate", rate))

@@ -230,7 +230,8 @@ def test_fit_serves_what_it_scored(name: str) -> None:
 
     best = (max if proposed.higher_is_better else min)(r.score or 0 for r in results)
     assert done.result.score == best
-    assert done.rows == table.rows
+    assert done.rows == train.rows
+    assert len(done.calibration) == validation.rows
     assert done.validation_score == pytest.approx(best, rel=0.3)
     signature = make_signature(spec, table.schema, done.trial.algorithm)
     assert [f.name for f in signature.features] == [c.name for c in spec.features]
