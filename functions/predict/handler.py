@@ -12,7 +12,7 @@ from typing import Any
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.http.gateway import Gateway
-from millrace.http.predict import create_app
+from millrace.http.service import create_service
 from millrace.observability import tracer
 from millrace.registry.registry import open_registry
 from millrace.serving.codec import Limits
@@ -48,7 +48,7 @@ def build(settings: PredictSettings, clock: Callable[[], float] = time.monotonic
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
     )
-    return Gateway(create_app(store, new_id=new_prediction_id, limits=limits))
+    return Gateway(create_service(store, new_id=new_prediction_id, limits=limits))
 
 
 @cache

@@ -13,7 +13,10 @@
         │   ├── InvalidEventError       an event or a request that is not ours to understand
         │   └── InvalidRequestError     rows do not fit the signature: names row and field
         │       ├── MalformedRequestError   the body cannot be decoded: not JSON, not gzip, not UTF-8
-        │       └── RequestTooLargeError    more rows or bytes than one request may carry
+        │       ├── RequestTooLargeError    more rows or bytes than one request may carry
+        │       ├── RequestTimeoutError     the body did not arrive in time
+        │       ├── NotAcceptableError      no format that Millrace writes is acceptable
+        │       └── UnsupportedMediaTypeError   a format or encoding that Millrace does not read
         ├── UploadRefusedError          the uploaded file cannot become a dataset version
         ├── TrainingError               no trial, fit or export gave a usable model
         │   ├── NoViableTrialError      every trial failed
@@ -177,6 +180,18 @@ class MalformedRequestError(InvalidRequestError):
 
 class RequestTooLargeError(InvalidRequestError):
     """More rows or bytes than one request may carry; the message says what to do instead."""
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The body did not arrive in time."""
+
+
+class NotAcceptableError(InvalidRequestError):
+    """The caller accepts no format that Millrace writes."""
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The body is in a format or an encoding that Millrace does not read."""
 
 
 class AccessDeniedError(FinalError):

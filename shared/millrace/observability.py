@@ -53,6 +53,7 @@ class METRICS:
     PREDICTIONS: Final = "Predictions"
     PREDICTION_LATENCY: Final = "PredictionLatency"
     PREDICTIONS_REFUSED: Final = "PredictionsRefused"
+    UNKNOWN_CATEGORIES: Final = "UnknownCategories"
     MODEL_LOADS: Final = "ModelLoads"
     MODEL_LOAD_FAILURES: Final = "ModelLoadFailures"
 

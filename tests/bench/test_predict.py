@@ -15,7 +15,7 @@ import pytest
 
 from millrace import layout
 from millrace.http.gateway import Gateway
-from millrace.http.predict import create_app
+from millrace.http.service import create_service
 from millrace.onnx_session import load_session, predict
 from millrace.registry.records import ServingRecord
 from millrace.serving.codec import Limits
@@ -64,7 +64,7 @@ def gateway(learned: Learned) -> Gateway:
         OneModel(record), store, ARTIFACTS, refresh_seconds=3600, clock=time.monotonic
     )
     limits = Limits()
-    return Gateway(create_app(models, new_id=lambda: str(uuid4()), limits=limits))
+    return Gateway(create_service(models, new_id=lambda: str(uuid4()), limits=limits))
 
 
 @pytest.mark.parametrize(("rows", "repeat"), [(1, 50), (100, 20), (1000, 5)])

@@ -17,7 +17,7 @@ from mangum import Mangum
 from mangum.types import ASGI
 
 from millrace.http.caller import request_id
-from millrace.http.problems import PROBLEM_MEDIA_TYPE, problem_body
+from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, problem_body
 from millrace.observability import logger
 
 _TEXT: Final = ["text/", "application/json", PROBLEM_MEDIA_TYPE, "application/yaml"]

@@ -53,7 +53,7 @@ def document() -> dict[str, Any]:
     apps: dict[str, FastAPI] = {
         # Only routes are read: nothing is asked of the collaborators.
         "api": api.create_app(cast("api.Collaborators", _Unasked())),
-        "predict": predict.create_app(cast("Any", _Unasked()), new_id=str),
+        "predict": predict.create_app(cast("Any", _Unasked())),
     }
     described = {name: app.openapi() for name, app in apps.items()}
     paths: dict[str, dict[str, Any]] = {}

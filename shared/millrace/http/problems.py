@@ -1,30 +1,8 @@
-"""Problem details (RFC 9457): the one place where errors become HTTP answers.
+"""Problem details in FastAPI: every error of an app becomes one, by the table in `problem_details`."""
 
-==========================================  ======  =============================================
-error                                       status  what the caller reads
-==========================================  ======  =============================================
-MalformedRequestError                       400     why the body cannot be decoded
-NotFoundError, NoChampionError              404     what does not exist
-(no such route, no such method)             404/405
-ConflictError and below                     409     which state forbids it
-RequestTooLargeError                        413     the limit and what to do
-(unknown content type or encoding)          415
-InvalidRequest-, Spec-, EventError          422     every wrong field, with its row
-UploadRefusedError                          422     why the file is refused
-AccessDeniedError                           502     nothing: our own permissions, not the caller's
-RetryableError and below                    503     when to try again (``Retry-After``)
-everything else                             500     nothing but the correlation id
-==========================================  ======  =============================================
-
-Errors of 500 and above say nothing of the inside: the log line with the same correlation id does.
-"""
-
-import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, Final
 
-import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,51 +11,32 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from millrace.errors import (
-    AccessDeniedError,
-    ConflictError,
     FieldProblem,
-    InvalidEventError,
     InvalidRequestError,
-    InvalidSpecError,
     MalformedRequestError,
     MillraceError,
     NotFoundError,
-    RequestTooLargeError,
-    RetryableError,
-    UploadRefusedError,
 )
 from millrace.http.caller import correlation_id
-from millrace.observability import logger
-
-PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
-RETRY_AFTER_SECONDS: Final = 2
-
-# The first class that fits decides: subclasses stand before their bases.
-_STATUS: Final[tuple[tuple[type[MillraceError], int], ...]] = (
-    (MalformedRequestError, 400),
-    (RequestTooLargeError, 413),
-    (InvalidRequestError, 422),
-    (InvalidSpecError, 422),
-    (InvalidEventError, 422),
-    (UploadRefusedError, 422),
-    (NotFoundError, 404),
-    (ConflictError, 409),
-    (AccessDeniedError, 502),
-    (RetryableError, 503),
+from millrace.http.problem_details import (
+    PROBLEM_MEDIA_TYPE,
+    error_code,
+    problem_body,
+    refusal,
+    shown,
 )
+
 _HTTP_CODES: Final[dict[int, str]] = {
     404: "no_such_route",
     405: "method_not_allowed",
     413: "request_too_large",
     415: "unsupported_media_type",
 }
-_CONCEALED: Final[dict[int, str]] = {
-    502: "a service Millrace needs refused it; the log has the details",
-    503: "a service Millrace needs is busy or unreachable; try again shortly",
-}
 _DESCRIPTIONS: Final[dict[int, str]] = {
     400: "The body cannot be decoded.",
     404: "There is no such thing; code `no_champion` when a model has nothing to answer with.",
+    406: "No format of the answer is acceptable to the caller.",
+    408: "The body did not arrive in time.",
     409: "The registry's state forbids it.",
     413: "More rows or bytes than one request may carry.",
     415: "The content type or encoding is not supported.",
@@ -86,7 +45,6 @@ _DESCRIPTIONS: Final[dict[int, str]] = {
     502: "A service behind the API refused it.",
     503: "A service behind the API is busy; `Retry-After` says when to try again.",
 }
-_INTERNAL: Final = "something failed inside; the log has the details under the correlation id"
 
 
 class ProblemField(BaseModel):
@@ -131,19 +89,6 @@ class Problem(BaseModel):
     errors: list[ProblemField] = Field(description="Every wrong field; empty when none is to name.")
 
 
-def error_code(error: type[BaseException]) -> str:
-    """The stable name of an error class: ``NoChampionError`` is ``no_champion``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__.removesuffix("Error")).lower()
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status an error is answered with."""
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return 500
-
-
 def problem_response(
     request: Request,
     *,
@@ -165,53 +110,11 @@ def problem_response(
     return Response(body, status, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE)
 
 
-def problem_body(
-    *,
-    status: int,
-    code: str,
-    detail: str,
-    instance: str,
-    correlation: str,
-    problems: Sequence[FieldProblem] = (),
-) -> bytes:
-    """Problem details as JSON, in the shape of `Problem`."""
-    return orjson.dumps(
-        {
-            "type": f"urn:millrace:problem:{code.replace('_', '-')}",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "instance": instance,
-            "code": code,
-            "correlation_id": correlation,
-            "errors": problems,
-        }
-    )
-
-
 def respond(request: Request, error: Exception) -> Response:
     """The answer to any error: every handler below ends here."""
-    status = status_of(error)
-    if status < 500:
-        problems = getattr(error, "problems", ())
-        return problem_response(
-            request,
-            status=status,
-            code=error_code(type(error)),
-            detail=str(error),
-            problems=problems,
-        )
-    logger.error(
-        "request failed",
-        exc_info=error,
-        extra={"error": type(error).__name__, "status": status},
-    )
-    return problem_response(
-        request,
-        status=status,
-        code=error_code(type(error)) if isinstance(error, MillraceError) else "internal",
-        detail=_CONCEALED.get(status, _INTERNAL),
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None,
+    told = refusal(error, instance=request.scope["path"], correlation=correlation_id(request.scope))
+    return Response(
+        told.body, told.status, headers=dict(told.headers), media_type=PROBLEM_MEDIA_TYPE
     )
 
 
@@ -224,11 +127,6 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
-
-
-def shown(text: str) -> str:
-    """A caller's own word, quoted and short enough for a message."""
-    return repr(text if len(text) <= 64 else text[:63] + "…")
 
 
 def install(app: FastAPI) -> None:

@@ -205,6 +205,8 @@ class ServingRecord(Record):
     signature_key: str
     signature_sha256: str
     updated_at: datetime
+    capture_rate: float = 1.0
+    """The spec's ``monitor.capture_rate``: carried here, it changes without a training."""
 
 
 class AuditEntry(Record):

@@ -8,13 +8,14 @@ level, where metrics are read from; a sampled request has the part ``capture`` b
      "model": "churn", "version": 3, "prediction_id": "01983f…", "row_count": 2,
      "PredictionLatency": 1.42, "Predictions": 2, "warnings": {"age": 1},
      "capture": {"schema": 1, "process": "5f0e…", "sequence": 17, "rate": 1.0,
-                 "inputs": {"age": [41, 29], "plan": ["basic", null]},
+                 "inputs": {"age": [41, null], "plan": ["basic", ""]},
                  "outputs": {"probabilities": [[0.9, 0.1], [0.4, 0.6]]},
                  "rows": [0, 1]}}
 
 ``process`` is random per process and ``sequence`` numbers its captured lines from 1 without a gap,
 so that a line that never arrived shows (`missing_lines`). ``rows`` names the request's rows that
-the columns hold, when only some fit. Private features are never in ``inputs``.
+the columns hold, when only some fit. Inputs are what the model was given (`journal`): a missing number
+is null, a missing text "". Private features are never in ``inputs``.
 
 Kept is one JSON object per line with the fields of `CapturedPrediction`.
 """

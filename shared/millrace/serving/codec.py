@@ -32,6 +32,7 @@ from millrace.errors import (
     MalformedRequestError,
     RequestTooLargeError,
 )
+from millrace.serving.columns import Column, numbers_of, texts_of
 from millrace.serving.diagnosis import (
     ABSENT,
     MAX_INTEGER,
@@ -99,12 +100,14 @@ class Batch:
         numeric: float32 [rows, k], missing NaN.
         categorical: object [rows, m] of str, missing the empty string.
         warnings: Features with values outside the training contract.
+        unknown_categories: Values that the model was not trained on.
     """
 
     rows: int
     numeric: npt.NDArray[np.float32]
     categorical: npt.NDArray[np.object_]
     warnings: tuple[ContractWarning, ...] = ()
+    unknown_categories: int = 0
 
 
 class SignatureCodec:
@@ -178,13 +181,65 @@ class SignatureCodec:
         """
         return self._read(document, finite=False)
 
-    def _read(self, document: Any, *, finite: bool) -> Batch:
-        """Checks and converts; ``finite`` says that no float can be NaN or infinite."""
-        form = _form_of(document)
-        data = document[form]
-        by_column = form == "columns"
-        columns = self._columns_of(data) if by_column else None
-        rows = len(columns[0]) if columns is not None else len(data)
+    def decode_columns(self, columns: Mapping[str, Column]) -> Batch:
+        """The arrays of typed columns: of CSV, Arrow, tensors and files.
+
+        The rules are those of JSON, in every row: integers, unsigned or floating-point numbers for
+        numeric features, booleans for boolean ones, texts for strings. A masked value, NaN and None
+        are missing.
+
+        Args:
+            columns: Every feature of the signature by name, all of one length.
+
+        Raises:
+            RequestTooLargeError: More rows than one request may carry.
+            InvalidRequestError: Names every row and field that does not fit.
+        """
+        rows = self._column_rows(columns)
+        report = Report(self.signature.model)
+        numbers = [numbers_of(f, columns[f.name], report) for f in self._numeric]
+        texts = [texts_of(f, columns[f.name], self._cleaned, report) for f in self._categorical]
+        report.refuse()
+        numeric = np.empty((rows, len(numbers)), dtype=np.float64)
+        for position, values in enumerate(numbers):
+            numeric[:, position] = values
+        categorical = np.empty((rows, len(texts)), dtype=object)
+        for position, labels in enumerate(texts):
+            categorical[:, position] = labels
+        return Batch(
+            rows=rows,
+            numeric=numeric.astype(np.float32),
+            categorical=categorical,
+            warnings=self._outside_contract(numeric, categorical),
+        )
+
+    def _column_rows(self, columns: Mapping[str, Column]) -> int:
+        """How many rows the columns have, when names and lengths are right."""
+        report = Report(self.signature.model)
+        self._check_names(columns, report)
+        lengths = {name: len(column) for name, column in columns.items()}
+        self._check_lengths(lengths, report)
+        report.refuse()
+        rows = lengths[self.signature.features[0].name]
+        self._check_rows(rows, "columns")
+        return rows
+
+    def _check_names(self, columns: Mapping[str, Any], report: Report) -> None:
+        for name in (f.name for f in self.signature.features if f.name not in columns):
+            report.add(name, "is missing")
+        for name in sorted(columns.keys() - self._by_name.keys()):
+            report.add(shown(name), self._unknown(name))
+
+    def _check_lengths(self, lengths: Mapping[str, int], report: Report) -> None:
+        if len(set(lengths.values())) > 1:
+            longest = max(lengths.values())
+            for name in (n for n, length in lengths.items() if length != longest):
+                report.add(
+                    shown(name),
+                    f"has {lengths[name]} values where the longest column has {longest}",
+                )
+
+    def _check_rows(self, rows: int, form: str) -> None:
         if rows == 0:
             raise InvalidRequestError(
                 "expected at least one row, got none", [FieldProblem(form, "is empty")]
@@ -195,6 +250,15 @@ class SignatureCodec:
                 "several requests",
                 [FieldProblem(form, f"has more than {self.limits.rows:,} rows")],
             )
+
+    def _read(self, document: Any, *, finite: bool) -> Batch:
+        """Checks and converts; ``finite`` says that no float can be NaN or infinite."""
+        form = _form_of(document)
+        data = document[form]
+        by_column = form == "columns"
+        columns = self._columns_of(data) if by_column else None
+        rows = len(columns[0]) if columns is not None else len(data)
+        self._check_rows(rows, form)
         converted = self._convert(data, rows, by_column=by_column) if finite else None
         if converted is None:
             self._diagnose(data, by_column=by_column)
@@ -214,22 +278,12 @@ class SignatureCodec:
         if not isinstance(data, dict):
             raise wrong_shape("columns", "an object of arrays", data)
         report = Report(self.signature.model)
-        for name in (f.name for f in self.signature.features if f.name not in data):
-            report.add(name, "is missing")
-        for name in sorted(data.keys() - self._by_name.keys()):
-            report.add(shown(name), self._unknown(name))
+        self._check_names(data, report)
         lists = {name: v for name, v in data.items() if isinstance(v, list)}
         for name in self._by_name:
             if name in data and name not in lists:
                 report.add(name, f"expected an array of values, got {kind_of(data[name])}")
-        lengths = {len(v) for v in lists.values()}
-        if len(lengths) > 1:
-            longest = max(lengths)
-            for name in (n for n, v in lists.items() if len(v) != longest):
-                report.add(
-                    shown(name),
-                    f"has {len(lists[name])} values where the longest column has {longest}",
-                )
+        self._check_lengths({name: len(v) for name, v in lists.items()}, report)
         report.refuse()
         return [lists[f.name] for f in self.signature.features]
 

@@ -15,7 +15,12 @@ MAX_PROBLEMS: Final = 20
 """Problems listed in one error; the message counts the rest."""
 MAX_INTEGER: Final = 2**53
 """Beyond it a double, which is what JSON numbers become, no longer tells integers apart."""
-_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+FRACTION: Final = "expected an integer, got a number with a fraction"
+BEYOND_INTEGER: Final = "expected an integer between -2^53 and 2^53, got one beyond"
+BEYOND_FLOAT32: Final = (
+    f"expected a number up to {MAX_FLOAT32:.4g} (32-bit float), got a larger one"
+)
 _MAX_NAME_SHOWN: Final = 64
 
 _TYPE_WORDS: Final[dict[type, str]] = {
@@ -27,7 +32,7 @@ _TYPE_WORDS: Final[dict[type, str]] = {
     list: "an array",
     dict: "an object",
 }
-_EXPECTED: Final[dict[ColumnType, str]] = {
+EXPECTED: Final[dict[ColumnType, str]] = {
     ColumnType.INTEGER: "an integer",
     ColumnType.NUMBER: "a number",
     ColumnType.BOOLEAN: "true or false",
@@ -60,6 +65,10 @@ class Report:
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(FieldProblem(field, message, row))
 
+    def add_untold(self, more: int) -> None:
+        """Counts wrong places that are not told one by one."""
+        self._count += more
+
     def refuse(self) -> None:
         """Ends the request when anything was added.
 
@@ -87,7 +96,7 @@ def wrong_value(feature: FeatureField, value: Any) -> str | None:
     """What is wrong with one value, or None."""
     if value is ABSENT:
         return "is missing" + ("; send null when there is no value" if feature.nullable else "")
-    expected = _EXPECTED[feature.type]
+    expected = EXPECTED[feature.type]
     if value is None:
         return None if feature.nullable else f"expected {expected}, got null"
     match feature.type:
@@ -104,17 +113,17 @@ def wrong_value(feature: FeatureField, value: Any) -> str | None:
 
 
 def _wrong_number(feature: FeatureField, value: Any) -> str | None:
-    expected = _EXPECTED[feature.type]
+    expected = EXPECTED[feature.type]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"expected {expected}, got {kind_of(value)}"
     if isinstance(value, float) and not np.isfinite(value):
         return f"expected {expected}, got NaN or infinity; send null when there is no value"
     if feature.type is ColumnType.INTEGER and value != int(value):
-        return "expected an integer, got a number with a fraction"
+        return FRACTION
     if (isinstance(value, int) or feature.type is ColumnType.INTEGER) and abs(value) > MAX_INTEGER:
-        return "expected an integer between -2^53 and 2^53, got one beyond"
-    if abs(value) > _MAX_FLOAT32:
-        return f"expected a number up to {_MAX_FLOAT32:.4g} (32-bit float), got a larger one"
+        return BEYOND_INTEGER
+    if abs(value) > MAX_FLOAT32:
+        return BEYOND_FLOAT32
     return None
 
 

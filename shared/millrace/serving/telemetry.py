@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from millrace.errors import MillraceError
-from millrace.observability import METRICS, MetricUnit, count, logger, publish
+from millrace.observability import METRICS, count, logger, publish
 
 
 @contextmanager
@@ -60,44 +60,7 @@ def note_stale(*, model: str, version: int, error: MillraceError) -> None:
         )
 
 
-def note_answer(*, model: str, version: int, prediction_id: str, rows: int, seconds: float) -> None:
-    """One log line and the metrics of an answered request; features and answers stay out."""
-    with harmless():
-        logger.info(
-            "predicted",
-            extra={
-                "model": model,
-                "version": version,
-                "prediction_id": prediction_id,
-                "row_count": rows,
-                "milliseconds": round(seconds * 1e3, 3),
-            },
-        )
-    with harmless():
-        count(METRICS.PREDICTIONS, rows, model=model)
-        count(
-            METRICS.PREDICTION_LATENCY,
-            seconds * 1e3,
-            model=model,
-            unit=MetricUnit.Milliseconds,
-        )
-
-
-def note_refusal(*, model: str | None, error: str, fields: int) -> None:
-    """One log line and the metric of a refused request.
-
-    Args:
-        model: The model, when it is known to exist: names that callers invent are no dimension.
-        error: The error's class.
-        fields: How many wrong places were named.
-    """
-    with harmless():
-        logger.info("prediction refused", extra={"model": model, "error": error, "fields": fields})
-    with harmless():
-        count(METRICS.PREDICTIONS_REFUSED, model=model or "")
-
-
 def flush() -> None:
-    """Writes the metrics of this request as one line."""
+    """Writes what loading counted as one line; nothing, as a rule."""
     with harmless():
         publish()

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from functions.predict import handler as predict
+from millrace.http import service
 from millrace.http.prediction_models import Predictions
-from millrace.observability import SERVICE, logger, metrics
+from millrace.observability import SERVICE
+from millrace.serving.capture import of_line
 from millrace.serving.store import LoadedModel
 from millrace.spec import Task
 from tests.fakes.gateway import Caller, problem
@@ -166,7 +168,7 @@ def test_a_flipped_bit_leaves_the_last_good_version_answering(
 
     assert serving.predict({"rows": [ROW]}).json["version"] == 1
 
-    emitted = metrics_in(capsys.readouterr().out)
+    emitted = [m for m in metrics_in(capsys.readouterr().out) if "ModelLoadFailures" in m]
     assert [m["ModelLoadFailures"] for m in emitted] == [[1.0]]
     assert (emitted[0]["service"], emitted[0]["model"]) == (SERVICE, "churn")
     assert ["service"] in emitted[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
@@ -255,19 +257,50 @@ def metrics_in(output: str) -> list[dict[str, Any]]:
     return [line for line in lines if "_aws" in line]
 
 
-def test_one_line_of_metrics_tells_each_request(
+def test_one_line_tells_each_request_with_its_metrics(
     serving: Serving, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serving.crown(1)
     serving.predict({"rows": [ROW]})
     capsys.readouterr()
 
-    serving.predict({"rows": [ROW, ROW]})
+    answer = serving.predict({"rows": [ROW, {**ROW, "age": 7}]}).json
 
-    (emitted,) = metrics_in(capsys.readouterr().out)
-    assert emitted["Predictions"] == [2.0]
-    assert emitted["PredictionLatency"][0] > 0
-    assert emitted["model"] == "churn"
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert (told["message"], told["level"]) == ("predicted", "INFO")
+    assert (told["service"], told["model"], told["version"]) == (SERVICE, "churn", 1)
+    assert told["prediction_id"] == answer["prediction_id"]
+    assert told["correlation_id"] == "req-1"
+    assert (told["Predictions"], told["row_count"]) == (2, 2)
+    assert told["PredictionLatency"] > 0
+    assert told["warnings"] == {"age": 1}
+    [directive] = told["_aws"]["CloudWatchMetrics"]
+    assert directive["Dimensions"] == [["service"], ["service", "model"]]
+    assert {m["Name"]: m["Unit"] for m in directive["Metrics"]} == {
+        "Predictions": "Count",
+        "PredictionLatency": "Milliseconds",
+    }
+
+
+def test_what_was_asked_and_answered_is_captured_without_private_columns(
+    serving: Serving, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving.crown(1)
+
+    answer = serving.predict({"rows": [ROW, {**ROW, "plan": None, "tenure": None}]}).json
+
+    (line,) = [m for m in metrics_in(capsys.readouterr().out) if "capture" in m]
+    kept = of_line(line)
+    assert kept.inputs == {
+        "age": [41, 41],
+        "tenure": [3.5, None],
+        "active": [1, 1],
+        "plan": ["basic", ""],
+    }
+    probabilities = [list(p["probabilities"].values()) for p in answer["predictions"]]
+    np.testing.assert_allclose(kept.outputs["probabilities"], probabilities)
+    assert kept.prediction_id == answer["prediction_id"]
 
 
 def test_a_refusal_is_counted_without_names_that_callers_invent(
@@ -277,27 +310,29 @@ def test_a_refusal_is_counted_without_names_that_callers_invent(
 
     output = capsys.readouterr().out
     (emitted,) = metrics_in(output)
-    assert emitted["PredictionsRefused"] == [1.0]
+    assert emitted["PredictionsRefused"] == 1
+    assert emitted["error"] == "NotFoundError"
+    assert emitted["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service"]]
     assert "invented-name" not in output
 
 
-@pytest.mark.parametrize("broken", ["logger", "metrics", "flush"])
-def test_a_prediction_never_fails_because_telemetry_does(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
+class BrokenJournal:
+    """A journal that cannot be written."""
+
+    def answered(self, *_: Any, **__: Any) -> None:
         raise RuntimeError("telemetry is down")
 
+    refused = answered
+
+
+def test_a_prediction_never_fails_because_its_journal_does(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serving.crown(1)
-    match broken:
-        case "logger":
-            monkeypatch.setattr(logger, "info", fail)
-        case "metrics":
-            monkeypatch.setattr(metrics, "add_metric", fail)
-        case _:
-            monkeypatch.setattr(metrics, "flush_metrics", fail)
+    monkeypatch.setattr(service, "PredictionLog", BrokenJournal)
 
     assert serving.predict({"rows": [ROW]}).status == 200
+    assert serving.predict({"rows": []}).status == 422
 
 
 def test_no_value_reaches_the_log(serving: Serving, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def test_the_document_has_every_route_and_no_other(committed: dict[str, Any]) ->
 def test_each_app_has_its_routes_and_no_other() -> None:
     apps = {
         "api": api.create_app(_Nothing()),  # type: ignore[arg-type]
-        "predict": predict.create_app(_Nothing(), new_id=str),  # type: ignore[arg-type]
+        "predict": predict.create_app(_Nothing()),  # type: ignore[arg-type]
     }
     for name, app in apps.items():
         served = {

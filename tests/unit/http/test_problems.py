@@ -29,19 +29,23 @@ from millrace.errors import (
     MalformedRequestError,
     MillraceError,
     NoChampionError,
+    NotAcceptableError,
     NotFoundError,
     NoViableTrialError,
     ParityError,
     ProblemsError,
+    RequestTimeoutError,
     RequestTooLargeError,
     RetryableError,
     ServiceUnavailableError,
     ThrottledError,
     TrainingError,
+    UnsupportedMediaTypeError,
     UploadRefusedError,
 )
 from millrace.http import problems
-from millrace.http.problems import Problem, error_code, respond, status_of
+from millrace.http.problem_details import error_code, status_of
+from millrace.http.problems import Problem, respond
 
 EXPECTED: dict[type[MillraceError], tuple[int, str]] = {
     MillraceError: (500, "millrace"),
@@ -68,7 +72,10 @@ EXPECTED: dict[type[MillraceError], tuple[int, str]] = {
     ChampionChangedError: (409, "champion_changed"),
     InvalidRequestError: (422, "invalid_request"),
     MalformedRequestError: (400, "malformed_request"),
+    NotAcceptableError: (406, "not_acceptable"),
+    RequestTimeoutError: (408, "request_timeout"),
     RequestTooLargeError: (413, "request_too_large"),
+    UnsupportedMediaTypeError: (415, "unsupported_media_type"),
     AccessDeniedError: (502, "access_denied"),
     ConfigurationError: (500, "configuration"),
 }

@@ -1,0 +1,76 @@
+"""The prediction service: one ASGI application, under Mangum and under uvicorn.
+
+It dispatches by path: predictions to the hot route, ``/v2`` to the Open Inference Protocol, and
+everything else to FastAPI, which describes the routes and answers for the ones that do not exist. It
+is imported when it is first needed: a function that only predicts never loads it.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from millrace.http.hot_route import ASGI, HotRoute, Models, Receive, Scope, Send
+from millrace.serving.codec import DEFAULT_LIMITS, Limits
+from millrace.serving.journal import PredictionLog
+from millrace.serving.prediction import Journal, Predictor
+
+_LIFESPAN: Final = "lifespan"
+
+
+class Service:
+    """The application.
+
+    Args:
+        store: Gives loaded models.
+        predictor: Runs them.
+        limits: How much one request may carry.
+    """
+
+    def __init__(self, store: Models, predictor: Predictor, limits: Limits) -> None:
+        self.predictor = predictor
+        self._hot = HotRoute(store, predictor, limits)
+        self._described: ASGI | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one ASGI request."""
+        if scope["type"] == _LIFESPAN:
+            await _live(receive, send)
+        elif HotRoute.matches(scope):
+            await self._hot(scope, receive, send)
+        else:
+            if self._described is None:
+                from millrace.http.predict import create_app
+
+                self._described = create_app(self._hot)
+            await self._described(scope, receive, send)
+
+
+def create_service(
+    store: Models,
+    *,
+    new_id: Callable[[], str],
+    limits: Limits = DEFAULT_LIMITS,
+    clock: Callable[[], float] = time.perf_counter,
+    journal: Journal | None = None,
+) -> Service:
+    """The prediction service.
+
+    Args:
+        store: Gives loaded models.
+        new_id: Makes a prediction id.
+        limits: How much one request may carry.
+        clock: Seconds, to measure the time an answer takes.
+        journal: Is told of every prediction; by default, lines on standard output.
+    """
+    predictor = Predictor(new_id=new_id, journal=journal or PredictionLog(), clock=clock)
+    return Service(store, predictor, limits)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """A server's start and stop: there is nothing to do, and to say so ends its wait."""
+    while True:
+        message = await receive()
+        kind = message["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return

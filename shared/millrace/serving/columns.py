@@ -1,0 +1,201 @@
+"""Typed columns into the model's arrays, with the rules of JSON and the same problems.
+
+CSV, Arrow, binary tensors and batch files come here: whole columns, each as NumPy has it. Missing is
+what its source calls so: a masked value, NaN among numbers, None among objects.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from millrace.serving.diagnosis import (
+    BEYOND_FLOAT32,
+    BEYOND_INTEGER,
+    EXPECTED,
+    FRACTION,
+    MAX_FLOAT32,
+    MAX_INTEGER,
+    MAX_PROBLEMS,
+    Report,
+    wrong_value,
+)
+from millrace.signature import FeatureField
+from millrace.spec import ColumnType
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Texts by code, as Arrow's dictionaries have them.
+
+    Attributes:
+        codes: Integers; row i has the text ``values[codes[i]]``, or none where the code is negative.
+        values: The different texts; None is missing.
+    """
+
+    codes: npt.NDArray[np.integer[Any]]
+    values: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+type Column = npt.NDArray[Any] | Coded | Sequence[Any]
+
+_KIND_WORDS: Final[dict[str, str]] = {
+    "b": "booleans",
+    "i": "integers",
+    "u": "integers",
+    "f": "numbers",
+    "U": "strings",
+    "T": "strings",
+    "S": "bytes",
+    "M": "timestamps",
+    "m": "durations",
+    "c": "complex numbers",
+    "V": "records",
+}
+
+
+def numbers_of(
+    feature: FeatureField, column: Column, report: Report
+) -> npt.NDArray[np.float64] | None:
+    """A numeric or boolean feature's values, missing NaN; what is wrong goes to the report.
+
+    Args:
+        feature: The feature.
+        column: Its values.
+        report: Collects what is wrong.
+    """
+    if isinstance(column, Coded):
+        _refuse_kind(feature, "strings", report)
+        return None
+    array = column if isinstance(column, np.ndarray) else _objects(column)
+    kind = array.dtype.kind
+    if kind == "O":
+        return _from_objects(feature, array, report)
+    accepted = "b" if feature.type is ColumnType.BOOLEAN else "iuf"
+    if kind not in accepted:
+        _refuse_kind(feature, _KIND_WORDS.get(kind, str(array.dtype)), report)
+        return None
+    mask = np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else None
+    values = np.asarray(array.data if isinstance(array, np.ma.MaskedArray) else array)
+    expected = EXPECTED[feature.type]
+    bad: list[tuple[npt.NDArray[np.bool_], str]] = []
+    if kind in "iu" and values.dtype.itemsize == 8:
+        beyond = values > MAX_INTEGER
+        if kind == "i":
+            beyond |= values < -MAX_INTEGER
+        bad.append((beyond, BEYOND_INTEGER))
+    floats = values.astype(np.float64)
+    missing: npt.NDArray[np.bool_] | None = mask
+    if kind == "f":
+        nan = np.isnan(floats)
+        missing = nan if mask is None else nan | mask
+        size = np.abs(floats)
+        bad.append((np.isinf(floats), f"expected {expected}, got an infinite one"))
+        if feature.type is ColumnType.INTEGER:
+            bad.append((np.isfinite(floats) & (floats != np.trunc(floats)), FRACTION))
+            bad.append((np.isfinite(floats) & (size > MAX_INTEGER), BEYOND_INTEGER))
+        else:
+            bad.append((np.isfinite(floats) & (size > MAX_FLOAT32), BEYOND_FLOAT32))
+    if mask is not None:
+        floats[mask] = np.nan
+    if not feature.nullable and missing is not None:
+        bad.append((missing, f"expected {expected}, got none"))
+    for wrong, message in bad:
+        where = wrong if mask is None or wrong is missing else wrong & ~mask
+        _add_rows(feature.name, where, message, report)
+    return floats
+
+
+def texts_of(
+    feature: FeatureField, column: Column, clean: Callable[[str | None], str], report: Report
+) -> npt.NDArray[np.object_] | None:
+    """A string feature's values, cleaned, missing the empty string.
+
+    Args:
+        feature: The feature.
+        column: Its values.
+        clean: Makes a text what ingest would have made of it.
+        report: Collects what is wrong.
+    """
+    if isinstance(column, Coded):
+        return _from_codes(feature, column, clean, report)
+    array = column if isinstance(column, np.ndarray) else _objects(column)
+    if array.dtype.kind not in "OUT":
+        _refuse_kind(feature, _KIND_WORDS.get(array.dtype.kind, str(array.dtype)), report)
+        return None
+    if isinstance(array, np.ma.MaskedArray):
+        array = np.ma.filled(array.astype(object), None)
+    values: list[Any] = array.tolist()
+    distinct = set(values) if set(map(type, values)) <= _TEXTS else None
+    if distinct is not None:
+        cleaned = {text: clean(text) for text in distinct}
+        if not any(wrong_value(feature, text or None) for text in cleaned.values()):
+            made = np.empty(len(values), dtype=object)
+            made[:] = [cleaned[text] for text in values]
+            return made
+    for row, value in enumerate(values):
+        message = wrong_value(feature, clean(value) or None if isinstance(value, str) else value)
+        if message:
+            report.add(feature.name, message, row)
+    return None
+
+
+_TEXTS: Final[frozenset[type]] = frozenset({str, type(None)})
+
+
+def _from_codes(
+    feature: FeatureField, column: Coded, clean: Callable[[str | None], str], report: Report
+) -> npt.NDArray[np.object_] | None:
+    codes = np.asarray(column.codes)
+    count = len(column.values)
+    if codes.size and int(codes.max()) >= count:
+        _add_rows(feature.name, codes >= count, "has a code beyond its dictionary", report)
+        return None
+    lookup = np.empty(count + 1, dtype=object)
+    lookup[:] = [*map(clean, column.values), clean(None)]
+    messages = [wrong_value(feature, text or None) for text in lookup.tolist()]
+    codes = np.where(codes < 0, count, codes)
+    if any(messages):
+        for code, message in enumerate(messages):
+            if message:
+                _add_rows(feature.name, codes == code, message, report)
+    taken: npt.NDArray[np.object_] = lookup[codes]
+    return taken
+
+
+def _from_objects(
+    feature: FeatureField, array: npt.NDArray[Any], report: Report
+) -> npt.NDArray[np.float64] | None:
+    if isinstance(array, np.ma.MaskedArray):
+        array = np.ma.filled(array, None)
+    made = np.empty(len(array), dtype=np.float64)
+    for row, value in enumerate(array.tolist()):
+        missing = value is None or (isinstance(value, float) and value != value)
+        message = wrong_value(feature, None if missing else value)
+        if message:
+            report.add(feature.name, message, row)
+        else:
+            made[row] = np.nan if missing else value
+    return made
+
+
+def _objects(values: Sequence[Any]) -> npt.NDArray[np.object_]:
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made
+
+
+def _refuse_kind(feature: FeatureField, came: str, report: Report) -> None:
+    report.add(feature.name, f"expected {EXPECTED[feature.type]} in every row, got {came}")
+
+
+def _add_rows(name: str, wrong: npt.NDArray[np.bool_], message: str, report: Report) -> None:
+    rows = np.flatnonzero(wrong)
+    for row in rows[:MAX_PROBLEMS].tolist():
+        report.add(name, message, row)
+    report.add_untold(max(0, len(rows) - MAX_PROBLEMS))

@@ -1,0 +1,188 @@
+"""From checked rows to an answer that can be told: the one way through which every protocol predicts.
+
+The native routes, the Open Inference Protocol and `millrace serve` differ in what they read and
+write. Between the two stands the `Predictor`: it runs the model, names the prediction, and tells the
+journal, so that a prediction is counted and captured alike whoever asked for it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from millrace.errors import ArtifactError
+from millrace.serving.codec import Batch
+from millrace.serving.store import LoadedModel
+from millrace.serving.telemetry import harmless
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What an answer tells of each row.
+
+    Attributes:
+        labels: The most probable class; nothing for a regression.
+        probabilities: The probability of each class; nothing for a regression.
+        contributions: What each feature contributed.
+        intervals: An interval, or a set of labels, with the coverage it promises.
+    """
+
+    labels: bool = True
+    probabilities: bool = True
+    contributions: bool = False
+    intervals: bool = False
+
+
+DEFAULT_OPTIONS: Final = AnswerOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answered to the rows of one request.
+
+    Attributes:
+        loaded: The model version.
+        batch: The rows, as the model took them.
+        prediction_id: The id that ground truth may be sent for.
+        output: Probabilities [rows, classes], or predictions [rows] of a regression.
+        options: What the answer tells.
+    """
+
+    loaded: LoadedModel
+    batch: Batch
+    prediction_id: str
+    output: npt.NDArray[np.float32]
+    options: AnswerOptions = DEFAULT_OPTIONS
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.loaded.record.model
+
+    @property
+    def version(self) -> int:
+        """The model version that answered."""
+        return self.loaded.record.version
+
+
+class Journal(Protocol):
+    """Is told of every prediction and every refusal."""
+
+    def answered(self, prediction: Prediction, *, seconds: float, correlation_id: str) -> None:
+        """A request was answered.
+
+        Args:
+            prediction: The answer.
+            seconds: How long it took.
+            correlation_id: The request's id.
+        """
+        ...
+
+    def refused(
+        self, error: Exception, *, model: str | None, seconds: float, correlation_id: str
+    ) -> None:
+        """A request was refused.
+
+        Args:
+            error: Why.
+            model: The model, when it is known to exist: names that callers invent are no dimension.
+            seconds: How long it took.
+            correlation_id: The request's id.
+        """
+        ...
+
+
+class Predictor:
+    """Runs models and tells what they answered.
+
+    Args:
+        new_id: Makes a prediction id.
+        journal: Is told; what it raises is logged and harms no answer.
+        clock: Seconds, to measure how long an answer takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        journal: Journal,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
+        self._new_id = new_id
+        self._journal = journal
+
+    def predict(
+        self,
+        loaded: LoadedModel,
+        batch: Batch,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+        *,
+        started: float | None = None,
+        correlation_id: str = "",
+    ) -> Prediction:
+        """Runs the model and tells the journal: `run`, then `answered`.
+
+        Args:
+            loaded: From the store.
+            batch: From the model's codec.
+            options: What the answer shall tell.
+            started: The clock when the request came; now, by default.
+            correlation_id: The request's id.
+
+        Raises:
+            ArtifactError: The model gave a value that is not finite, or does not fit its signature.
+        """
+        begun = self.clock() if started is None else started
+        prediction = self.run(loaded, batch, options)
+        self.answered(prediction, started=begun, correlation_id=correlation_id)
+        return prediction
+
+    def run(
+        self, loaded: LoadedModel, batch: Batch, options: AnswerOptions = DEFAULT_OPTIONS
+    ) -> Prediction:
+        """Runs the model; for who calls `answered` when the answer is written.
+
+        Raises:
+            ArtifactError: The model gave a value that is not finite, or does not fit its signature.
+        """
+        output = loaded.run(batch)
+        if not np.isfinite(output).all():
+            raise ArtifactError(
+                f"{loaded.record.model}@{loaded.version}: the model gave a value that is not finite"
+            )
+        return Prediction(loaded, batch, self._new_id(), output, options)
+
+    def answered(self, prediction: Prediction, *, started: float, correlation_id: str = "") -> None:
+        """Tells the journal of an answer."""
+        with harmless():
+            self._journal.answered(
+                prediction, seconds=self.clock() - started, correlation_id=correlation_id
+            )
+
+    def refused(
+        self,
+        error: Exception,
+        *,
+        loaded: LoadedModel | None,
+        started: float,
+        correlation_id: str = "",
+    ) -> None:
+        """Tells the journal of a refusal.
+
+        Args:
+            error: Why.
+            loaded: The model that was asked, when it is known to exist.
+            started: The clock when the request came.
+            correlation_id: The request's id.
+        """
+        with harmless():
+            self._journal.refused(
+                error,
+                model=None if loaded is None else loaded.record.model,
+                seconds=self.clock() - started,
+                correlation_id=correlation_id,
+            )
