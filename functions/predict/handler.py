@@ -4,20 +4,20 @@ Metrics are published by the app, where a failure of theirs cannot harm the answ
 one per prediction, do without the facts about the function that the other handlers add.
 """
 
-import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from millrace.aws.clients import client
+from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
 from millrace.http.gateway import Gateway
 from millrace.http.service import create_service
 from millrace.observability import tracer
-from millrace.registry.registry import open_registry
+from millrace.registry.serving import ServingReader
 from millrace.serving.codec import Limits
 from millrace.serving.identity import new_prediction_id
-from millrace.serving.store import ModelStore
+from millrace.serving.store import ModelStore, unfrozen_clock
 from millrace.settings import EnvironmentSettings
 
 
@@ -31,20 +31,20 @@ class PredictSettings(EnvironmentSettings):
     model_cache_mb: int = 256
 
 
-def build(settings: PredictSettings, clock: Callable[[], float] = time.monotonic) -> Gateway:
+def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -> Gateway:
     """The app and its clients.
 
     Args:
         settings: The function's settings.
-        clock: Monotonic seconds, by which the champion is read anew.
+        clock: Seconds, by which the champion is read anew; by default `unfrozen_clock`.
     """
     limits = Limits(rows=settings.max_rows)
     store = ModelStore(
-        open_registry(client("dynamodb"), settings.table_name),
+        ServingReader(DynamoTable(client("dynamodb"), settings.table_name)),
         S3ObjectStore(client("s3")),
         settings.artifact_bucket,
         refresh_seconds=settings.refresh_seconds,
-        clock=clock,
+        clock=clock or unfrozen_clock(),
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
     )

@@ -4,14 +4,14 @@ import json
 
 from pydantic import ValidationError
 
-from millrace.aws.s3 import ObjectStore, verify_sha256
+from millrace.aws.objects import ObjectReader, verify_sha256
 from millrace.decoding import in_words, wrong_fields
 from millrace.errors import ArtifactError, InvalidSpecError
 from millrace.signature import Signature
 from millrace.spec import ModelSpec
 
 
-def read_spec(store: ObjectStore, bucket: str, key: str, digest: str) -> ModelSpec:
+def read_spec(store: ObjectReader, bucket: str, key: str, digest: str) -> ModelSpec:
     """Reads the spec a run was started with.
 
     Args:
@@ -34,7 +34,7 @@ def read_spec(store: ObjectStore, bucket: str, key: str, digest: str) -> ModelSp
         raise ArtifactError(f"the stored spec {where} cannot be used: {exc}") from exc
 
 
-def read_signature(store: ObjectStore, bucket: str, key: str, sha256: str, what: str) -> Signature:
+def read_signature(store: ObjectReader, bucket: str, key: str, sha256: str, what: str) -> Signature:
     """Reads the signature of a model version.
 
     Args:

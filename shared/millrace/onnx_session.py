@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from millrace.aws.s3 import verify_sha256
+from millrace.aws.objects import verify_sha256
 from millrace.errors import ArtifactError
 from millrace.signature import (
     CATEGORICAL_INPUT,

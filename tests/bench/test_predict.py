@@ -17,7 +17,7 @@ from millrace import layout
 from millrace.http.gateway import Gateway
 from millrace.http.service import create_service
 from millrace.onnx_session import load_session, predict
-from millrace.registry.records import ServingRecord
+from millrace.registry.serving import Offer, ServingRecord
 from millrace.serving.codec import Limits
 from millrace.serving.store import ModelStore
 from tests.bench.conftest import ARTIFACTS, Learned
@@ -35,9 +35,13 @@ class OneModel:
     def __init__(self, record: ServingRecord) -> None:
         self._record = record
 
-    def get_serving(self, model: str) -> ServingRecord:
+    def get_serving(self, model: str, version: int | None = None) -> ServingRecord:
         """The champion."""
         return self._record
+
+    def list_serving(self) -> list[Offer]:
+        """The one model."""
+        return [Offer(self._record.model, self._record.version)]
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,13 @@ def test_predict_reads_and_writes_nothing() -> None:
         for action in grant["actions"]
     }
 
-    assert actions == {"dynamodb:GetItem", "s3:GetObject", "s3:ListBucket", "kms:Decrypt"}
+    assert actions == {
+        "dynamodb:GetItem",
+        "dynamodb:Query",
+        "s3:GetObject",
+        "s3:ListBucket",
+        "kms:Decrypt",
+    }
 
 
 def test_nobody_deletes_objects_or_changes_the_deployment() -> None:

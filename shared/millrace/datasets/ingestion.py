@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.datasets.check import CheckReport, Kept, Prepared, prepare, too_large
 from millrace.datasets.engine import Limits
 from millrace.datasets.table import SPLITS

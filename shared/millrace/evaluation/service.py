@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.datasets.table import Table, TableSchema
 from millrace.documents import read_signature
 from millrace.errors import TrainingError

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import millrace
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
 from millrace.documents import read_signature, read_spec

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 import orjson
 import yaml
 
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.aws.sns import Notice, Notifier
 from millrace.errors import (
     ConfigurationError,

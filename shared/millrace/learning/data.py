@@ -1,6 +1,6 @@
 """The stored splits of one dataset version, kept in memory between the trials of a warm Lambda."""
 
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.datasets.table import SplitName, Table, TableSchema
 from millrace.errors import ArtifactError
 from millrace.layout import split_key

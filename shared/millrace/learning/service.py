@@ -21,7 +21,7 @@ import skl2onnx
 import sklearn
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.documents import read_spec
 from millrace.errors import ArtifactError, ParityError
 from millrace.learning.data import SplitReader

@@ -18,17 +18,20 @@ from millrace.registry.records import (
     ModelVersion,
     RegisteredModel,
     Run,
-    ServingRecord,
     SpecVersion,
     TrialRecord,
     VersionStatus,
 )
+from millrace.registry.serving import META as META
+from millrace.registry.serving import MODELS as MODELS
+from millrace.registry.serving import VERSION as VERSION
+from millrace.registry.serving import model_key as model_key
+from millrace.registry.serving import model_pk as model_pk
+from millrace.registry.serving import serving_key as serving_key
+from millrace.registry.serving import version_key as version_key
 from millrace.spec import canonical_json
 
-META: Final = "META"
-MODELS: Final = "MODELS"
 SPEC: Final = "SPEC#"
-VERSION: Final = "VERSION#"
 DATASET: Final = "DATASET#"
 TRAINED: Final = "TRAINED#"
 AUDIT: Final = "AUDIT#"
@@ -42,11 +45,6 @@ _APART = {"params", "metrics", "tags", "trials"}
 
 
 # ── Keys ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def model_pk(model: str) -> str:
-    """Partition of everything about a model."""
-    return f"MODEL#{model}"
 
 
 def run_pk(run_id: str) -> str:
@@ -64,29 +62,14 @@ def datasets_index_pk(model: str) -> str:
     return f"MODEL#{model}#DATASETS"
 
 
-def model_key(model: str) -> Key:
-    """The registered model."""
-    return Key(model_pk(model), META)
-
-
 def spec_key(model: str, version: int) -> Key:
     """A version of the spec."""
     return Key(model_pk(model), f"{SPEC}{version:06d}")
 
 
-def version_key(model: str, version: int) -> Key:
-    """A model version."""
-    return Key(model_pk(model), f"{VERSION}{version:06d}")
-
-
 def alias_key(model: str, alias: str) -> Key:
     """Where an alias points."""
     return Key(model_pk(model), f"ALIAS#{alias}")
-
-
-def serving_key(model: str) -> Key:
-    """What the predict function reads."""
-    return Key(model_pk(model), "SERVING")
 
 
 def dataset_key(model: str, dataset_version: str) -> Key:
@@ -209,11 +192,6 @@ def to_dataset(item: Item, trained: Iterable[Item]) -> DatasetVersion:
     return DatasetVersion.model_validate(
         {**item, "trained": {t["spec_digest"]: t["run_id"] for t in trained}}
     )
-
-
-def to_serving(item: Item) -> ServingRecord:
-    """The serving record of an item."""
-    return ServingRecord.model_validate(item)
 
 
 def to_champion_ref(item: Item) -> ChampionRef:

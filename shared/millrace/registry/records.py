@@ -15,7 +15,26 @@ from millrace.messages import (
     RowCounts,
     SourceObject,
 )
+from millrace.registry.serving import ServingRecord, VersionStatus
 from millrace.spec import Algorithm, Task
+
+__all__ = [
+    "ANONYMOUS",
+    "CHAMPION",
+    "PIPELINE",
+    "AuditEntry",
+    "DatasetVersion",
+    "ModelVersion",
+    "Record",
+    "RegisteredModel",
+    "Run",
+    "RunOutcome",
+    "RunStatus",
+    "ServingRecord",
+    "SpecVersion",
+    "TrialRecord",
+    "VersionStatus",
+]
 
 CHAMPION: Final = "champion"
 
@@ -30,21 +49,6 @@ class Record(BaseModel):
     """Base of every record."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-class VersionStatus(StrEnum):
-    """States of a model version; the edges are in `registry.states`."""
-
-    CANDIDATE = "candidate"
-    """Registered, not yet evaluated."""
-    VALIDATED = "validated"
-    """Passed its gates; may become champion."""
-    REJECTED = "rejected"
-    """Failed its gates or was rejected by a person."""
-    CHAMPION = "champion"
-    """Answers predictions."""
-    ARCHIVED = "archived"
-    """Was champion once; a rollback may bring it back."""
 
 
 class RunStatus(StrEnum):
@@ -192,21 +196,6 @@ class ModelVersion(Record):
     evaluation_key: str = ""
     report_key: str = ""
     aliases: tuple[str, ...] = ()
-
-
-class ServingRecord(Record):
-    """The one item per model that the predict function reads."""
-
-    model: str
-    version: int
-    run_id: str
-    model_key: str
-    sha256: str
-    signature_key: str
-    signature_sha256: str
-    updated_at: datetime
-    capture_rate: float = 1.0
-    """The spec's ``monitor.capture_rate``: carried here, it changes without a training."""
 
 
 class AuditEntry(Record):

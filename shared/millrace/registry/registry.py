@@ -73,6 +73,7 @@ from millrace.registry.records import (
     TrialRecord,
     VersionStatus,
 )
+from millrace.registry.serving import ServingReader
 from millrace.registry.states import Event, transition
 from millrace.spec import ModelSpec
 
@@ -920,18 +921,9 @@ class Registry:
             finishing_run=None,
         )
 
-    def get_serving(self, model: str) -> ServingRecord:
-        """What answers predictions: one read.
-
-        Raises:
-            NotFoundError: There is no such model.
-            NoChampionError: The model has no champion.
-        """
-        item = self._table.get(items.serving_key(model))
-        if item is None:
-            self.get_model(model)
-            raise NoChampionError(f"model {model!r} has no champion yet")
-        return items.to_serving(item)
+    def get_serving(self, model: str, version: int | None = None) -> ServingRecord:
+        """See `ServingReader.get_serving`."""
+        return ServingReader(self._table).get_serving(model, version)
 
     def audit(self, model: str, *, limit: int = 50, token: str | None = None) -> Page[AuditEntry]:
         """Audit entries of a model, the newest first."""

@@ -1,60 +1,85 @@
 """The model store: which version answers for a model, loaded, verified and kept in memory.
 
-The registry's serving item is read at most once per refresh interval and model; on the warm path
-between two reads neither the registry nor S3 is touched. A version's artifact and signature are
-downloaded once, checked against their registered SHA-256, and kept until memory is short: the
-least recently used version goes first, so a rollback to a version still in memory loads nothing.
+**Freshness.** What the registry said holds for the refresh interval and no longer: an answer comes
+from a version that was champion within it. Between two readings the warm path touches neither the
+registry nor S3. In the last third of the interval the first request starts a reading on a thread
+and is answered at once from what is there; what the reading found, a newly loaded version perhaps,
+is taken by the next request that finds it ready. Only a request that comes when the interval is
+over waits: because nobody asked in its last third, or the load takes longer than that. A frozen
+environment (Lambda runs nothing between two requests) changes nothing: a reading is as old as its
+beginning, so one that slept too long is done again.
 
-A version that cannot be loaded leaves the last good one answering and is tried again at the next
-refresh. One thread loads while the others keep answering from what they have.
+**One load.** Any number of requests for a version that is not in memory cause one load, and one
+model is loaded at a time, which bounds the memory that loading takes.
+
+**Memory.** A version counts with what it takes in memory, a multiple of its file (`footprint`).
+When memory is short the version that answered least recently goes first: one hot model among
+hundreds is never loaded twice, and a rollback to a version still in memory loads nothing.
+
+**Failure.** A version that cannot be loaded, or a registry that cannot be reached, leaves the last
+good version answering; the former counts for an alarm. Both are tried again at the next refresh.
 """
 
+import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from millrace import onnx_session
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectReader
 from millrace.documents import read_signature
 from millrace.errors import (
     ArtifactError,
+    ConflictError,
     FinalError,
     MillraceError,
     NotFoundError,
-    RetryableError,
+    ServiceUnavailableError,
     ThrottledError,
 )
-from millrace.registry.records import ServingRecord
+from millrace.registry.serving import Offer, ServingRecord
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Batch, Limits, SignatureCodec
 from millrace.signature import Signature
 
+type _Name = tuple[str, int | None]
 type _Key = tuple[str, int, str, str]
+type State = Literal["READY", "UNAVAILABLE"]
 
 MAX_ABSENT: Final = 1_000
-"""Names of unknown models remembered; the oldest is forgotten first."""
+"""Names of unknown models and versions remembered; the oldest is forgotten first."""
 MAX_LOOKUPS_PER_INTERVAL: Final = 200
 """Names looked up in the registry for the first time, per refresh interval: a caller who invents
 names reaches the table no faster."""
+AHEAD: Final = 1 / 3
+"""The last part of the refresh interval, in which the registry is read behind the answer."""
+PATIENCE_SECONDS: Final = 10.0
+"""How long a request waits for a load that another one began; API Gateway gives up after 29."""
 
 
 class ServingSource(Protocol):
     """Tells what to serve: the registry, or a bundle on disk."""
 
-    def get_serving(self, model: str) -> ServingRecord:
-        """The version that answers for a model.
+    def get_serving(self, model: str, version: int | None = None) -> ServingRecord:
+        """A version that may answer: the champion, or the one that is named.
 
         Raises:
-            NotFoundError: There is no such model.
+            NotFoundError: There is no such model or version.
             NoChampionError: The model has no champion.
+            ConflictError: The version may not answer: it has not passed its gates.
         """
+        ...
+
+    def list_serving(self) -> Sequence[Offer]:
+        """Every registered model, by name."""
         ...
 
 
@@ -67,7 +92,7 @@ class LoadedModel:
         signature: What it takes and gives.
         codec: Reads requests and writes answers.
         session: The model.
-        size: Bytes of its artifact, the measure of the cache.
+        size: Bytes of its artifact.
     """
 
     record: ServingRecord
@@ -86,41 +111,89 @@ class LoadedModel:
         return onnx_session.predict(self.session, self.signature, batch.numeric, batch.categorical)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One line of the repository index.
+
+    Attributes:
+        name: The model.
+        version: Its champion, None when it has none.
+        state: Whether it can answer, as far as is known without loading it.
+        reason: Why not.
+    """
+
+    name: str
+    version: int | None
+    state: State
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Resident:
+    """A version in the cache."""
+
+    model: LoadedModel
+    cost: int
+    """Bytes it takes in memory."""
+    used: int
+    """When it last answered, in ticks of the store."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One question to the registry, with the load that it may lead to."""
+
+    begun: float
+    behind: bool
+    """On a thread, while the last version answers."""
+    done: threading.Event = field(default_factory=threading.Event)
+    record: ServingRecord | None = None
+    resident: _Resident | None = None
+    load_seconds: float | None = None
+    """How long the load took, if there was one."""
+    error: Exception | None = field(default_factory=lambda: ServiceUnavailableError("interrupted"))
+
+
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one model name."""
+    """What is known of a model's champion, or of one version."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    current: LoadedModel | None = None
+    resident: _Resident | None = None
     failure: FinalError | None = None
     """Why there is nothing to serve; given again until the next refresh."""
-    due: float = float("-inf")
-    """When the registry is to be asked again."""
+    checked: float = float("-inf")
+    """When the registry was asked for what is known here."""
+    ahead: float = float("-inf")
+    """When it is to be asked again, behind the answer."""
+    reading: _Reading | None = None
 
 
 class ModelStore:
-    """Gives the loaded champion of a model.
+    """Gives the loaded version that answers for a model.
 
     Args:
         source: Tells what to serve.
         objects: Reads artifacts.
         bucket: The artifact bucket.
         refresh_seconds: How long an answer of the source holds.
-        clock: Monotonic seconds.
+        clock: Seconds that never go back; see `unfrozen_clock`.
         limits: How much one request may carry.
-        capacity_bytes: Artifact bytes kept in memory; one model is kept whatever its size.
+        capacity_bytes: Memory for loaded models; one model is kept whatever its size.
+        patience_seconds: How long a request waits for a load that another one began.
     """
 
     def __init__(
         self,
         source: ServingSource,
-        objects: ObjectStore,
+        objects: ObjectReader,
         bucket: str,
         *,
         refresh_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         limits: Limits = DEFAULT_LIMITS,
         capacity_bytes: int = 256 * 2**20,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._source = source
         self._objects = objects
@@ -129,44 +202,107 @@ class ModelStore:
         self._clock = clock
         self._limits = limits
         self._capacity = capacity_bytes
+        self._patience = patience_seconds
         self._lock = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
-        self._absent: OrderedDict[str, _Entry] = OrderedDict()
-        self._loaded: OrderedDict[_Key, LoadedModel] = OrderedDict()
+        self._one_load = threading.Lock()
+        self._ticks = itertools.count(1)
+        self._entries: dict[_Name, _Entry] = {}
+        self._absent: OrderedDict[_Name, _Entry] = OrderedDict()
+        self._loaded: dict[_Key, _Resident] = {}
         self._window_ends = float("-inf")
         self._lookups = 0
+        self._offers: Sequence[Offer] = ()
+        self._offers_due = float("-inf")
 
-    def get(self, model: str) -> LoadedModel:
-        """The version that answers for a model now.
+    def get(self, model: str, version: int | None = None) -> LoadedModel:
+        """The version that answers now.
+
+        Args:
+            model: The model.
+            version: A version that may answer; without one, the champion.
 
         Raises:
-            NotFoundError: There is no such model.
+            NotFoundError: There is no such model or version.
             NoChampionError: The model has no champion.
-            ArtifactError: The champion cannot be loaded, and no earlier version is in memory.
+            ConflictError: The version has not passed its gates, or was rejected.
+            ArtifactError: It cannot be loaded, and no earlier version is in memory.
             RetryableError: The registry or S3 cannot be reached, and nothing is in memory.
         """
-        entry = self._entries.get(model) or self._entry(model)
-        current = entry.current
-        if current is not None:
-            if self._clock() < entry.due:
-                return current
-            # Whoever has something to answer with does not wait for the thread that refreshes.
-            if not entry.lock.acquire(blocking=False):
-                return current
-        else:
-            entry.lock.acquire()
-        try:
-            if self._clock() >= entry.due:
-                self._refresh(model, entry)
-            if entry.current is not None:
-                return entry.current
-            raise entry.failure or ThrottledError(f"model {model} is being loaded")
-        finally:
-            entry.lock.release()
+        name = (model, version)
+        entry = self._entries.get(name) or self._entry(name)
+        resident = entry.resident
+        if resident is not None and self._clock() < entry.ahead:
+            resident.used = next(self._ticks)
+            return resident.model
+        return self._renewed(name, entry)
 
-    def _entry(self, model: str) -> _Entry:
+    def is_ready(self, model: str, version: int | None = None) -> bool:
+        """Whether a version can answer now; loads it if it is not in memory.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            RetryableError: The registry cannot be reached, and nothing is in memory.
+        """
+        try:
+            self.get(model, version)
+        except (ArtifactError, ConflictError):
+            return False
+        return True
+
+    def models(self) -> tuple[ModelState, ...]:
+        """Every registered model by name, as the registry knew it within the refresh interval.
+
+        Raises:
+            RetryableError: The registry cannot be reached, and was not reached before.
+        """
+        now = self._clock()
+        if now >= self._offers_due:
+            self._offers = self._source.list_serving()
+            self._offers_due = now + self._refresh_seconds
+        return tuple(self._state_of(offer) for offer in self._offers)
+
+    def preload(self) -> int:
+        """Loads the champions that fit into memory, before the first request.
+
+        Returns:
+            How many are in memory.
+        """
+        for state in self.models():
+            if state.version is None:
+                continue
+            if sum(r.cost for r in self._loaded.values()) >= self._capacity:
+                break
+            try:
+                self.get(state.name)
+            except MillraceError as exc:
+                telemetry.note_not_preloaded(model=state.name, error=exc)
+        return len(self._loaded)
+
+    def expire(self) -> None:
+        """Lets nothing that the registry said hold any longer; what is loaded stays.
+
+        For an environment restored from a snapshot: days may have passed that no clock here saw.
+        """
         with self._lock:
-            known = self._entries.get(model) or self._absent.get(model)
+            entries = [*self._entries.values(), *self._absent.values()]
+            self._offers_due = self._window_ends = float("-inf")
+        for entry in entries:
+            with entry.lock:
+                entry.ahead = entry.checked = float("-inf")
+                entry.reading = None
+
+    def _state_of(self, offer: Offer) -> ModelState:
+        if offer.version is None:
+            return ModelState(offer.model, None, "UNAVAILABLE", "it has no champion")
+        entry = self._entries.get((offer.model, None))
+        failure = None if entry is None or entry.resident is not None else entry.failure
+        if failure is not None:
+            return ModelState(offer.model, offer.version, "UNAVAILABLE", type(failure).__name__)
+        return ModelState(offer.model, offer.version, "READY")
+
+    def _entry(self, name: _Name) -> _Entry:
+        with self._lock:
+            known = self._entries.get(name) or self._absent.get(name)
             if known is not None:
                 return known
             now = self._clock()
@@ -176,108 +312,218 @@ class ModelStore:
             self._lookups += 1
             if self._lookups > MAX_LOOKUPS_PER_INTERVAL:
                 raise ThrottledError("too many models were asked for that are not known here")
-            entry = self._absent[model] = _Entry()
+            entry = self._absent[name] = _Entry()
             while len(self._absent) > MAX_ABSENT:
                 self._absent.popitem(last=False)
             return entry
 
-    def _refresh(self, model: str, entry: _Entry) -> None:
-        """Asks the source and loads what it names; the entry's lock is held."""
-        try:
-            record = self._source.get_serving(model)
-        except NotFoundError as exc:
-            entry.current, entry.failure = None, exc
-            self._forget(model, entry)
-        except RetryableError as exc:
-            if entry.current is None:
-                raise
-            telemetry.note_stale(model=model, version=entry.current.version, error=exc)
-        else:
-            self._adopt(model, entry, record)
-        entry.due = self._clock() + self._refresh_seconds
+    # ── Refreshing ──────────────────────────────────────────────────────────────────────────────
 
-    def _adopt(self, model: str, entry: _Entry, record: ServingRecord) -> None:
-        current = entry.current
-        if current is not None and _key(current.record) == _key(record):
-            self._keep(current)
-            return
+    def _renewed(self, name: _Name, entry: _Entry) -> LoadedModel:
+        """What answers when the registry is to be asked, or there is nothing to answer with."""
+        asked = self._clock()
+        joined: _Reading | None = None
+        while True:
+            with entry.lock:
+                reading = entry.reading
+                if reading is not None and reading.done.is_set():
+                    entry.reading = None
+                    self._adopt(name, entry, reading)
+                    reading = None
+                now = self._clock()
+                resident = entry.resident
+                # A reading begun after the request came is fresh for it, however long it took.
+                just_read = entry.checked >= asked
+                holds = just_read or now < entry.checked + self._refresh_seconds
+                if holds and entry.failure is not None:
+                    raise entry.failure
+                if resident is None and joined is not None and joined.error is not None:
+                    # Whoever waited shares the outcome: each asking anew would be a stampede.
+                    raise joined.error
+                if resident is not None and (just_read or now < entry.ahead):
+                    return self._touched(resident)
+                behind = holds and resident is not None
+                ours = reading is None
+                if reading is None:
+                    reading = entry.reading = _Reading(begun=now, behind=behind)
+            if resident is not None and behind:
+                if ours:
+                    threading.Thread(
+                        target=self._read, args=(name, reading, resident), daemon=True
+                    ).start()
+                return self._touched(resident)
+            joined = reading
+            if ours:
+                self._read(name, reading, resident)
+            elif not reading.done.wait(self._patience):
+                late = ServiceUnavailableError(f"model {name[0]} is being loaded")
+                if resident is None:
+                    raise late
+                telemetry.note_stale(model=name[0], version=resident.model.version, error=late)
+                return self._touched(resident)
+
+    def _touched(self, resident: _Resident) -> LoadedModel:
+        resident.used = next(self._ticks)
+        return resident.model
+
+    def _read(self, name: _Name, reading: _Reading, current: _Resident | None) -> None:
+        """Asks the source and loads what it names; changes nothing but the reading."""
         try:
-            entry.current = self._load(record)
-            entry.failure = None
-        except MillraceError as exc:
+            reading.record = record = self._source.get_serving(*name)
+            if current is not None and _key(current.model.record) == _key(record):
+                reading.resident = current
+            else:
+                reading.resident, reading.load_seconds = self._load(record, current)
+            reading.error = None
+        except Exception as exc:  # noqa: BLE001 - the outcome of a reading, raised by who adopts it
+            reading.error = exc
+        finally:
+            reading.done.set()
+
+    def _adopt(self, name: _Name, entry: _Entry, reading: _Reading) -> None:
+        """Makes a finished reading what is known; the entry's lock is held."""
+        error, record = reading.error, reading.record
+        if error is not None and reading.behind and self._is_over(reading.begun):
+            return  # Frozen on its way, its connections broke: the registry is asked again.
+        if record is None:
+            if isinstance(error, NotFoundError | ConflictError):
+                entry.resident, entry.failure = None, error
+                self._forget(name, entry)
+            elif entry.resident is None:
+                return
+            else:
+                telemetry.note_stale(
+                    model=name[0], version=entry.resident.model.version, error=error
+                )
+        elif reading.resident is None:
+            serving = entry.resident
             telemetry.note_load_failure(
                 model=record.model,
                 version=record.version,
-                error=exc,
-                still_serving=None if current is None else current.version,
+                error=error,
+                still_serving=None if serving is None else serving.model.version,
             )
-            if current is None:
-                if isinstance(exc, FinalError):
-                    entry.failure = exc
-                else:
-                    raise
-        with self._lock:
-            self._absent.pop(model, None)
-            self._entries[model] = entry
+            if serving is None and not isinstance(error, FinalError):
+                return
+            entry.failure = error if serving is None and isinstance(error, FinalError) else None
+            self._remember(name, entry)
+        else:
+            resident = reading.resident
+            if resident.model.record != record:
+                # The same version under new facts, such as its sampling rate.
+                resident.model = replace(resident.model, record=record)
+            entry.resident, entry.failure = resident, None
+            self._remember(name, entry)
+            self._keep(resident)
+            if reading.load_seconds is not None:
+                telemetry.note_load(
+                    model=record.model,
+                    version=record.version,
+                    size=resident.model.size,
+                    seconds=reading.load_seconds,
+                )
+        entry.checked = reading.begun
+        entry.ahead = reading.begun + self._refresh_seconds * (1 - AHEAD)
 
-    def _forget(self, model: str, entry: _Entry) -> None:
+    def _is_over(self, begun: float) -> bool:
+        return self._clock() >= begun + self._refresh_seconds
+
+    def _remember(self, name: _Name, entry: _Entry) -> None:
         with self._lock:
-            self._entries.pop(model, None)
-            self._absent[model] = entry
-            self._absent.move_to_end(model)
+            self._absent.pop(name, None)
+            self._entries[name] = entry
+
+    def _forget(self, name: _Name, entry: _Entry) -> None:
+        with self._lock:
+            self._entries.pop(name, None)
+            self._absent[name] = entry
+            self._absent.move_to_end(name)
 
     # ── Loading ─────────────────────────────────────────────────────────────────────────────────
 
-    def _load(self, record: ServingRecord) -> LoadedModel:
-        key = _key(record)
-        with self._lock:
-            kept = self._loaded.get(key)
-            if kept is not None:
-                self._loaded.move_to_end(key)
-                return kept
+    def _load(
+        self, record: ServingRecord, current: _Resident | None
+    ) -> tuple[_Resident, float | None]:
+        """A version in memory, and how long its load took unless it was there.
+
+        Args:
+            record: The version.
+            current: What answers meanwhile, and if this fails: memory is never made by its loss.
+        """
+        kept = self._loaded.get(_key(record))
+        if kept is not None:
+            return kept, None
         started = time.perf_counter()
         what = f"{record.model}@{record.version}"
         try:
-            signature = read_signature(
-                self._objects, self._bucket, record.signature_key, record.signature_sha256, what
-            )
-            body = self._objects.read(self._bucket, record.model_key)
+            with ThreadPoolExecutor(1) as pool:
+                fetching = pool.submit(self._objects.read, self._bucket, record.model_key)
+                signature = read_signature(
+                    self._objects, self._bucket, record.signature_key, record.signature_sha256, what
+                )
+                body = fetching.result()
         except NotFoundError as exc:
             raise ArtifactError(f"{what}: a registered object does not exist: {exc}") from exc
         if signature.model != record.model:
             raise ArtifactError(
                 f"signature of {what}: expected model {record.model}, got {signature.model}"
             )
-        session = onnx_session.load_session(body, record.sha256, what)
-        loaded = LoadedModel(
-            record=record,
-            signature=signature,
-            codec=SignatureCodec(signature, self._limits),
-            session=session,
-            size=len(body),
-        )
-        self._keep(loaded)
-        telemetry.note_load(
-            model=record.model,
-            version=record.version,
-            size=len(body),
-            seconds=time.perf_counter() - started,
-        )
-        return loaded
+        with self._one_load:
+            kept = self._loaded.get(_key(record))
+            if kept is not None:
+                return kept, None
+            cost = footprint(len(body))
+            with self._lock:
+                self._make_room(cost, {id(current)})
+            session = onnx_session.load_session(body, record.sha256, what)
+            loaded = LoadedModel(
+                record=record,
+                signature=signature,
+                codec=SignatureCodec(signature, self._limits),
+                session=session,
+                size=len(body),
+            )
+            resident = _Resident(loaded, cost, next(self._ticks))
+            with self._lock:
+                self._loaded[_key(record)] = resident
+        return resident, time.perf_counter() - started
 
-    def _keep(self, loaded: LoadedModel) -> None:
+    def _keep(self, resident: _Resident) -> None:
         """Marks a version as just used, and lets go of those unused for longest."""
-        key = _key(loaded.record)
+        resident.used = next(self._ticks)
         with self._lock:
-            self._loaded[key] = loaded
-            self._loaded.move_to_end(key)
-            total = sum(m.size for m in self._loaded.values())
-            while total > self._capacity and len(self._loaded) > 1:
-                _, evicted = self._loaded.popitem(last=False)
-                total -= evicted.size
-                entry = self._entries.get(evicted.record.model)
-                if entry is not None and entry.current is evicted:
-                    entry.current, entry.due = None, float("-inf")
+            self._loaded[_key(resident.model.record)] = resident
+            self._make_room(0, {id(resident)})
+
+    def _make_room(self, cost: int, spared: set[int]) -> None:
+        """Lets go of the versions unused for longest, until `cost` more fits; the lock is held."""
+        total = sum(r.cost for r in self._loaded.values()) + cost
+        by_age = sorted(self._loaded.items(), key=lambda item: item[1].used)
+        for key, resident in by_age:
+            if total <= self._capacity:
+                return
+            if id(resident) in spared:
+                continue
+            del self._loaded[key]
+            total -= resident.cost
+            for entry in self._entries.values():
+                if entry.resident is resident:
+                    entry.resident = None
+
+
+def footprint(file_bytes: int) -> int:
+    """Bytes that a loaded model takes in memory, by the size of its file."""
+    return file_bytes
+
+
+def unfrozen_clock() -> Callable[[], float]:
+    """Seconds that go on while the environment is frozen.
+
+    What a monotonic clock does while Lambda freezes an environment is nowhere promised; the wall
+    clock is right again afterwards, but may be set back. The larger of both is never too early.
+    """
+    monotonic, wall = time.monotonic(), time.time()
+    return lambda: max(time.monotonic() - monotonic, time.time() - wall)
 
 
 def _key(record: ServingRecord) -> _Key:

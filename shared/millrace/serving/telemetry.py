@@ -33,7 +33,7 @@ def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
 
 
 def note_load_failure(
-    *, model: str, version: int, error: MillraceError, still_serving: int | None
+    *, model: str, version: int, error: Exception | None, still_serving: int | None
 ) -> None:
     """A version could not be loaded; an alarm watches the metric."""
     with harmless():
@@ -51,12 +51,20 @@ def note_load_failure(
         count(METRICS.MODEL_LOAD_FAILURES, model=model)
 
 
-def note_stale(*, model: str, version: int, error: MillraceError) -> None:
+def note_stale(*, model: str, version: int, error: Exception | None) -> None:
     """The registry could not say who the champion is; the last known one goes on answering."""
     with harmless():
         logger.warning(
             "champion not confirmed",
             extra={"model": model, "version": version, "error": type(error).__name__},
+        )
+
+
+def note_not_preloaded(*, model: str, error: MillraceError) -> None:
+    """A champion could not be loaded ahead of the first request; that request tries again."""
+    with harmless():
+        logger.warning(
+            "champion not preloaded", extra={"model": model, "error": type(error).__name__}
         )
 
 

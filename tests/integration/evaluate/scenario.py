@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore
+from millrace.aws.objects import ObjectStore
 from millrace.datasets.table import SPLITS, ColumnSchema, Table, TableSchema
 from millrace.learning.data import SplitReader
 from millrace.learning.service import Training

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from millrace.aws.clients import client
-from millrace.aws.s3 import ObjectStore, S3ObjectStore
+from millrace.aws.objects import ObjectStore
+from millrace.aws.s3 import S3ObjectStore
 from millrace.errors import NotFoundError
 from tests.fakes import cases, cloud
 from tests.fakes.store import FakeStore

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
+from millrace import layout
 from millrace.errors import (
     ArtifactError,
+    ConflictError,
     DigestMismatchError,
     MillraceError,
     NoChampionError,
@@ -18,9 +20,9 @@ from millrace.errors import (
     ThrottledError,
 )
 from millrace.observability import METRICS, metrics
-from millrace.registry.records import ServingRecord
+from millrace.registry.serving import Offer, ServingRecord
 from millrace.serving import store as store_module
-from millrace.serving.store import ModelStore
+from millrace.serving.store import AHEAD, ModelState, ModelStore, footprint
 from tests.fakes.onnx_models import StoredModel, churn_signature, stored
 from tests.fakes.store import FakeStore
 
@@ -35,13 +37,23 @@ class FakeSource:
 
     records: dict[str, ServingRecord | MillraceError] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    listed: int = 0
 
-    def get_serving(self, model: str) -> ServingRecord:
-        self.asked.append(model)
-        answer = self.records.get(model) or NotFoundError(f"there is no model {model!r}")
+    def get_serving(self, model: str, version: int | None = None) -> ServingRecord:
+        name = model if version is None else f"{model}@{version}"
+        self.asked.append(name)
+        answer = self.records.get(name) or NotFoundError(f"there is no model {name!r}")
         if isinstance(answer, MillraceError):
             raise answer
         return answer
+
+    def list_serving(self) -> list[Offer]:
+        self.listed += 1
+        return [
+            Offer(name, None if isinstance(record, MillraceError) else record.version)
+            for name, record in sorted(self.records.items())
+            if "@" not in name
+        ]
 
 
 @dataclass
@@ -117,7 +129,7 @@ def test_the_warm_path_asks_nobody_within_the_interval(world: World) -> None:
     world.publish(1)
     first = world.store.get("churn")
     world.objects.objects.clear()
-    world.now += REFRESH - 0.1
+    world.now += REFRESH * (1 - AHEAD) - 0.1
 
     assert all(world.store.get("churn") is first for _ in range(5))
     assert world.source.asked == ["churn"]
@@ -314,7 +326,7 @@ def test_invented_names_do_not_hammer_the_registry(
 
 def test_memory_is_bounded_and_the_least_recently_used_goes_first() -> None:
     models = [stored("run-1", name=name) for name in ("model-a", "model-b", "model-c")]
-    world = World(capacity=2 * len(models[0].onnx) + 10)
+    world = World(capacity=2 * footprint(len(models[0].onnx)) + 10)
     for model in models:
         world.publish(1, model)
     first, second = world.store.get("model-a"), world.store.get("model-b")
@@ -352,29 +364,229 @@ def test_one_thread_loads_for_all(world: World) -> None:
     assert world.source.asked == ["churn"]
 
 
-def test_a_slow_reload_does_not_keep_others_waiting(world: World) -> None:
+@dataclass
+class Gate:
+    """Holds a source's answers back until it is opened."""
+
+    world: World
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+    threads: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.quick = self.world.source.get_serving
+        self.world.source.get_serving = self.get_serving  # type: ignore[method-assign]
+
+    def get_serving(self, model: str, version: int | None = None) -> ServingRecord:
+        self.threads.append(threading.current_thread().name)
+        self.entered.set()
+        assert self.opened.wait(10)
+        return self.quick(model, version)
+
+    def open(self) -> None:
+        """Lets the answers out, and waits for the thread that reads behind an answer."""
+        reading = self.world.store._entries["churn", None].reading
+        self.opened.set()
+        if reading is not None:
+            assert reading.done.wait(10)
+
+
+def test_a_new_champion_is_loaded_behind_the_answer(world: World) -> None:
     world.publish(1)
     world.store.get("churn")
     world.publish(2)
-    world.now += REFRESH
-    entered, release = threading.Event(), threading.Event()
-    quick = world.source.get_serving
+    gate = Gate(world)
+    world.now += REFRESH - 0.1
 
-    def slow(model: str) -> ServingRecord:
-        entered.set()
-        assert release.wait(10)
-        return quick(model)
+    assert [world.store.get("churn").version for _ in range(3)] == [1, 1, 1]
+    assert gate.entered.wait(10)
+    assert threading.current_thread().name not in gate.threads
+    gate.open()
 
-    world.source.get_serving = slow  # type: ignore[method-assign]
-    reloading = threading.Thread(target=world.store.get, args=("churn",))
-    reloading.start()
-    assert entered.wait(10)
+    assert world.store.get("churn").version == 2
+    assert len(gate.threads) == 1
+    assert counted(METRICS.MODEL_LOADS) == 2
+
+
+def test_no_answer_is_older_than_the_interval_however_slow_the_load(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.publish(2)
+    gate = Gate(world)
+    world.now += REFRESH - 0.1
+    assert world.store.get("churn").version == 1
+    world.now += 0.2
+    got: list[int] = []
+    waiting = threading.Thread(target=lambda: got.append(world.store.get("churn").version))
+    waiting.start()
+    assert gate.entered.wait(10)
+    assert not got
+
+    gate.open()
+    waiting.join(timeout=10)
+
+    assert got == [2]
+    assert len(gate.threads) == 1
+
+
+def test_a_reading_that_slept_in_a_frozen_environment_is_done_again(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.publish(2)
+    gate = Gate(world)
+    world.now += REFRESH - 0.1
+    world.store.get("churn")
+    gate.open()
+    world.publish(3)
+    world.now += 600
+
+    assert world.store.get("churn").version == 3
+    assert len(gate.threads) == 2
+
+
+def test_a_reading_that_broke_in_a_frozen_environment_rings_no_alarm(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    bad = world.publish(2)
+    good = world.objects.read(BUCKET, bad.model_key)
+    world.damage(bad.model_key)
+    gate = Gate(world)
+    world.now += REFRESH - 0.1
+    world.store.get("churn")
+    gate.open()
+    world.objects.write(BUCKET, bad.model_key, good, content_type="x")
+    world.now += 600
+
+    assert world.store.get("churn").version == 2
+    assert counted(METRICS.MODEL_LOAD_FAILURES) == 0
+
+
+def test_a_load_that_hangs_leaves_the_last_version_answering(world: World) -> None:
+    world.publish(1)
+    world.store.get("churn")
+    world.publish(2)
+    gate = Gate(world)
+    world.store._patience = 0.05
+    world.now += REFRESH - 0.1
+    world.store.get("churn")
+    world.now += 1
 
     assert world.store.get("churn").version == 1
-
-    release.set()
-    reloading.join(timeout=10)
+    gate.open()
     assert world.store.get("churn").version == 2
+
+
+def test_a_restored_snapshot_asks_anew_and_loads_nothing(world: World) -> None:
+    world.publish(1)
+    first = world.store.get("churn")
+    world.objects.objects.clear()
+
+    world.store.expire()
+
+    assert world.store.get("churn") is first
+    assert world.source.asked == ["churn", "churn"]
+
+
+def test_changed_facts_of_the_same_version_are_taken_without_a_load(world: World) -> None:
+    world.publish(1)
+    first = world.store.get("churn")
+    record = world.source.records["churn"]
+    assert isinstance(record, ServingRecord)
+    later = record.updated_at.replace(year=2027)
+    world.source.records["churn"] = record.model_copy(update={"updated_at": later})
+    world.objects.objects.clear()
+    world.now += REFRESH
+
+    second = world.store.get("churn")
+
+    assert second.record.updated_at == later
+    assert second.session is first.session
+
+
+# ── Named versions ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_named_version_answers_beside_the_champion(world: World) -> None:
+    world.publish(1)
+    world.source.records["churn@1"] = world.source.records["churn"]
+    world.publish(2)
+
+    assert world.store.get("churn", 1).version == 1
+    assert world.store.get("churn").version == 2
+    assert world.source.asked == ["churn@1", "churn"]
+
+
+def test_a_champion_asked_for_by_its_number_is_loaded_once(world: World) -> None:
+    world.publish(1)
+    world.source.records["churn@1"] = world.source.records["churn"]
+
+    assert world.store.get("churn", 1) is world.store.get("churn")
+    assert counted(METRICS.MODEL_LOADS) == 1
+
+
+def test_a_version_that_is_rejected_stops_answering(world: World) -> None:
+    world.publish(1)
+    world.source.records["churn@1"] = world.source.records["churn"]
+    world.store.get("churn", 1)
+    world.source.records["churn@1"] = ConflictError("churn@1 is rejected")
+    world.now += REFRESH
+
+    for _ in range(2):
+        with pytest.raises(ConflictError, match="rejected"):
+            world.store.get("churn", 1)
+    assert world.source.asked == ["churn@1", "churn@1"]
+    assert world.store.get("churn").version == 1
+
+
+# ── The index ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_index_names_every_model_and_whether_it_can_answer(world: World) -> None:
+    for name in ("churn", "model-a"):
+        world.publish(1, stored("run-1", name=name))
+    world.source.records["fresh"] = NoChampionError("none yet")
+    world.damage(layout.model_key("model-a", "run-1"))
+    with pytest.raises(ArtifactError):
+        world.store.get("model-a")
+
+    assert world.store.models() == (
+        ModelState("churn", 1, "READY"),
+        ModelState("fresh", None, "UNAVAILABLE", "it has no champion"),
+        ModelState("model-a", 1, "UNAVAILABLE", "DigestMismatchError"),
+    )
+
+
+def test_the_index_is_read_once_per_interval(world: World) -> None:
+    world.publish(1)
+    for _ in range(3):
+        world.store.models()
+    world.now += REFRESH
+    world.store.models()
+
+    assert world.source.listed == 2
+
+
+def test_readiness_loads_the_model_and_tells_absence_from_trouble(world: World) -> None:
+    world.publish(1)
+    bad = world.publish(1, stored("run-1", name="model-a"))
+    world.damage(bad.model_key)
+
+    assert world.store.is_ready("churn")
+    assert not world.store.is_ready("model-a")
+    with pytest.raises(NotFoundError):
+        world.store.is_ready("nobody")
+    assert counted(METRICS.MODEL_LOADS) == 1
+
+
+def test_preloading_stops_when_memory_is_full() -> None:
+    models = [stored("run-1", name=f"model-{letter}") for letter in "abcd"]
+    world = World(capacity=2 * footprint(len(models[0].onnx)))
+    for model in models:
+        world.publish(1, model)
+    world.damage(models[0].model_key)
+
+    assert world.store.preload() == 2
+    assert world.source.asked == ["model-a", "model-b", "model-c"]
 
 
 def test_telemetry_that_fails_harms_no_load(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

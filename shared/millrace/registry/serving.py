@@ -1,0 +1,135 @@
+"""What the predict function reads of the registry, and nothing else.
+
+It stands apart from `registry.registry` because a cold start imports it: neither the spec nor the
+messages of the TRAINING machine come with it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from millrace.aws.dynamodb import Item, Key, Table
+from millrace.errors import ConflictError, NoChampionError, NotFoundError
+
+META: Final = "META"
+MODELS: Final = "MODELS"
+VERSION: Final = "VERSION#"
+
+
+class VersionStatus(StrEnum):
+    """States of a model version; the edges are in `registry.states`."""
+
+    CANDIDATE = "candidate"
+    """Registered, not yet evaluated."""
+    VALIDATED = "validated"
+    """Passed its gates; may become champion."""
+    REJECTED = "rejected"
+    """Failed its gates or was rejected by a person."""
+    CHAMPION = "champion"
+    """Answers predictions."""
+    ARCHIVED = "archived"
+    """Was champion once; a rollback may bring it back."""
+
+
+class ServingRecord(BaseModel):
+    """The one item per model that the predict function reads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    model: str
+    version: int
+    run_id: str
+    model_key: str
+    sha256: str
+    signature_key: str
+    signature_sha256: str
+    updated_at: datetime
+    capture_rate: float = 1.0
+    """The spec's ``monitor.capture_rate``: carried here, it changes without a training."""
+
+
+class Offer(NamedTuple):
+    """A registered model, as a listing shows it."""
+
+    model: str
+    version: int | None
+    """The champion; None when the model has none."""
+
+
+def model_pk(model: str) -> str:
+    """Partition of everything about a model."""
+    return f"MODEL#{model}"
+
+
+def model_key(model: str) -> Key:
+    """The registered model."""
+    return Key(model_pk(model), META)
+
+
+def version_key(model: str, version: int) -> Key:
+    """A model version."""
+    return Key(model_pk(model), f"{VERSION}{version:06d}")
+
+
+def serving_key(model: str) -> Key:
+    """What the predict function reads."""
+    return Key(model_pk(model), "SERVING")
+
+
+class ServingReader:
+    """Says which version answers, from the registry's table."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def get_serving(self, model: str, version: int | None = None) -> ServingRecord:
+        """What answers predictions: one read.
+
+        Args:
+            model: The model.
+            version: A version other than the champion. It may answer if it passed its gates and
+                nobody rejected it afterwards.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            NoChampionError: The model has no champion.
+            ConflictError: The version may not answer.
+        """
+        if version is not None:
+            return self._version(model, version)
+        item = self._table.get(serving_key(model))
+        if item is None:
+            self._expect_model(model)
+            raise NoChampionError(f"model {model!r} has no champion yet")
+        return ServingRecord.model_validate(item)
+
+    def list_serving(self) -> Sequence[Offer]:
+        """Every registered model by name, with its champion."""
+        page = self._table.query(MODELS, index=True)
+        return tuple(Offer(i["name"], i.get("champion_version")) for i in page.items)
+
+    def _version(self, model: str, version: int) -> ServingRecord:
+        item = self._table.get(version_key(model, version)) if 0 < version < 10**6 else None
+        if item is None:
+            self._expect_model(model)
+            raise NotFoundError(f"model {model!r} has no version {version}")
+        if not _may_answer(item):
+            raise ConflictError(
+                f"{model}@{version} is {item['status']}: only versions that passed their gates, "
+                "and were not rejected, answer predictions"
+            )
+        return ServingRecord.model_validate(item)
+
+    def _expect_model(self, model: str) -> None:
+        if self._table.get(model_key(model)) is None:
+            raise NotFoundError(f"there is no model {model!r}")
+
+
+def _may_answer(version: Item) -> bool:
+    status = version["status"]
+    if status == VersionStatus.CHAMPION:
+        return True
+    return version.get("verdict") == "passed" and status != VersionStatus.REJECTED
