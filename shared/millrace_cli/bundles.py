@@ -10,7 +10,8 @@ import typer
 from rich.text import Text
 
 from millrace import layout
-from millrace.aws.s3 import ObjectStore, S3ObjectStore, verify_sha256
+from millrace.aws.objects import ObjectStore, verify_sha256
+from millrace.aws.s3 import S3ObjectStore
 from millrace.bundle import Content, Kind, Manifest, default_name, write_bundle
 from millrace.errors import ArtifactError, InvalidRequestError, NotFoundError
 from millrace.registry.records import CHAMPION, ModelVersion, ServingRecord
