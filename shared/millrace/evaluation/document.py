@@ -177,6 +177,30 @@ class Importance(Part):
     """Most important first."""
 
 
+class CoverageLevel(Part):
+    """One coverage that intervals or label sets are given for."""
+
+    promised: float
+    covered: float
+    """Share of the test rows whose truth was inside."""
+    low: float
+    high: float
+    """95 % Wilson interval of that share."""
+    size: float
+    """Classification: mean number of labels in a set. Regression: width of the interval."""
+
+
+class Coverage(Part):
+    """Promised and measured coverage of the answers' intervals or label sets."""
+
+    method: Literal["absolute_residual", "lac"]
+    calibration_rows: int
+    """Validation rows held back from the fit to calibrate on."""
+    exchangeable: bool
+    """False after a split by time or group: the promise then holds only as far as rows are alike."""
+    levels: tuple[CoverageLevel, ...]
+
+
 class Provenance(Part):
     """What the evaluation can be repeated from."""
 
@@ -235,6 +259,8 @@ class Evaluation(Part):
     drawings: Drawings
     slices: tuple[SliceTable, ...]
     importance: Importance
+    coverage: Coverage | None = None
+    """None when the version answers no intervals."""
     trials: tuple[TrialResult, ...]
     parity: Parity
     provenance: Provenance

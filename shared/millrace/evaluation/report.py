@@ -4,6 +4,7 @@ Column names, categories, descriptions and parameters are user input: the templa
 everything, and the page's own policy forbids scripts and external resources.
 """
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jinja2
 
 from millrace.evaluation import charts, wording
-from millrace.evaluation.document import Evaluation, Histogram, Measured, SliceTable
+from millrace.evaluation.document import Coverage, Evaluation, Histogram, Measured, SliceTable
 from millrace.spec import HIGHER_IS_BETTER, Role, Task
 
 METRIC_NAMES = {
@@ -62,9 +63,18 @@ def render(evaluation: Evaluation) -> str:
             slice_tables=[(table, _slice_marks(table)) for table in evaluation.slices],
             trials=_ranked_trials(evaluation),
             limits=_limits(evaluation),
+            calibration_spread=_calibration_spread(evaluation.coverage),
             has_skipped=any(m.skipped for m in evaluation.metrics.values()),
         )
     )
+
+
+def _calibration_spread(coverage: Coverage | None) -> float:
+    """Deviation of the coverage of one calibration at 90 %: Beta(k, n + 1 - k) (Vovk, 2012)."""
+    if coverage is None:
+        return 0.0
+    rows = coverage.calibration_rows
+    return math.sqrt(0.9 * 0.1 / (rows + 2))
 
 
 @cache

@@ -15,6 +15,7 @@ from millrace.documents import read_signature
 from millrace.errors import TrainingError
 from millrace.evaluation import curves
 from millrace.evaluation.bootstrap import draw, measured, paired_difference
+from millrace.evaluation.coverage import measure_coverage
 from millrace.evaluation.document import (
     Comparison,
     Drawings,
@@ -134,6 +135,9 @@ def evaluate(
             headline,
             spec.train.seed,
         ),
+        coverage=measure_coverage(signature.conformal, candidate)
+        if signature.conformal is not None
+        else None,
         trials=task.trials,
         parity=task.fit.parity,
         provenance=_provenance(task, spec),

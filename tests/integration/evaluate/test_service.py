@@ -79,6 +79,35 @@ def test_metrics_are_those_of_the_test_split_by_scikit_learn() -> None:
     assert result.rows == split.rows == 300
 
 
+@pytest.mark.parametrize("task", list(Task))
+def test_coverage_that_was_promised_is_measured_on_the_test_split(task: Task) -> None:
+    store = FakeStore()
+    scenario = Scenario(store, spec_document(task), rows=3_000)
+
+    result = run(scenario, scenario.candidate("run-1"))
+
+    coverage = Evaluation.model_validate(read_document(store, result.evaluation_key)).coverage
+    assert coverage is not None
+    assert coverage.calibration_rows == 500
+    assert len(coverage.levels) == 10
+    for level in coverage.levels:
+        spread = np.sqrt(level.promised * (1 - level.promised) * (1 / 500 + 1 / 1_000))
+        assert level.low <= level.covered <= level.high
+        assert level.covered > level.promised - 3 * spread
+        # A set of labels always holds the likeliest one, and may so hold more than promised.
+        assert task is not Task.REGRESSION or level.covered < level.promised + 3 * spread
+        assert level.size > 0
+
+
+def test_a_version_without_intervals_has_no_coverage() -> None:
+    store = FakeStore()
+    scenario = Scenario(store, spec_document(serve={"intervals": False}))
+
+    result = run(scenario, scenario.candidate("run-1"))
+
+    assert read_document(store, result.evaluation_key)["coverage"] is None
+
+
 def test_same_candidate_evaluated_twice_gives_the_same_figures_and_keys() -> None:
     scenario = Scenario(FakeStore(), spec_document())
     task = scenario.candidate("run-1")

@@ -11,6 +11,8 @@ import pytest
 from millrace.evaluation import charts, curves
 from millrace.evaluation.document import (
     Comparison,
+    Coverage,
+    CoverageLevel,
     Drawings,
     Evaluation,
     FeatureImportance,
@@ -111,6 +113,12 @@ def evaluation(task: Task = Task.BINARY, name: str = "plain", **changes: Any) ->
                 gap=0.0,
                 judged=1,
             ),
+        ),
+        coverage=Coverage(
+            method="absolute_residual" if regression else "lac",
+            calibration_rows=150,
+            exchangeable=True,
+            levels=(CoverageLevel(promised=0.9, covered=0.91, low=0.86, high=0.94, size=1.2),),
         ),
         importance=Importance(
             metric=headline,
@@ -252,6 +260,28 @@ def test_report_says_what_a_reader_needs() -> None:
         "against champion version 2",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("task", "title"), [(Task.BINARY, "Label sets"), (Task.REGRESSION, "Width of the interval")]
+)
+def test_report_tells_promised_and_measured_coverage(task: Task, title: str) -> None:
+    text = " ".join(Page(render(evaluation(task))).text)
+
+    assert title in text
+    assert "held on the test split" in text.lower()
+    assert "91.0 %" in text
+    assert "the 150 validation rows aside" in text
+
+
+def test_report_says_when_coverage_is_promised_only_for_rows_that_are_alike() -> None:
+    plain = evaluation()
+    assert plain.coverage is not None
+    told = plain.coverage.model_copy(update={"exchangeable": False})
+
+    assert "rows in no order and of no groups" in render(evaluation(coverage=told))
+    assert "rows in no order and of no groups" not in render(plain)
+    assert 'id="coverage"' not in render(evaluation(coverage=None))
 
 
 def test_report_without_champion_says_so() -> None:
