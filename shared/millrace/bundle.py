@@ -42,7 +42,7 @@ from millrace.errors import (
     MillraceError,
     NotFoundError,
 )
-from millrace.registry.records import ServingRecord
+from millrace.registry.serving import Offer, ServingRecord
 from millrace.spec import MODEL_NAME_PATTERN, Algorithm, Task
 
 if TYPE_CHECKING:
@@ -513,7 +513,13 @@ class Shelf:
             raise NotFoundError(f"model {model} has no version {version} here")
         return found.manifest.serving
 
-    def read(self, bucket: str, key: str, *, version_id: str | None = None) -> bytes:  # noqa: ARG002 - as of a bucket
+    def list_serving(self) -> Sequence[Offer]:
+        """Every model, by name, with its champion."""
+        self.look()
+        versions = self._view.versions
+        return tuple(Offer(model, max(versions[model])) for model in sorted(versions))
+
+    def read(self, bucket: str, key: str) -> bytes:  # noqa: ARG002 - there is one place here
         """The bytes that have this key in the artifact bucket.
 
         Raises:

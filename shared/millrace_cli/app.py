@@ -12,7 +12,7 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from millrace import __version__
-from millrace_cli import bundles, local, models, predictions, specs, training
+from millrace_cli import bundles, local, models, predictions, serve, specs, training
 from millrace_cli.console import (
     Context,
     JsonFlag,
@@ -140,7 +140,7 @@ def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
         raise typer.Exit(ExitCode.UNREACHABLE)
 
 
-for group in (specs.app, training.app, models.app, predictions.app, bundles.app):
+for group in (specs.app, training.app, models.app, predictions.app, bundles.app, serve.app):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(local.app, name="local")
 

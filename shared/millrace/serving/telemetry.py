@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from millrace.errors import MillraceError
 from millrace.observability import METRICS, count, logger, publish
@@ -14,6 +15,26 @@ def harmless() -> Iterator[None]:
         yield
     except Exception as exc:  # noqa: BLE001 - monitoring is whatever it is; the answer stands
         logger.error("telemetry failed", exc_info=exc)
+
+
+class Observer(Protocol):
+    """Is told of loads besides: a server on premises counts them in its own metrics."""
+
+    def loaded(self, model: str) -> None:
+        """A version was loaded."""
+        ...
+
+    def load_failed(self, model: str | None) -> None:
+        """A version could not be loaded; None when it is not known of which model."""
+        ...
+
+
+_observers: list[Observer] = []
+
+
+def observe(observer: Observer) -> None:
+    """Makes an observer hear of every load of this process from now on, in place of any other."""
+    _observers[:] = [observer]
 
 
 def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
@@ -30,6 +51,8 @@ def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
         )
     with harmless():
         count(METRICS.MODEL_LOADS, model=model)
+        for observer in _observers:
+            observer.loaded(model)
 
 
 def note_load_failure(
@@ -49,6 +72,8 @@ def note_load_failure(
         )
     with harmless():
         count(METRICS.MODEL_LOAD_FAILURES, model=model)
+        for observer in _observers:
+            observer.load_failed(model)
 
 
 def note_stale(*, model: str, version: int, error: Exception | None) -> None:
