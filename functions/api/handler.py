@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from millrace.aws.clients import client
+from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.lambda_ import LambdaInvoker
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
 from millrace.http.api import Collaborators, create_app
 from millrace.http.gateway import Gateway
+from millrace.http.keys import open_guard
 from millrace.observability import logger, published, tracer
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
@@ -30,6 +32,8 @@ class ApiSettings(EnvironmentSettings):
     topic_arn: str
     stage: str = "dev"
     code_version: str = "unknown"
+    authorizer: str = "IAM"
+    api_keys: str = ""
 
 
 @cache
@@ -53,7 +57,12 @@ def gateway() -> Gateway:
                 code_version=settings.code_version,
                 new_token=lambda: str(uuid4()),
             )
-        )
+        ),
+        open_guard(
+            settings.authorizer,
+            settings.api_keys,
+            lambda: DynamoTable(client("dynamodb"), settings.table_name),
+        ),
     )
 
 

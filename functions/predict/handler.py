@@ -12,6 +12,7 @@ from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
 from millrace.http.gateway import Gateway
+from millrace.http.keys import open_guard
 from millrace.http.service import create_service
 from millrace.observability import tracer
 from millrace.registry.serving import ServingReader
@@ -29,6 +30,8 @@ class PredictSettings(EnvironmentSettings):
     refresh_seconds: float = 30.0
     max_rows: int = 5_000
     model_cache_mb: int = 256
+    authorizer: str = "IAM"
+    api_keys: str = ""
 
 
 def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -> Gateway:
@@ -48,7 +51,12 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
     )
-    return Gateway(create_service(store, new_id=new_prediction_id, limits=limits))
+    guard = open_guard(
+        settings.authorizer,
+        settings.api_keys,
+        lambda: DynamoTable(client("dynamodb"), settings.table_name),
+    )
+    return Gateway(create_service(store, new_id=new_prediction_id, limits=limits), guard)
 
 
 @cache

@@ -123,6 +123,7 @@ class _Stack:
             self._alarms(),
             self._counted("dashboards", "AWS::CloudWatch::Dashboard", "dashboard"),
             self._keys(),
+            *self._firewalls(),
             self._counted("secrets", "AWS::SecretsManager::Secret", "secret"),
             self._line(
                 "custom metrics", "none gets data while nothing flows", Decimal(0), "custom-metric"
@@ -166,6 +167,15 @@ class _Stack:
         formula = f"{keys} of {versions} version" if keys else "S3 and DynamoDB bring theirs"
         return self._line("customer keys", formula, keys * versions, "key")
 
+    def _firewalls(self) -> Iterable[Line]:
+        found = self._of("AWS::WAFv2::WebACL")
+        rules = sum(len(properties["Rules"]) for properties in found.values())
+        count = len(found)
+        yield self._line("firewalls", f"{count}" if count else "none", Decimal(count), "web-acl")
+        yield self._line(
+            "rules of firewalls", f"{rules}" if rules else "none", Decimal(rules), "web-acl-rule"
+        )
+
     def _counted(self, item: str, type_: str, price: str) -> Line:
         count = len(self._of(type_))
         return self._line(item, f"{count}" if count else "none", Decimal(count), price)
@@ -183,6 +193,7 @@ class _Stack:
         logged = a["predict_log_kb"] + self._access_log_kb()
         return [
             self._line("API requests", f"{count:,}", count, "api-requests"),
+            self._filtered(count),
             self._line("function requests", f"{count:,}", count, "lambda-requests"),
             self._line(
                 "function time",
@@ -218,6 +229,11 @@ class _Stack:
                 "data-out",
             ),
         ]
+
+    def _filtered(self, requests: Decimal) -> Line:
+        if not self._of("AWS::WAFv2::WebACL"):
+            return self._line("firewall", "WebAcl=off", Decimal(0), "web-acl-requests")
+        return self._line("firewall", f"{requests:,}", requests, "web-acl-requests")
 
     def _traces(self, requests: Decimal, hours: Decimal) -> Line:
         if not self._traced():

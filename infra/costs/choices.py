@@ -16,6 +16,10 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "CodeVersion": ("0123abc",),
     "NotificationEmail": ("ops@example.org",),
     "KmsKeyArn": ("arn:aws:kms:us-east-1:123456789012:key/customer",),
+    "JwtIssuer": ("https://issuer.example.org",),
+    "JwtAudience": ("millrace",),
+    "JwtRolesClaim": ("cognito:groups",),
+    "JwtRoleMapping": ("team=operator",),
     "PermissionsBoundaryArn": ("arn:aws:iam::123456789012:policy/boundary",),
 }
 """Values of the parameters whose values the template does not list."""

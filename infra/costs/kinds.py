@@ -146,6 +146,11 @@ KINDS: dict[str, Kind] = {
     "AWS::SNS::TopicPolicy": Kind((Billing.FREE,), "IAM has no price"),
     "AWS::SQS::Queue": Kind((Billing.USE,), "requests; nobody polls the dead letters"),
     "AWS::SQS::QueuePolicy": Kind((Billing.FREE,), "IAM has no price"),
+    "AWS::WAFv2::WebACL": Kind(
+        (Billing.MONTH, Billing.USE),
+        "the list and each of its rules, by the hour, whether anything comes or not; requests",
+    ),
+    "AWS::WAFv2::WebACLAssociation": Kind((Billing.FREE,), "puts the firewall before the API"),
     "AWS::SecretsManager::Secret": Kind((Billing.MONTH, Billing.USE), "each secret; requests"),
     "AWS::StepFunctions::StateMachine": Kind(
         (Billing.USE,), "state transitions, failures' logs and traces; nothing without an execution"
@@ -184,7 +189,6 @@ HOURLY: dict[str, str] = {
     "AWS::Scheduler::Schedule": "runs its target by the clock",
     "AWS::Synthetics::Canary": "runs by the clock",
     "AWS::Transfer::Server": "a server is billed by the hour",
-    "AWS::WAFv2::WebACL": "a web ACL and its rules are billed by the hour",
 }
 """Types that cost or work at rest whatever their properties: none may be in a stack."""
 

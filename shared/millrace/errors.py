@@ -30,6 +30,7 @@
         │   ├── ConditionFailedError    a conditional write met another state than it assumed
         │   ├── InvalidTransitionError  the state table has no such edge
         │   └── ChampionChangedError    the champion is not the one the caller compared with
+        ├── UnauthenticatedError        the caller did not prove who they are
         ├── AccessDeniedError           AWS refused the caller's credentials or permissions
         └── ConfigurationError          the deployment or the local set-up lacks something
 
@@ -192,6 +193,10 @@ class NotAcceptableError(InvalidRequestError):
 
 class UnsupportedMediaTypeError(InvalidRequestError):
     """The body is in a format or an encoding that Millrace does not read."""
+
+
+class UnauthenticatedError(FinalError):
+    """The caller did not prove who they are: a token that is missing, wrong or no longer valid."""
 
 
 class AccessDeniedError(FinalError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.infra.deployment import ROOT, Resolver, as_list, statements
+from tests.infra.deployment import ROOT, TOKENS, Resolver, as_list, statements
 
 TABLE = ROOT / "tests" / "infra" / "iam.yaml"
 REASONS = ROOT / "tests" / "infra" / "why.yaml"
@@ -27,7 +27,7 @@ def rights() -> dict[str, dict[str, Any]]:
     """Role to whose it is, what it grants and why; rights that hang on a parameter are in it."""
     found: dict[str, dict[str, Any]] = {}
     why = reasons()
-    deployed = Resolver(KmsKeyArn=KEY, TraceMode="Active").resources()
+    deployed = _deployed()
     for name, role in deployed.items():
         if role["Type"] != "AWS::IAM::Role":
             continue
@@ -50,6 +50,11 @@ def rights() -> dict[str, dict[str, Any]]:
         if managed:
             found[name]["managed"] = {p: why.get((name, p), "") for p in managed}
     return found
+
+
+def _deployed() -> dict[str, dict[str, Any]]:
+    """Every resource that has a role, whatever the parameters."""
+    return Resolver(**TOKENS, KmsKeyArn=KEY, TraceMode="Active").resources()
 
 
 def _users(role: str, deployed: dict[str, Any]) -> str:
@@ -83,7 +88,7 @@ def reasons() -> dict[tuple[str, str], str]:
     shared = written.pop(EVERYWHERE)
     names = {
         name: [s["Sid"] for s in statements(role)]
-        for name, role in Resolver(KmsKeyArn=KEY, TraceMode="Active").resources().items()
+        for name, role in _deployed().items()
         if role["Type"] == "AWS::IAM::Role"
     }
     spread = {

@@ -22,6 +22,7 @@ __all__ = [
     "MACHINE",
     "ROOT",
     "TEMPLATE",
+    "TOKENS",
     "Resolver",
     "Resource",
     "as_list",
@@ -33,7 +34,13 @@ __all__ = [
     "statements",
 ]
 
-FUNCTIONS = ("Trigger", "Ingest", "Train", "Evaluate", "Registry", "Predict", "Api")
+FUNCTIONS = ("Trigger", "Ingest", "Train", "Evaluate", "Registry", "Predict", "Api", "Authorizer")
+TOKENS = {
+    "ApiAuthorizer": "JWT",
+    "JwtIssuer": "https://issuer.example.org",
+    "JwtAudience": "millrace",
+}
+"""A deployment that takes tokens: the one with every function."""
 
 
 def lintable() -> dict[str, Any]:

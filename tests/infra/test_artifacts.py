@@ -16,6 +16,7 @@ LAMBDA_LIMIT = 262_144_000
 # Bytes unzipped as built in November 2026, and about ten per cent of room; a budget that is met
 # by raising it should be raised on purpose. `train` has less room: the limit is near.
 BUDGETS = {
+    "authorizer": 36_000_000,
     "api": 23_500_000,
     "evaluate": 109_000_000,
     "ingest": 146_000_000,
@@ -27,9 +28,11 @@ BUDGETS = {
 
 # Packages that only the named functions carry.
 OWNERS: dict[str, set[str]] = {
+    "cryptography": {"authorizer"},
     "duckdb": {"ingest"},
     "fastapi": {"api", "predict"},
     "jinja2": {"evaluate"},
+    "jwt": {"authorizer"},
     "mangum": {"api", "predict"},
     "numpy": {"evaluate", "ingest", "predict", "train"},
     "onnx": {"train"},

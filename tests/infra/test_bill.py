@@ -19,10 +19,20 @@ from infra.costs.pages import DOCUMENT, rendered
 from infra.costs.prices import assumptions, price_list
 from infra.delivery.stages import stages
 from millrace.errors import ConfigurationError
-from tests.infra.deployment import ROOT, Resolver, as_list, expanded, machine_definition, statements
+from tests.infra.deployment import (
+    ROOT,
+    TOKENS,
+    Resolver,
+    as_list,
+    expanded,
+    machine_definition,
+    statements,
+)
 
 DEFAULT_LIMIT = Decimal("3.00")
 DEV_LIMIT = Decimal("0.10")
+DEARER = {("WebAcl", "on"): Decimal("7.00")}
+"""Choices that cost more than the limit by themselves, off by default."""
 
 STAGES = stages(ROOT / "samconfig.toml")
 CHOICES: dict[str, dict[str, str]] = {"defaults": {}} | {
@@ -239,8 +249,19 @@ def test_stages_that_people_rely_on_have_their_alarms_and_stay_below_three_dolla
 
 def test_every_single_choice_of_a_parameter_stays_below_three_dollars() -> None:
     usual = total(bill_of({}).at_rest)
+    single = [effect for effect in effects() if (effect.parameter, effect.value) not in DEARER]
 
-    assert max(usual + effect.usd for effect in effects()) < DEFAULT_LIMIT
+    assert max(usual + effect.usd for effect in single) < DEFAULT_LIMIT
+
+
+def test_choices_that_cost_more_say_how_much() -> None:
+    costs = {(effect.parameter, effect.value): effect.usd for effect in effects()}
+
+    assert {choice: costs[choice] for choice in DEARER} == DEARER
+    described = expanded()["Parameters"]["WebAcl"]["Description"]
+    assert "seven to eight dollars a month" in described
+    tokens = bill_of({"WebAcl": "on", **TOKENS}), bill_of(TOKENS)
+    assert total(tokens[0].at_rest) - total(tokens[1].at_rest) == Decimal("8.00")
 
 
 def test_alarms_are_billed_by_the_metrics_they_read() -> None:
@@ -290,6 +311,7 @@ def test_everything_that_bills_at_rest_has_a_line(choice: dict[str, str]) -> Non
         "AWS::DynamoDB::Table": "RegistryTable",
         "AWS::Logs::LogGroup": "logs",
         "AWS::S3::Bucket": "DataBucket",
+        "AWS::WAFv2::WebACL": "firewalls",
     }
     assert billed <= words.keys()
     for type_ in billed:

@@ -26,7 +26,7 @@ from tests.infra.bootstrapped import (
     execution,
     made,
 )
-from tests.infra.deployment import ROOT, Resolver, as_list, expanded, statements
+from tests.infra.deployment import ROOT, TOKENS, Resolver, as_list, expanded, statements
 
 # How CloudFormation names what the template makes: its ARN, and the property that names it. Without one
 # the name is STACK-LOGICALID-RANDOM. A new resource type belongs here.
@@ -47,6 +47,7 @@ ARNS: dict[str, tuple[str, str | None]] = {
     ),
     "AWS::DynamoDB::Table": (f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{{}}", "TableName"),
     "AWS::Events::Rule": (f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{{}}", "Name"),
+    "AWS::IAM::ManagedPolicy": (f"arn:aws:iam::{ACCOUNT}:policy/{{}}", "ManagedPolicyName"),
     "AWS::IAM::Role": (f"arn:aws:iam::{ACCOUNT}:role/{{}}", "RoleName"),
     "AWS::Lambda::EventInvokeConfig": (
         f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{{}}",
@@ -66,6 +67,11 @@ ARNS: dict[str, tuple[str, str | None]] = {
         f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{{}}",
         "StateMachineName",
     ),
+    "AWS::WAFv2::WebACL": (f"arn:aws:wafv2:{REGION}:{ACCOUNT}:regional/webacl/{{}}", "Name"),
+    "AWS::WAFv2::WebACLAssociation": (
+        f"arn:aws:apigateway:{REGION}::/restapis/id/stages/live",
+        None,
+    ),
 }
 
 # What a resource type's provider may call and this template never makes it call: patterns of
@@ -82,6 +88,10 @@ UNNEEDED = {
     r"DynamoDB::Table kinesis:.*": "no Kinesis stream",
     r"(DynamoDB::Table|Lambda::Function) kms:(Encrypt|ListAliases|RevokeGrant)": "imports, and grants that AWS services retire",
     r"DynamoDB::Table iam:CreateServiceLinkedRole": "only for replicas and autoscaling of a table",
+    r"IAM::ManagedPolicy iam:.*": (
+        "a pipeline that could write policies could widen what people have: its stages are deployed "
+        "with ApiPolicies=none"
+    ),
     r"IAM::Role iam:DeleteRolePermissionsBoundary": "denied: the boundary stays",
     r"Lambda::Function lambda:(AssociateRuntimeAlias|PutRuntimeManagementConfig)": "runtimes follow AWS's updates",
     r"Lambda::Function lambda:.*CapacityProvider": "no capacity provider",
@@ -112,6 +122,11 @@ UNNEEDED = {
     r"DynamoDB::Table (logs|s3):.*": "no import from S3, which would be logged",
     r"S3::Bucket s3tables:.*": "no table bucket",
     r"SNS::Topic sns:PutDataProtectionPolicy": "no data protection policy",
+    r"WAFv2::WebACL payments:.*": "no managed rules that are bought",
+    r"WAFv2::WebACLAssociation (amplify|apprunner|appsync|bedrock-agentcore|cognito-idp|ec2|elasticloadbalancing):.*": (
+        "the firewall stands before the API alone"
+    ),
+    r"WAFv2::WebACLAssociation wafv2:((Get|Put)PermissionPolicy|GetWebACL)": "no shared rule groups",
     r"ApiGateway::RestApi apigateway:UpdateRestApiPolicy": "the API has no resource policy",
 }
 
@@ -137,7 +152,8 @@ def _deployed(stage: str) -> dict[str, dict[str, Any]]:
     """Every resource that any choice of parameters makes, as in the stage's stack."""
     choices: tuple[dict[str, str], ...] = (
         {"NotificationEmail": "ops@example.org"},
-        {"ApiAuthorizer": "API_KEY", "KmsKeyArn": KEY},
+        {"ApiAuthorizer": "API_KEY", "KmsKeyArn": KEY, "WebAcl": "on"},
+        TOKENS,
     )
     found: dict[str, dict[str, Any]] = {}
     for choice in choices:
@@ -188,7 +204,7 @@ def test_everything_a_deployment_makes_begins_with_the_name_of_its_stack(stage: 
     for name, resource in resources.items():
         pattern, _ = ARNS[resource["Type"]]
         if "{}" not in pattern:
-            assert resource["Type"].startswith("AWS::ApiGateway::"), name
+            assert resource["Type"].startswith(("AWS::ApiGateway::", "AWS::WAFv2::WebACLA")), name
             continue
         last = re.split(r"[:/]", _arn(stage, name, resources))[-1]
         assert last.startswith(f"millrace-{stage}"), f"{name}: {last}"

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from cfnlint.api import lint
 
+from millrace.http.problems import Problem
 from millrace.http.routes import ROUTES
 from millrace.observability import METRICS, NAMESPACE
 from tests.infra.deployment import (
     FUNCTIONS,
     ROOT,
     TEMPLATE,
+    TOKENS,
     Resolver,
     as_list,
     expanded,
@@ -38,6 +40,7 @@ CHOICES: dict[str, dict[str, str]] = {
         "NotificationEmail": "ops@example.org",
         "TableDeletionProtection": "true",
     },
+    "tokens": {**TOKENS, "WebAcl": "on"},
 }
 
 # Actions that know no resource; everything else names what it may touch.
@@ -226,8 +229,8 @@ def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rule
 
 
 def test_every_function_has_its_own_role_and_log_group_made_before_it() -> None:
-    functions = _of({}, "AWS::Lambda::Function")
-    groups = _of({}, "AWS::Logs::LogGroup")
+    functions = _of(TOKENS, "AWS::Lambda::Function")
+    groups = _of(TOKENS, "AWS::Logs::LogGroup")
     order = list(source()["Resources"])
 
     assert set(functions) == {f"{name}Function" for name in FUNCTIONS}
@@ -244,7 +247,7 @@ def test_every_function_has_its_own_role_and_log_group_made_before_it() -> None:
 
 
 def test_every_function_has_the_runtime_it_was_built_for() -> None:
-    for name, function in _of({}, "AWS::Lambda::Function").items():
+    for name, function in _of(TOKENS, "AWS::Lambda::Function").items():
         properties = function["Properties"]
         assert properties["Runtime"] == "python3.13", name
         assert properties["Architectures"] == ["x86_64"], name
@@ -273,7 +276,7 @@ def test_functions_behind_the_api_answer_before_the_gateway_gives_up() -> None:
 
 @pytest.mark.parametrize(("mode", "disabled"), [("Active", "false"), ("PassThrough", "true")])
 def test_tracing_follows_the_parameter(mode: str, disabled: str) -> None:
-    for function in _of({"TraceMode": mode}, "AWS::Lambda::Function").values():
+    for function in _of({**TOKENS, "TraceMode": mode}, "AWS::Lambda::Function").values():
         properties = function["Properties"]
         assert properties["TracingConfig"] == {"Mode": mode}
         assert properties["Environment"]["Variables"]["POWERTOOLS_TRACE_DISABLED"] == disabled
@@ -292,10 +295,10 @@ def test_no_role_may_touch_everything(choice: dict[str, str]) -> None:
 
 
 def test_every_role_takes_the_boundary_when_there_is_one() -> None:
-    bounded = _of(CHOICES["strict"], "AWS::IAM::Role")
-    unbounded = _of({}, "AWS::IAM::Role")
-
     boundary = CHOICES["strict"]["PermissionsBoundaryArn"]
+    bounded = _of({**TOKENS, "PermissionsBoundaryArn": boundary}, "AWS::IAM::Role")
+    unbounded = _of(TOKENS, "AWS::IAM::Role")
+
     assert {r["Properties"].get("PermissionsBoundary") for r in bounded.values()} == {boundary}
     assert {r["Properties"].get("PermissionsBoundary") for r in unbounded.values()} == {None}
 
@@ -347,15 +350,17 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
         (p["Properties"]["Principal"], p["Properties"]["SourceArn"]): p["Properties"][
             "FunctionName"
         ]
-        for p in _of({}, "AWS::Lambda::Permission").values()
+        for p in _of(TOKENS, "AWS::Lambda::Permission").values()
     }
 
-    gateway = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}/live"
+    api = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}"
+    gateway = f"{api}/live"
     assert permissions == {
         ("events.amazonaws.com", "${UploadRule.Arn}"): "${TriggerFunction}",
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/*/v1/*"): "${ApiFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/POST/v1/models/*/predict"): "${PredictFunction}",
+        ("apigateway.amazonaws.com", f"{api}/authorizers/*"): "${AuthorizerFunction}",
     }
 
 
@@ -364,7 +369,12 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
 
 @pytest.mark.parametrize(
     ("authorizer", "security"),
-    [("IAM", [{"sigv4": []}]), ("API_KEY", [{"api_key": []}]), ("NONE", [])],
+    [
+        ("IAM", [{"sigv4": []}]),
+        ("API_KEY", [{"api_key": []}]),
+        ("JWT", [{"jwt": []}]),
+        ("NONE", []),
+    ],
 )
 def test_every_route_asks_for_the_chosen_credentials(
     authorizer: str, security: list[dict[str, list[str]]]
@@ -390,21 +400,42 @@ def test_every_route_is_explicit_and_declares_its_path_parameters() -> None:
         assert re.findall(r"\{(\w+)\}", path) == operation["_parameters"]
 
 
-@pytest.mark.parametrize("authorizer", ["IAM", "API_KEY", "NONE"])
-def test_key_and_usage_plan_exist_for_api_keys_alone(authorizer: str) -> None:
+@pytest.mark.parametrize("authorizer", ["IAM", "API_KEY", "JWT", "NONE"])
+def test_keys_and_usage_plans_exist_for_api_keys_alone(authorizer: str) -> None:
     kinds = {r["Type"] for r in Resolver(ApiAuthorizer=authorizer).resources().values()}
 
     for kind in ("ApiKey", "UsagePlan", "UsagePlanKey"):
         assert (f"AWS::ApiGateway::{kind}" in kinds) == (authorizer == "API_KEY")
 
 
-def test_usage_plan_covers_the_stage_of_the_api() -> None:
-    found = _of({"ApiAuthorizer": "API_KEY"}, "AWS::ApiGateway::UsagePlan")
+def test_usage_plans_cover_the_stage_of_the_api_and_limit_each_key() -> None:
+    found = _of(
+        {"ApiAuthorizer": "API_KEY", "PredictorDailyQuota": "1000"}, "AWS::ApiGateway::UsagePlan"
+    )
     [stage] = _of({}, "AWS::ApiGateway::Stage")
 
-    assert found["ApiUsagePlan"]["Properties"]["ApiStages"] == [
-        {"ApiId": "${Api}", "Stage": f"${{{stage}}}"}
-    ]
+    assert {name: plan["Properties"].get("Quota") for name, plan in found.items()} == {
+        "PredictorUsagePlan": {"Limit": "1000", "Period": "DAY"},
+        "StaffUsagePlan": None,
+    }
+    for plan in found.values():
+        assert plan["Properties"]["ApiStages"] == [{"ApiId": "${Api}", "Stage": f"${{{stage}}}"}]
+        assert plan["Properties"]["Throttle"].keys() == {"RateLimit", "BurstLimit"}
+
+
+def test_the_firewall_stands_before_the_stage_and_counts_by_address_and_credential() -> None:
+    choice = {"ApiAuthorizer": "API_KEY", "WebAcl": "on"}
+    [acl] = _of(choice, "AWS::WAFv2::WebACL").values()
+    [association] = _of(choice, "AWS::WAFv2::WebACLAssociation").values()
+
+    rules = {rule["Name"]: rule["Statement"] for rule in acl["Properties"]["Rules"]}
+    assert rules.keys() == {"sizes", "rate-of-an-address", "rate-of-a-credential"}
+    [key] = rules["rate-of-a-credential"]["RateBasedStatement"]["CustomKeys"]
+    assert key["Header"]["Name"] == "x-api-key"
+    assert "/restapis/${Api}/stages/" in association["Properties"]["ResourceArn"]
+    assert _of({"ApiAuthorizer": "API_KEY"}, "AWS::WAFv2::WebACL") == {}
+    [signed] = _of({"WebAcl": "on"}, "AWS::WAFv2::WebACL").values()
+    assert [r["Name"] for r in signed["Properties"]["Rules"]] == ["sizes", "rate-of-an-address"]
 
 
 def test_errors_of_the_gateway_are_problem_details() -> None:
@@ -413,16 +444,20 @@ def test_errors_of_the_gateway_are_problem_details() -> None:
     responses = api["Properties"]["Body"]["x-amazon-apigateway-gateway-responses"]
     assert {"DEFAULT_4XX", "DEFAULT_5XX", "THROTTLED", "REQUEST_TOO_LARGE"} <= responses.keys()
     for name, response in responses.items():
-        assert response["responseParameters"] == {
-            "gatewayresponse.header.Content-Type": "'application/problem+json'"
-        }
+        header = "gatewayresponse.header."
+        parameters = response["responseParameters"]
+        assert parameters.pop(f"{header}Content-Type") == "'application/problem+json'"
+        wanted = {"401": {f"{header}WWW-Authenticate"}, "429": {f"{header}Retry-After"}}
+        if name != "QUOTA_EXCEEDED":
+            assert wanted.get(response.get("statusCode", ""), set()) <= parameters.keys(), name
         template = response["responseTemplates"]["application/json"]
         body = json.loads(template.replace("$context.error.messageString", '"text"'))
-        assert {"type", "title", "code", "detail"} <= body.keys(), name
-        assert body.get("status", response.get("statusCode")) in (
-            None,
-            int(response.get("statusCode", 0)),
-        )
+        if "statusCode" not in response:
+            body["status"] = 500
+        problem = Problem.model_validate(body)
+        assert problem.status == int(response.get("statusCode", 500)), name
+        assert problem.error == problem.detail, name
+        assert problem.type == f"urn:millrace:problem:{problem.code.replace('_', '-')}", name
 
 
 def test_stage_throttles_and_logs_no_payloads() -> None:
@@ -450,7 +485,7 @@ def test_stage_waits_for_the_role_that_access_logs_need() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_environment_holds_what_the_function_reads_and_nothing_else(name: str) -> None:
-    properties = _of({}, "AWS::Lambda::Function")[f"{name}Function"]["Properties"]
+    properties = _of(TOKENS, "AWS::Lambda::Function")[f"{name}Function"]["Properties"]
     given = {v for v in properties["Environment"]["Variables"] if v.startswith("MILLRACE_")}
 
     # Parsed, not imported: a handler brings its heavy libraries with it.
@@ -534,7 +569,7 @@ def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
 
 
 def test_alarms_watch_the_figures_of_their_own_stack() -> None:
-    functions = _of({}, "AWS::Lambda::Function").values()
+    functions = _of(TOKENS, "AWS::Lambda::Function").values()
     [service] = {
         f["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] for f in functions
     }
@@ -566,6 +601,7 @@ def test_state_machine_logs_no_execution_data() -> None:
 
 def test_outputs_name_all_that_the_command_line_looks_for() -> None:
     outputs = Resolver(ApiAuthorizer="API_KEY").outputs()
+    tokens = Resolver(**TOKENS).outputs()
 
     assert {
         "ApiUrl",
@@ -577,9 +613,10 @@ def test_outputs_name_all_that_the_command_line_looks_for() -> None:
         "TrainingStateMachineArn",
         "TopicArn",
         "DeadLetterQueueUrl",
-        *(f"{name}FunctionName" for name in FUNCTIONS),
     } <= outputs.keys()
+    assert {f"{name}FunctionName" for name in FUNCTIONS} <= tokens.keys()
     assert outputs["ApiAuthorizer"] == "API_KEY"
+    assert tokens["JwtIssuer"] == TOKENS["JwtIssuer"]
 
 
 def test_nothing_in_the_expanded_template_is_left_without_our_say() -> None:
@@ -630,3 +667,41 @@ def test_only_the_local_stage_may_be_open_to_everyone() -> None:
     assert [a["Assert"] for a in rule["Assertions"]] == [
         {"Fn::Equals": [{"Ref": "Stage"}, "local"]}
     ]
+
+
+def test_tokens_are_taken_only_of_a_named_issuer_for_a_named_audience() -> None:
+    rule = source()["Rules"]["TokensHaveAnIssuer"]
+
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "ApiAuthorizer"}, "JWT"]}
+    assert [a["Assert"] for a in rule["Assertions"]] == [
+        {"Fn::Not": [{"Fn::Equals": [{"Ref": name}, ""]}]} for name in ("JwtIssuer", "JwtAudience")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "fits"),
+    [
+        ("https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbC123", True),
+        ("https://login.example.org/realms/main/", True),
+        ("http://127.0.0.1:8123", True),
+        ("http://login.example.org", False),
+        ("http://127.0.0.1.example.org", False),
+        ("https://example.org/?a=b", False),
+    ],
+)
+def test_issuers_are_https_or_this_machine(issuer: str, fits: bool) -> None:
+    pattern = source()["Parameters"]["JwtIssuer"]["AllowedPattern"]
+
+    assert bool(re.match(pattern, issuer)) == fits
+
+
+def test_the_authorizer_is_asked_once_per_token_and_five_minutes() -> None:
+    [api] = _of(TOKENS, "AWS::ApiGateway::RestApi").values()
+
+    scheme = api["Properties"]["Body"]["components"]["securitySchemes"]["jwt"]
+    authorizer = scheme["x-amazon-apigateway-authorizer"]
+    assert authorizer["authorizerResultTtlInSeconds"] == 300
+    assert "${AuthorizerFunction.Arn}" in authorizer["authorizerUri"]
+    assert re.match(authorizer["identityValidationExpression"], "Bearer aa.b-b.c_c")
+    assert not re.match(authorizer["identityValidationExpression"], "Bearer aa.bb")
+    assert "x-amazon-apigateway-authorizer" not in str(_of({}, "AWS::ApiGateway::RestApi").values())

@@ -27,16 +27,20 @@ def request_id(event: Mapping[str, Any]) -> str:
 def actor(scope: Mapping[str, Any]) -> str:
     """Who asks: an IAM ARN, ``user:`` with a token's subject, ``key:`` with an API key's id.
 
+    A token's subject comes from Millrace's own authorizer, or from a Cognito authorizer of API Gateway.
+
     Without an authorizer, ``anonymous``.
     """
     event = scope.get("aws.event") or {}
     context = event.get("requestContext") or {}
     identity = context.get("identity") or {}
-    claims = (context.get("authorizer") or {}).get("claims") or {}
+    authorizer = context.get("authorizer") or {}
+    claims = authorizer.get("claims") or {}
     if identity.get("userArn"):
         return str(identity["userArn"])
-    if claims.get("sub"):
-        return f"user:{claims['sub']}"
+    subject = authorizer.get("subject") or claims.get("sub")
+    if subject:
+        return f"user:{subject}"
     if identity.get("apiKeyId"):
         return f"key:{identity['apiKeyId']}"
     return ANONYMOUS

@@ -12,8 +12,9 @@ from pydantic.json_schema import models_json_schema
 
 import millrace
 from millrace.http import api, predict
-from millrace.http.problems import Problem
-from millrace.http.routes import ROUTES
+from millrace.http.problems import Problem, documented
+from millrace.http.roles import holders_of
+from millrace.http.routes import ROUTES, Route
 from millrace.spec import ModelSpec
 
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -36,7 +37,13 @@ _SECURITY: Final[dict[str, Any]] = {
         "type": "apiKey",
         "name": "x-api-key",
         "in": "header",
-        "description": "An API key of the usage plan (parameter ApiAuthorizer=API_KEY).",
+        "description": "An API key of a usage plan (parameter ApiAuthorizer=API_KEY).",
+    },
+    "jwt": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of the stack's issuer (parameter ApiAuthorizer=JWT).",
     },
 }
 _TAGS: Final = [
@@ -59,7 +66,7 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         operation = described[route.function]["paths"][route.path][route.method.lower()]
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
+        paths.setdefault(route.path, {})[route.method.lower()] = _guarded(route, operation)
     schemas: dict[str, Any] = {}
     for one in described.values():
         schemas |= one.get("components", {}).get("schemas", {})
@@ -83,12 +90,23 @@ def document() -> dict[str, Any]:
             }
         ],
         "tags": _TAGS,
-        "security": [{"sigv4": []}, {"api_key": []}, {}],
+        "security": [{"sigv4": []}, {"api_key": []}, {"jwt": []}, {}],
         "paths": paths,
         "components": {
             "schemas": {name: schemas[name] for name in _used(paths, schemas)},
             "securitySchemes": _SECURITY,
         },
+    }
+
+
+def _guarded(route: Route, operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation with what the gateway and the guard before it may answer, and who may ask it."""
+    refusals = {str(status): answer for status, answer in documented(401, 403, 429).items()}
+    responses = {**refusals, **operation["responses"]}
+    return operation | {
+        "responses": dict(sorted(responses.items())),
+        "x-millrace-permission": route.permission.value,
+        "x-millrace-roles": [role.value for role in holders_of(route.permission)],
     }
 
 

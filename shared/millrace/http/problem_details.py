@@ -4,6 +4,7 @@
 error                                       status  what the caller reads
 ==========================================  ======  =============================================
 MalformedRequestError                       400     why the body cannot be decoded
+UnauthenticatedError                        401     that a valid credential is expected
 NotFoundError, NoChampionError              404     what does not exist
 (no such route, no such method)             404/405
 NotAcceptableError                          406     the formats there are
@@ -44,6 +45,7 @@ from millrace.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
     RetryableError,
+    UnauthenticatedError,
     UnsupportedMediaTypeError,
     UploadRefusedError,
 )
@@ -63,6 +65,7 @@ _STATUS: Final[tuple[tuple[type[MillraceError], int], ...]] = (
     (InvalidSpecError, 422),
     (InvalidEventError, 422),
     (UploadRefusedError, 422),
+    (UnauthenticatedError, 401),
     (NotFoundError, 404),
     (ConflictError, 409),
     (AccessDeniedError, 502),

@@ -34,6 +34,8 @@ _HTTP_CODES: Final[dict[int, str]] = {
 }
 _DESCRIPTIONS: Final[dict[int, str]] = {
     400: "The body cannot be decoded.",
+    401: "The token is missing, not valid or expired (ApiAuthorizer JWT).",
+    403: "The caller is not known, or none of their roles permits this route.",
     404: "There is no such thing; code `no_champion` when a model has nothing to answer with.",
     406: "No format of the answer is acceptable to the caller.",
     408: "The body did not arrive in time.",
@@ -41,6 +43,8 @@ _DESCRIPTIONS: Final[dict[int, str]] = {
     413: "More rows or bytes than one request may carry.",
     415: "The content type or encoding is not supported.",
     422: "The request is understood and wrong; `errors` names every field.",
+    429: "Too many requests, or the quota of the API key is used up; `Retry-After` says when to try "
+    "again.",
     500: "Something failed inside.",
     502: "A service behind the API refused it.",
     503: "A service behind the API is busy; `Retry-After` says when to try again.",
@@ -87,6 +91,11 @@ class Problem(BaseModel):
     code: str = Field(description="Stable name of the error, for programs, e.g. `no_champion`.")
     correlation_id: str = Field(description="Finds the log lines of this request.")
     errors: list[ProblemField] = Field(description="Every wrong field; empty when none is to name.")
+    error: str | None = Field(
+        None,
+        description="`detail` once more, for clients of the Open Inference Protocol: only in answers of "
+        "API Gateway itself.",
+    )
 
 
 def problem_response(

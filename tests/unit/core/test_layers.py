@@ -38,6 +38,7 @@ OWNERS = {
     "typer": ("millrace_cli",),
     "rich": ("millrace_cli",),
     "httpx": ("millrace_cli",),
+    "jwt": ("millrace.http.tokens",),
 }
 """Module to those that may import it, or anything below it."""
 

@@ -40,6 +40,7 @@ from millrace.errors import (
     ServiceUnavailableError,
     ThrottledError,
     TrainingError,
+    UnauthenticatedError,
     UnsupportedMediaTypeError,
     UploadRefusedError,
 )
@@ -58,6 +59,7 @@ EXPECTED: dict[type[MillraceError], tuple[int, str]] = {
     InvalidSpecError: (422, "invalid_spec"),
     InvalidEventError: (422, "invalid_event"),
     UploadRefusedError: (422, "upload_refused"),
+    UnauthenticatedError: (401, "unauthenticated"),
     TrainingError: (500, "training"),
     NoViableTrialError: (500, "no_viable_trial"),
     ParityError: (500, "parity"),
