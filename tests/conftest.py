@@ -92,6 +92,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="how the engine runs; default: by what is there",
     )
+    group.addoption(
+        "--examples",
+        type=int,
+        default=15,
+        help="how many requests the comparison with scikit-learn makes for each pipeline and form",
+    )
     group.addoption("--stack", default=None, help="with --engine aws: the deployed stack to use")
     group.addoption("--region", default=None, help="with --engine aws: its region")
 
