@@ -160,7 +160,7 @@ def expected(
     """The wrong places of a request or, when there are none, scikit-learn's own answer."""
     numeric = [f for f in pipeline.signature.features if f.type is not ColumnType.STRING]
     strings = [f for f in pipeline.signature.features if f.type is ColumnType.STRING]
-    table = [
+    table: list[dict[str, Any]] = [
         {
             f.name: read(f.type, f.nullable, row[f.name]) if row[f.name] is not ABSENT else REFUSED
             for f in pipeline.signature.features
