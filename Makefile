@@ -13,7 +13,10 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 SAM := .tools/sam/bin/python -m samcli
+# Tests run on two workers (WORKERS=0: in one process); what shares a stack stays on one of them.
+WORKERS ?= 2
 PYTEST := $(PYTHON) -m pytest
+PYTESTS := $(PYTEST) -n $(WORKERS)
 REQUIREMENTS := infra/build/requirements
 # Prowler deploys a stack of its own, so it has a target of its own: scan-deployed.
 PROWLER := tests/infra/test_scan_deployed.py
@@ -65,15 +68,15 @@ test: check test-unit test-integration test-infra test-e2e ## Run the checks and
 
 .PHONY: test-unit
 test-unit: setup ## Run the unit tests: no network, seconds (ARGS="-k word" narrows any test target)
-	$(PYTEST) tests/unit $(ARGS)
+	$(PYTESTS) tests/unit $(ARGS)
 
 .PHONY: test-integration
 test-integration: setup ## Run the real handlers on moto
-	$(PYTEST) tests/integration $(ARGS)
+	$(PYTESTS) tests/integration $(ARGS)
 
 .PHONY: test-infra
 test-infra: setup setup-ci setup-scan build ## Check the template, roles, state machines and built artifacts; run the scanners
-	$(PYTEST) tests/infra --ignore $(PROWLER) $(ARGS)
+	$(PYTESTS) tests/infra --ignore $(PROWLER) $(ARGS)
 
 .PHONY: scan
 scan: setup setup-scan ## Run the scanners alone: checkov, asl-validator, bandit, semgrep (docs/security.md)
@@ -91,7 +94,7 @@ audit: setup ## Look every pinned package up in the database of known vulnerabil
 
 .PHONY: test-e2e
 test-e2e: setup setup-ci build ## Deploy the template to the embedded cloud and use it
-	$(PYTEST) tests/e2e $(ARGS)
+	$(PYTESTS) tests/e2e $(ARGS)
 
 .PHONY: test-aws
 test-aws: setup setup-ci ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
@@ -100,8 +103,7 @@ test-aws: setup setup-ci ## Run the e2e tests on a deployed stack: STACK=name [R
 
 .PHONY: test-localstack
 test-localstack: setup setup-ci setup-localstack build ## Run the same e2e suite on LocalStack (RUNTIME=process or docker; default: Docker if there is one)
-	$(PYTEST) tests/localstack $(ARGS)
-	$(PYTEST) tests/e2e --engine localstack $(if $(RUNTIME),--runtime "$(RUNTIME)") $(ARGS)
+	$(PYTESTS) tests/localstack tests/e2e --engine localstack $(if $(RUNTIME),--runtime "$(RUNTIME)") $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, check formatting and types, the committed OpenAPI, download addresses

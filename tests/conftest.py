@@ -5,22 +5,26 @@ And where the e2e tests run: on an engine of this machine, which they start, or 
 """
 
 import os
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 import boto3
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from millrace_cli.engines import AWS_CAPABILITIES, DEFAULT_ENGINE, ENGINES, Capability
 
 TESTS = Path(__file__).parent
+PROJECT = TESTS.parent
 AWS: Final = "aws"
 OWN_FOLDERS: Final = {
     "ministack": TESTS / "e2e" / "conformance",
     "localstack": TESTS / "localstack",
 }
 """Tests of one engine alone: whether it is what the suite takes it for."""
+DELIVERING: Final = frozenset({"test_delivery.py", "test_pipelines.py"})
+"""e2e tests that build and deliver as people do, on clouds of their own."""
 KINDS = ("unit", "integration", "infra", "e2e", "localstack", "bench")
 LOOPBACK = ["127.0.0.1", "::1", "localhost"]
 
@@ -156,6 +160,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if lacking:
             names = ", ".join(sorted(lacking))
             item.add_marker(pytest.mark.skip(reason=f"{title} is not declared to do: {names}"))
+
+
+class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
+    """Which tests stay on one worker, in their order, when several run them (``-n``).
+
+    What uses the one deployed stack shares it, and is judged by the calls made on it; an engine's own
+    tests share their small stack; what delivers writes to the one build folder; what else starts
+    processes shares them by file. xdist's own groups, by mark, do not survive pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePosixPath(nodeid.partition("::")[0])
+        folder = path.parent.as_posix()
+        if folder.startswith(("tests/unit", "tests/integration")):
+            return nodeid
+        if folder == "tests/e2e":
+            return "delivery" if path.name in DELIVERING else "stack"
+        return folder if PROJECT / folder in OWN_FOLDERS.values() else path.as_posix()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """Spreads the tests over the workers."""
+    return Together(config, log)
 
 
 def needed(item: pytest.Item) -> frozenset[Capability]:

@@ -37,6 +37,12 @@ RAN_ON = pytest.StashKey[str]()
 LEFT_BEHIND = pytest.StashKey[list[str]]()
 JUDGED = pytest.StashKey[str]()
 RUNTIME = pytest.StashKey[str]()
+TOLD: dict[str, pytest.StashKey[Any]] = {
+    "ran on": RAN_ON,
+    "left behind": LEFT_BEHIND,
+    "judged": JUDGED,
+}
+"""What the end of a run says, whichever process knows it."""
 LAST = "test_recorded_calls.py"
 
 AnotherCloud = Callable[[], AbstractContextManager[cloud.CloudInfo]]
@@ -157,6 +163,23 @@ def named(request: pytest.FixtureRequest, target: Target) -> Iterator[Named]:
     stays = tidy(target, prefix)
     if target.kind == "aws":
         request.config.stash[LEFT_BEHIND] = stays
+
+
+@pytest.hookimpl
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands what it has to say to the process that prints (``-n``)."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["millrace"] = {key: session.config.stash.get(of, None) for key, of in TOLD.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes what a worker has to say."""
+    said = getattr(node, "workeroutput", {}).get("millrace", {})
+    for key, value in said.items():
+        if value is not None:
+            node.config.stash[TOLD[key]] = value
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

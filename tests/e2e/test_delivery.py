@@ -54,7 +54,7 @@ class Engine:
 
     def run(self, *command: str, **settings: str) -> Done:
         """Runs a command; nothing of the surrounding make reaches it."""
-        ours = ("AWS_", "MAKE", "MFLAGS", "MILLRACE_", "PYTEST_")
+        ours = ("AWS_", "MAKE", "MFLAGS", "ARGS", "MILLRACE_", "PYTEST_")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         done = subprocess.run(
             command,

@@ -87,7 +87,11 @@ class Runner:
     def make(self, command: str, endpoint: str, **settings: str) -> str:
         """Runs one command and returns what it printed."""
         # Nothing of the AWS settings and of the make that these tests run in.
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("AWS_", "MAKE", "MFLAGS"))}
+        kept = {
+            n: v
+            for n, v in os.environ.items()
+            if not n.startswith(("AWS_", "MAKE", "MFLAGS", "ARGS"))
+        }
         done = subprocess.run(
             shlex.split(command),
             check=False,
