@@ -50,6 +50,10 @@ setup-ci: setup ## Make the environment of what checks the pipeline definitions
 ci-install: setup ## Put a pipeline where its provider looks: PROVIDER=github, gitlab, circleci or jenkins (FORCE=1 replaces yours)
 	@$(PYTHON) -m infra.ci.install "$(PROVIDER)" $(if $(FORCE),--force)
 
+.PHONY: setup-clients
+setup-clients: setup ## Make the environment of the public Open Inference clients, Triton's and KServe's among them
+	@infra/build/venv .tools/clients $(REQUIREMENTS)/clients.txt
+
 .PHONY: setup-scan
 setup-scan: setup setup-node ## Make the environment of the scanners (500 MB, most of it semgrep)
 	@infra/build/venv .tools/scan $(REQUIREMENTS)/scan.txt

@@ -21,6 +21,10 @@ metrics    lambda_svc._emit_lambda_metrics,           ``AWS/Lambda`` metrics are
                                                       EventBridge
 states     stepfunctions._emit_execution_status_event there are no ``AWS/States`` metrics
 gateway    apigateway_v1.handle_execute               there are no ``AWS/ApiGateway`` metrics
+binary     apigateway_v1._import_rest_api,            an OpenAPI body's binary media types are
+           ``_media_type_matches``                    dropped; and ``*/*`` is no request without
+                                                      ``Content-Type``, no answer to one without
+                                                      ``Accept``
 queues     (reads sqs._queues)                        there are no ``AWS/SQS`` metrics
 alarms     cloudwatch._evaluate_alarm                 alarms ignore dimensions, periods and
                                                       missing data, and look only when a
@@ -54,7 +58,7 @@ alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses ala
 Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
 ``test_metrics`` (metrics, states, gateway, queues, alarms, alarm-math), ``test_events`` (version-id,
 retry), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle`` (restart),
-``test_storage`` (ttl).
+``test_storage`` (ttl), ``test_api`` (binary).
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
@@ -104,6 +108,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "metrics": _count_invocations,
         "states": _count_executions,
         "gateway": _count_requests,
+        "binary": _carry_bytes,
         "queues": _measure_queues,
         "version-id": _name_object_versions,
         "retry": _retry_events,
@@ -302,6 +307,26 @@ def _count_requests() -> None:
         return execute
 
     _replace(gateway, "handle_execute", counted)
+
+
+def _carry_bytes() -> None:
+    gateway = _service("apigateway_v1")
+
+    def importing(original: Callable[..., str]) -> Callable[..., str]:
+        def load(spec: dict[str, Any], base_data: dict[str, Any] | None = None) -> str:
+            binary = spec.get("x-amazon-apigateway-binary-media-types") or []
+            return original(spec, {**(base_data or {}), "binaryMediaTypes": binary})
+
+        return load
+
+    def matching(original: Callable[..., bool]) -> Callable[..., bool]:
+        def matches(media_type: str | None, binary_media_types: list[str]) -> bool:
+            return "*/*" in (binary_media_types or ()) or original(media_type, binary_media_types)
+
+        return matches
+
+    _replace(gateway, "_import_rest_api", importing)
+    _replace(gateway, "_media_type_matches", matching)
 
 
 def _measure_queues() -> None:

@@ -24,6 +24,8 @@ metrics     version_manager.LambdaVersionManager      ``AWS/Lambda`` lacks ``Dur
 states      execution.Execution                       there are no ``AWS/States`` metrics
             .publish_execution_status_change_event
 gateway     gateway.RestApiGateway.__init__           there are no ``AWS/ApiGateway`` metrics
+binary      aws.mime_type_matches_binary_media_types  an answer in bytes goes out as base64, though
+                                                      all media types are binary
 api-name    ApiGatewayRestApiProvider.create          a REST API is not named by the title of its
                                                       OpenAPI body
 alarms      AlarmScheduler.schedule_metric_alarm      an alarm is looked at once per
@@ -116,6 +118,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "metrics": lambda: _measure_invocations(record),
         "states": lambda: _count_executions(record),
         "gateway": lambda: _count_requests(record),
+        "binary": _carry_bytes,
         "api-name": _name_apis_by_title,
         "alarms": lambda: _evaluate_alarms(scale),
         "waits": lambda: _shorten_waits(scale),
@@ -388,6 +391,22 @@ def _count_requests(record: Record) -> None:
         return initialise
 
     _replace(gateway, "__init__", counting)
+
+
+def _carry_bytes() -> None:
+    """``*/*`` among the binary media types is every request, one that names no type included."""
+
+    def matching(original: Callable[..., bool]) -> Callable[..., bool]:
+        def matches(mime_type: str | None, binary_media_types: list[str]) -> bool:
+            return "*/*" in (binary_media_types or ()) or original(mime_type, binary_media_types)
+
+        return matches
+
+    _replace(
+        _module("services.apigateway.next_gen.execute_api.integrations.aws"),
+        "mime_type_matches_binary_media_types",
+        matching,
+    )
 
 
 def _name_apis_by_title() -> None:

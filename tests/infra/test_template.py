@@ -360,6 +360,7 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/*/v1/*"): "${ApiFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/POST/v1/models/*/predict"): "${PredictFunction}",
+        ("apigateway.amazonaws.com", f"{gateway}/*/v2*"): "${PredictFunction}",
         ("apigateway.amazonaws.com", f"{api}/authorizers/*"): "${AuthorizerFunction}",
     }
 

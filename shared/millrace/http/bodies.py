@@ -70,9 +70,9 @@ async def read_body(request: "Request", most: int) -> bytes:
         most: Most bytes, before and after decompression.
 
     Raises:
-        UnsupportedMediaTypeError: A content encoding other than gzip.
+        UnsupportedMediaTypeError: A content encoding other than gzip and deflate.
         RequestTooLargeError: The body is longer.
-        MalformedRequestError: The gzip is damaged.
+        MalformedRequestError: What is compressed is damaged.
     """
     return inflated(await request.body(), request.headers.get("content-encoding", "identity"), most)
 
@@ -81,7 +81,7 @@ def inflated(body: bytes, encoding: str, most: int) -> bytes:
     """A body as it was before its content encoding.
 
     A REST API of API Gateway decompresses request bodies itself; elsewhere they come as they were
-    sent. So a body that was sent as gzip and is none any more is taken as it is.
+    sent. So a body that was sent compressed and is it no more is taken as it is.
 
     Args:
         body: What came.
@@ -89,31 +89,36 @@ def inflated(body: bytes, encoding: str, most: int) -> bytes:
         most: Most bytes, before and after decompression.
 
     Raises:
-        UnsupportedMediaTypeError: A content encoding other than gzip.
+        UnsupportedMediaTypeError: A content encoding other than gzip and deflate.
         RequestTooLargeError: The body is longer.
-        MalformedRequestError: The gzip is damaged.
+        MalformedRequestError: What is compressed is damaged.
     """
     if len(body) > most:
         raise too_large(most, f"got {len(body):,}")
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
-    if encoding != "gzip":
+    if encoding not in ("gzip", "deflate"):
         raise UnsupportedMediaTypeError(
-            f"expected content encoding gzip or none, got {encoding[:_SHOWN]!r}"
+            f"expected content encoding gzip, deflate or none, got {encoding[:_SHOWN]!r}"
         )
-    if not body.startswith(_GZIP_MAGIC):
+    if not (body.startswith(_GZIP_MAGIC) if encoding == "gzip" else _is_zlib(body)):
         return body
-    inflater = zlib.decompressobj(_GZIP_WINDOW)
+    inflater = zlib.decompressobj(_GZIP_WINDOW if encoding == "gzip" else zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(body, most + 1)
     except zlib.error as exc:
-        raise MalformedRequestError("the gzip body is damaged") from exc
+        raise MalformedRequestError(f"the {encoding} body is damaged") from exc
     if len(plain) > most:
         raise too_large(most, "got more after decompression")
     if not inflater.eof:
-        raise MalformedRequestError("the gzip body is truncated")
+        raise MalformedRequestError(f"the {encoding} body is truncated")
     return plain
+
+
+def _is_zlib(body: bytes) -> bool:
+    """Whether it begins as the zlib format does (RFC 1950), which HTTP calls deflate; no JSON does."""
+    return len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 
 def too_large(most: int, came: str) -> RequestTooLargeError:

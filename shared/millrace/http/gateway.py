@@ -54,19 +54,11 @@ class Gateway:
         except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as exc:
             # Mangum answers whatever the app raises; what comes out of it is the event's fault.
             logger.warning("event cannot be read", exc_info=exc)
-            return {
-                "statusCode": 400,
-                "headers": {"content-type": PROBLEM_MEDIA_TYPE},
-                "body": problem_body(
-                    status=400,
-                    code="malformed_request",
-                    detail="the request cannot be read: expected an API Gateway proxy event with "
-                    "a valid Host header and a body in the encoding it names",
-                    instance=str(event.get("path", "")),
-                    correlation=identifier,
-                ).decode(),
-                "isBase64Encoded": False,
-            }
+            detail = (
+                "the request cannot be read: expected an API Gateway proxy event with a valid Host "
+                "header and a body in the encoding it names"
+            )
+            return _answer(event, identifier, Refusal(400, "malformed_request", detail))
 
     def _refused(self, event: dict[str, Any], identifier: str) -> dict[str, Any] | None:
         """The answer to a caller who may not ask this; None lets the request through."""
@@ -94,7 +86,9 @@ def _answer(event: dict[str, Any], identifier: str, refusal: Refusal) -> dict[st
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     if path == "/v2" or path.startswith("/v2/"):
         headers["content-type"] = "application/json"
-        body = json.dumps({"error": refusal.detail})
+        body = json.dumps(
+            {"error": refusal.detail, "code": refusal.code, "correlation_id": identifier}
+        )
     else:
         headers["content-type"] = PROBLEM_MEDIA_TYPE
         body = problem_body(

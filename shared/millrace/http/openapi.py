@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 import millrace
-from millrace.http import api, predict
+from millrace.http import api, inference_models, predict
 from millrace.http.problems import Problem, documented
 from millrace.http.roles import holders_of
 from millrace.http.routes import ROUTES, Route
@@ -48,6 +48,11 @@ _SECURITY: Final[dict[str, Any]] = {
 }
 _TAGS: Final = [
     {"name": "predictions", "description": "Answers of the champion."},
+    {
+        "name": "inference",
+        "description": "The Open Inference Protocol (v2), for its public clients. Errors here are "
+        "the protocol's: `error` is what `detail` is elsewhere.",
+    },
     {"name": "models", "description": "Registered models, versions, the champion, the audit."},
     {"name": "specs", "description": "What the user wants: one document per model."},
     {"name": "runs", "description": "Trainings."},
@@ -63,6 +68,7 @@ def document() -> dict[str, Any]:
         "predict": predict.create_app(cast("Any", _Unasked())),
     }
     described = {name: app.openapi() for name, app in apps.items()}
+    described["predict"]["paths"] |= inference_models.paths()
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         operation = described[route.function]["paths"][route.path][route.method.lower()]
@@ -71,7 +77,10 @@ def document() -> dict[str, Any]:
     for one in described.values():
         schemas |= one.get("components", {}).get("schemas", {})
     _, extra = models_json_schema(
-        [(model, "validation") for model in (*predict.DOCUMENTED, ModelSpec, Problem)],
+        [
+            (model, "validation")
+            for model in (*predict.DOCUMENTED, *inference_models.DOCUMENTED, ModelSpec, Problem)
+        ],
         ref_template=_REFERENCE,
     )
     schemas |= extra["$defs"]
@@ -101,7 +110,8 @@ def document() -> dict[str, Any]:
 
 def _guarded(route: Route, operation: dict[str, Any]) -> dict[str, Any]:
     """An operation with what the gateway and the guard before it may answer, and who may ask it."""
-    refusals = {str(status): answer for status, answer in documented(401, 403, 429).items()}
+    form = inference_models.documented if route.path.startswith("/v2") else documented
+    refusals = {str(status): answer for status, answer in form(401, 403, 429).items()}
     responses = {**refusals, **operation["responses"]}
     return operation | {
         "responses": dict(sorted(responses.items())),

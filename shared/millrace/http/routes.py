@@ -48,4 +48,15 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/specs/{name}", "api", Permission.VIEW),
     Route("PUT", "/v1/specs/{name}", "api", Permission.OPERATE),
     Route("GET", "/v1/runs/{run_id}", "api", Permission.VIEW),
+    # The Open Inference Protocol, whose paths are its own.
+    Route("GET", "/v2", "predict", Permission.ANY),
+    Route("GET", "/v2/health/live", "predict", Permission.ANY),
+    Route("GET", "/v2/health/ready", "predict", Permission.ANY),
+    Route("POST", "/v2/repository/index", "predict", Permission.VIEW),
+    Route("GET", "/v2/models/{name}", "predict", Permission.PREDICT),
+    Route("GET", "/v2/models/{name}/ready", "predict", Permission.PREDICT),
+    Route("POST", "/v2/models/{name}/infer", "predict", Permission.PREDICT),
+    Route("GET", "/v2/models/{name}/versions/{version}", "predict", Permission.PREDICT),
+    Route("GET", "/v2/models/{name}/versions/{version}/ready", "predict", Permission.PREDICT),
+    Route("POST", "/v2/models/{name}/versions/{version}/infer", "predict", Permission.PREDICT),
 )

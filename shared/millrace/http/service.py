@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from millrace.http.hot_route import ASGI, HotRoute, Models, Receive, Scope, Send
+from millrace.http.hot_route import ASGI, HotRoute, Receive, Scope, Send
+from millrace.http.inference import Models, create_inference
 from millrace.serving.codec import DEFAULT_LIMITS, Limits
 from millrace.serving.journal import PredictionLog
 from millrace.serving.prediction import Journal, Predictor
 
 _LIFESPAN: Final = "lifespan"
+_INFERENCE: Final = "/v2"
 
 
 class Service:
@@ -29,6 +31,7 @@ class Service:
     def __init__(self, store: Models, predictor: Predictor, limits: Limits) -> None:
         self.predictor = predictor
         self._hot = HotRoute(store, predictor, limits)
+        self._inference = create_inference(predictor, store, limits)
         self._described: ASGI | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,6 +40,8 @@ class Service:
             await _live(receive, send)
         elif HotRoute.matches(scope):
             await self._hot(scope, receive, send)
+        elif scope["path"] == _INFERENCE or scope["path"].startswith(f"{_INFERENCE}/"):
+            await self._inference(scope, receive, send)
         else:
             if self._described is None:
                 from millrace.http.predict import create_app

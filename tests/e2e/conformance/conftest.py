@@ -126,13 +126,22 @@ def client(info: cloud.CloudInfo, service: str) -> Any:
 
 def call_api(stack: Stack, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
     """Status and JSON of an answer of the stack's API."""
+    payload = body.encode() if body is not None else None
+    headers = {"Content-Type": "application/json"}
+    status, content = send_to_api(stack, method, path, payload, headers)
+    return status, json.loads(content)
+
+
+def send_to_api(
+    stack: Stack, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> tuple[int, bytes]:
+    """Status and bytes of an answer of the stack's API; no header but these is sent."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.info.port, timeout=10)
     try:
         base = f"/restapis/{stack.outputs['Api']}/live/_user_request_"
-        payload = body.encode() if body is not None else None
-        connection.request(method, base + path, payload, {"Content-Type": "application/json"})
+        connection.request(method, base + path, body, headers)
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        return answer.status, answer.read()
     finally:
         connection.close()
 

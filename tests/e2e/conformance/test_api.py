@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.conformance.conftest import Stack, call_api
+from tests.e2e.conformance.conftest import Stack, call_api, send_to_api
 
 pytestmark = pytest.mark.needs("rest-api")
 
@@ -21,6 +21,26 @@ def test_a_body_arrives_as_it_was_sent(stack: Stack) -> None:
 
     assert status == 201
     assert request["body"] == '{"rows": [{"name": "Zoë"}]}'
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "application/octet-stream", "Accept": "*/*"},
+        {"Content-Type": "application/json", "Accept": "application/json"},
+    ],
+    ids=["as Triton's client asks", "as httpx asks", "called JSON"],
+)
+def test_bytes_arrive_and_come_back_whatever_their_type(
+    stack: Stack, headers: dict[str, str]
+) -> None:
+    sent = b'{"length": 2}' + bytes(range(256))
+
+    status, received = send_to_api(stack, "POST", "/v1/bytes", sent, headers)
+
+    assert status == 200
+    assert received == sent
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """One function that does what its event says, to see what the embedded cloud makes of it."""
 
+import base64
 import importlib
 import json
 import logging
@@ -24,9 +25,24 @@ class PassingError(Exception):
 def handler(event: dict[str, Any], context: Any) -> Any:
     """Answers an API request, or does ``event["do"]``."""
     if "httpMethod" in event:
-        kept = ("resource", "path", "httpMethod", "pathParameters", "queryStringParameters", "body")
-        return {"statusCode": 201, "body": json.dumps({key: event.get(key) for key in kept})}
+        return _answer(event)
     return ACTIONS[event.get("do", "echo")](event, context)
+
+
+def _answer(event: dict[str, Any]) -> dict[str, Any]:
+    """The request as JSON; bytes come back as bytes."""
+    content = event.get("body") or ""
+    body = base64.b64decode(content) if event["isBase64Encoded"] else content.encode()
+    if event["resource"] == "/v1/bytes":
+        return {
+            "statusCode": 200,
+            "headers": {"content-type": "application/octet-stream"},
+            "body": base64.b64encode(body).decode(),
+            "isBase64Encoded": True,
+        }
+    kept = ("resource", "path", "httpMethod", "pathParameters", "queryStringParameters")
+    request = {key: event.get(key) for key in kept} | {"body": body.decode()}
+    return {"statusCode": 201, "body": json.dumps(request)}
 
 
 def _echo(event: dict[str, Any], context: Any) -> Any:

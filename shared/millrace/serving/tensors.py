@@ -1,0 +1,618 @@
+"""The tensors of the Open Inference Protocol (v2), and how a model's signature maps to them.
+
+A model takes its features in one of two forms:
+
+* **one tensor per feature**, named as the feature, of shape [n] or [n, 1]. The metadata names the
+  datatype that fits: INT64, FP64, BOOL or BYTES. Numbers may come in any numeric datatype: the
+  rules are those of the signature, whatever the datatype. A missing value is ``null`` in JSON, NaN
+  in floating point, and the empty string in BYTES; integers and booleans in binary have none.
+* **two packed tensors**, as the ONNX graph has them: ``numeric`` (FP32 or any numeric datatype,
+  [n, k]) with all numbers and booleans, and ``categorical`` (BYTES, [n, m]) with all strings, each
+  in the order of the signature, which the metadata's properties name. It is the fast form. A model
+  with a feature called like one of the two has only the first form.
+
+It gives ``label`` (BYTES, INT64 or BOOL, [n]) and ``probabilities`` (FP32, [n, classes]) of a
+classification, ``prediction`` (FP32, [n]) of a regression.
+
+Tensors come and go as JSON, or as raw little-endian bytes after the JSON (the binary tensor data
+extension, github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md).
+Nothing here looks at a value of a caller's beyond what a shape and a datatype say; the signature's
+own rules are `codec`'s.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from millrace.errors import InvalidRequestError, MalformedRequestError
+from millrace.serving.diagnosis import Report, kind_of, shown
+from millrace.signature import (
+    CATEGORICAL_INPUT,
+    NUMERIC_INPUT,
+    PREDICTION_OUTPUT,
+    PROBABILITIES_OUTPUT,
+    FeatureField,
+    Signature,
+)
+from millrace.spec import ColumnType, Task
+
+LABEL_OUTPUT: Final = "label"
+MAX_TENSORS: Final = 10_000
+"""Inputs that one request may name, far above what any signature has."""
+
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+}
+_NUMERIC: Final = frozenset(_DTYPES) - {"BOOL", "BYTES"}
+_FLOATING: Final = frozenset({"FP16", "FP32", "FP64"})
+_OF_FEATURE: Final[dict[ColumnType, str]] = {
+    ColumnType.INTEGER: "INT64",
+    ColumnType.NUMBER: "FP64",
+    ColumnType.BOOLEAN: "BOOL",
+    ColumnType.STRING: "BYTES",
+}
+_NULL: Final = type(None)
+_JSON_TYPES: Final[dict[str, frozenset[type]]] = {
+    "BOOL": frozenset({bool, _NULL}),
+    "BYTES": frozenset({str, _NULL}),
+    **{name: frozenset({int, float, _NULL}) for name in _FLOATING},
+    **{name: frozenset({int, _NULL}) for name in _NUMERIC - _FLOATING},
+}
+_LENGTH: Final = struct.Struct("<I")
+
+type Column = npt.NDArray[Any] | list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input tensor, decoded.
+
+    Attributes:
+        name: As the caller calls it.
+        datatype: One of the protocol's.
+        shape: At most two dimensions.
+        values: All elements in row-major order, flat: an array, or a list when it holds strings or
+            integers and booleans some of which are missing (None).
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Column
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A request, decoded but not yet held against a signature.
+
+    Attributes:
+        id: The caller's id of the request, given back in the answer.
+        inputs: The tensors.
+        outputs: Wanted outputs and whether each is wanted in binary; None when all are wanted.
+        binary: Whether all outputs are wanted in binary, when none is named.
+    """
+
+    id: str | None
+    inputs: tuple[Tensor, ...]
+    outputs: Mapping[str, bool] | None
+    binary: bool
+
+
+# ── Requests ────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_request(body: bytes, header_length: int | None) -> InferenceRequest:
+    """Decodes a request.
+
+    Args:
+        body: JSON, and after it the data of binary tensors.
+        header_length: Length of the JSON, when binary data follows.
+
+    Raises:
+        MalformedRequestError: It is not JSON, or lengths do not fit.
+        InvalidRequestError: It does not have the protocol's shape.
+    """
+    if header_length is not None and not 0 < header_length <= len(body):
+        raise MalformedRequestError(
+            f"Inference-Header-Content-Length: expected a length from 1 to the body's {len(body):,}"
+            f" bytes, got {header_length:,}"
+        )
+    end = len(body) if header_length is None else header_length
+    view = memoryview(body)
+    try:
+        document = orjson.loads(view[:end])
+    except orjson.JSONDecodeError as exc:
+        raise MalformedRequestError(_not_json(exc, body, header_length)) from exc
+    if not isinstance(document, dict):
+        raise InvalidRequestError(f"expected an object with inputs, got {kind_of(document)}")
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list):
+        came = kind_of(inputs) if "inputs" in document else "none"
+        raise InvalidRequestError(f"inputs: expected an array of tensors, got {came}")
+    if len(inputs) > MAX_TENSORS:
+        raise InvalidRequestError(f"inputs: expected at most {MAX_TENSORS:,} tensors")
+    identifier = document.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise InvalidRequestError(f"id: expected a string, got {kind_of(identifier)}")
+    parameters = _parameters(document, "the request")
+    tensors: list[Tensor] = []
+    names: set[str] = set()
+    for position, item in enumerate(inputs):
+        tensor, end = _read_tensor(item, position, view, end)
+        if tensor.name in names:
+            raise InvalidRequestError(f"inputs: {shown(tensor.name)} is given twice")
+        names.add(tensor.name)
+        tensors.append(tensor)
+    if end != len(body):
+        raise MalformedRequestError(
+            f"expected the body to end with the last binary tensor, got {len(body) - end:,} bytes "
+            "more: their sum is what the inputs' binary_data_size say"
+        )
+    return InferenceRequest(
+        id=identifier,
+        inputs=tuple(tensors),
+        outputs=_read_outputs(document),
+        binary=_flag(parameters, "binary_data_output", "the request"),
+    )
+
+
+def _not_json(error: orjson.JSONDecodeError, body: bytes, header_length: int | None) -> str:
+    if header_length is None and b"binary_data_size" in body:
+        return (
+            "the body is not JSON alone: binary tensors follow, and the header "
+            "Inference-Header-Content-Length has to say where"
+        )
+    what = "the body" if header_length is None else "what Inference-Header-Content-Length spans"
+    return (
+        f"{what} is not JSON: {error.msg} at position {error.pos} "
+        "(NaN is none: send null where there is no value)"
+    )
+
+
+def _read_tensor(item: Any, position: int, body: memoryview, start: int) -> tuple[Tensor, int]:
+    """One input, and where the next one's binary data begins."""
+    if not isinstance(item, dict):
+        raise InvalidRequestError(f"inputs[{position}]: expected an object, got {kind_of(item)}")
+    name = item.get("name")
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"inputs[{position}]: expected a name, got {kind_of(name)}")
+    what = f"input {shown(name)}"
+    datatype = item.get("datatype")
+    if not isinstance(datatype, str) or datatype not in _DTYPES:
+        came = shown(datatype) if isinstance(datatype, str) else kind_of(datatype)
+        raise InvalidRequestError(
+            f"{what}: expected a datatype of {', '.join(_DTYPES)}, got {came}"
+        )
+    shape = _read_shape(item.get("shape"), what)
+    count = prod(shape)
+    parameters = _parameters(item, what)
+    if "shared_memory_region" in parameters:
+        raise InvalidRequestError(
+            f"{what}: shared memory is not offered here; send data in the body"
+        )
+    size = parameters.get("binary_data_size")
+    if (size is None) == ("data" not in item):
+        raise InvalidRequestError(
+            f"{what}: expected exactly one of data and the parameter binary_data_size"
+        )
+    if size is None:
+        return Tensor(name, datatype, shape, _from_json(item["data"], datatype, shape, what)), start
+    if type(size) is not int or size < 0:
+        raise InvalidRequestError(f"{what}: expected binary_data_size to be a number of bytes")
+    end = start + size
+    if end > len(body):
+        raise MalformedRequestError(
+            f"{what}: expected {size:,} bytes of binary data, got {len(body) - start:,}"
+        )
+    values: Column
+    if datatype == "BYTES":
+        values = _strings(bytes(body[start:end]), count, what)
+    else:
+        dtype = _DTYPES[datatype]
+        if size != count * dtype.itemsize:
+            raise MalformedRequestError(
+                f"{what}: expected {count * dtype.itemsize:,} bytes of binary data for {datatype} "
+                f"{list(shape)}, got {size:,}"
+            )
+        values = np.frombuffer(body[start:end], dtype=dtype)
+        if datatype == "BOOL" and values.view(np.uint8).max(initial=0) > 1:
+            raise InvalidRequestError(f"{what}: expected BOOL as bytes of 0 or 1, got another")
+    return Tensor(name, datatype, shape, values), end
+
+
+def _read_shape(shape: Any, what: str) -> tuple[int, ...]:
+    if (
+        not isinstance(shape, list)
+        or not 1 <= len(shape) <= 2
+        or any(type(size) is not int or size < 0 for size in shape)
+    ):
+        raise InvalidRequestError(f"{what}: expected a shape of one or two sizes, as [n] or [n, 1]")
+    return tuple(shape)
+
+
+def _from_json(values: Any, datatype: str, shape: tuple[int, ...], what: str) -> Column:
+    """A tensor's elements from JSON, which may be nested as the shape is, or flat."""
+    if not isinstance(values, list):
+        raise InvalidRequestError(f"{what}: expected data to be an array, got {kind_of(values)}")
+    data: list[Any] = values
+    count = prod(shape)
+    kinds = set(map(type, data))
+    if list in kinds:
+        if kinds != {list} or len(shape) != 2 or set(map(len, data)) != {shape[1]}:
+            raise InvalidRequestError(
+                f"{what}: expected data flat or nested as its shape {list(shape)}"
+            )
+        data = list(chain.from_iterable(data))
+        kinds = set(map(type, data))
+    if len(data) != count:
+        raise InvalidRequestError(
+            f"{what}: expected {count:,} values for shape {list(shape)}, got {len(data):,}"
+        )
+    if not kinds <= _JSON_TYPES[datatype]:
+        row = next(i for i, value in enumerate(data) if type(value) not in _JSON_TYPES[datatype])
+        raise InvalidRequestError(
+            f"{what}: expected values of {datatype}, got {kind_of(data[row])} at position {row}"
+        )
+    if datatype == "BYTES":
+        return data
+    if datatype in _FLOATING:
+        # Wider than FP16 and FP32 say, so that a number they cannot hold is refused by name.
+        return np.array(data, dtype=np.float64)
+    if _NULL in kinds:
+        return data
+    try:
+        return np.array(data, dtype=_DTYPES[datatype])
+    except OverflowError as exc:
+        raise InvalidRequestError(f"{what}: a value is outside the range of {datatype}") from exc
+
+
+def _strings(data: bytes, count: int, what: str) -> list[str]:
+    """The elements of a binary BYTES tensor: each a 32-bit length and as many bytes."""
+    parts = _short_parts(data, count)
+    if parts is None:
+        parts = _parts(data, count, what)
+    # Categories repeat: each distinct text is decoded once.
+    try:
+        texts = {part: part.decode() for part in set(parts)}
+    except UnicodeDecodeError as exc:
+        raise InvalidRequestError(f"{what}: expected BYTES in UTF-8") from exc
+    return [texts[part] for part in parts]
+
+
+def _short_parts(data: bytes, count: int) -> list[bytes] | None:
+    """The elements when each is shorter than 256 bytes and has no NUL; None otherwise.
+
+    One index instead of a call per length. The three high bytes of every length are then the only
+    NULs beside the lengths of empty elements, so counting NULs proves that they are zero.
+    """
+    parts: list[bytes] = []
+    append = parts.append
+    position, size = 0, len(data)
+    if size < 4 * count:
+        return None
+    try:
+        for _ in range(count):
+            begin = position + 4
+            position = begin + data[position]
+            append(data[begin:position])
+    except IndexError:
+        return None
+    if position != size or data.count(0) != 3 * count + parts.count(b""):
+        return None
+    return None if any(0 in part for part in set(parts)) else parts
+
+
+def _parts(data: bytes, count: int, what: str) -> list[bytes]:
+    """The elements, whatever they are.
+
+    Raises:
+        MalformedRequestError: The lengths do not add up.
+    """
+    parts: list[bytes] = []
+    position = 0
+    while position < len(data) and len(parts) <= count:
+        if position + 4 > len(data):
+            break
+        (length,) = _LENGTH.unpack_from(data, position)
+        begin, position = position + 4, position + 4 + length
+        if position > len(data):
+            break
+        parts.append(data[begin:position])
+    if position != len(data) or len(parts) != count:
+        raise MalformedRequestError(
+            f"{what}: expected {count:,} elements, each a 32-bit little-endian length and as many "
+            f"bytes, in {len(data):,} bytes of binary data; the lengths do not add up"
+        )
+    return parts
+
+
+def _read_outputs(document: Mapping[str, Any]) -> dict[str, bool] | None:
+    """Wanted outputs by name, and whether in binary; the request's own default holds for none."""
+    wanted = document.get("outputs")
+    if wanted is None:
+        return None
+    if not isinstance(wanted, list):
+        raise InvalidRequestError(f"outputs: expected an array, got {kind_of(wanted)}")
+    if not wanted:
+        return None
+    default = _flag(_parameters(document, "the request"), "binary_data_output", "the request")
+    found: dict[str, bool] = {}
+    for position, item in enumerate(wanted):
+        name = item.get("name") if isinstance(item, dict) else None
+        if not isinstance(name, str):
+            raise InvalidRequestError(f"outputs[{position}]: expected an object with a name")
+        what = f"output {shown(name)}"
+        if name in found:
+            raise InvalidRequestError(f"{what} is asked for twice")
+        parameters = _parameters(item, what)
+        for refused in ("classification", "shared_memory_region"):
+            if refused in parameters:
+                raise InvalidRequestError(f"{what}: the parameter {refused} is not offered here")
+        found[name] = _flag(parameters, "binary_data", what, default=default)
+    return found
+
+
+def _parameters(item: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    found = item.get("parameters")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidRequestError(f"{what}: expected parameters to be an object")
+    return found
+
+
+def _flag(parameters: Mapping[str, Any], name: str, what: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{what}: expected {name} to be true or false")
+    return value
+
+
+# ── Signatures ──────────────────────────────────────────────────────────────────────────────────
+
+
+class TensorMap:
+    """What a signature is in tensors.
+
+    Args:
+        signature: What the model takes and gives.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self._features = {f.name: f for f in signature.features}
+        self._packed: dict[str, tuple[str, ...]] = {}
+        if not {NUMERIC_INPUT, CATEGORICAL_INPUT} & self._features.keys():
+            for name, features in (
+                (NUMERIC_INPUT, signature.numeric),
+                (CATEGORICAL_INPUT, signature.categorical),
+            ):
+                if features:
+                    self._packed[name] = tuple(f.name for f in features)
+        self._label_type = {
+            ColumnType.INTEGER: "INT64",
+            ColumnType.BOOLEAN: "BOOL",
+        }.get(signature.target_type, "BYTES")
+        self._labels, self._raw_labels = self._known_labels()
+
+    def _known_labels(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.object_]]:
+        """Every class in its datatype, and each as an element of binary BYTES."""
+        classes = self.signature.classes
+        raw = np.empty(len(classes), dtype=object)
+        raw[:] = [_LENGTH.pack(len(c.encode())) + c.encode() for c in classes]
+        if self._label_type == "INT64":
+            return np.array([int(c) for c in classes], dtype="<i8"), raw
+        if self._label_type == "BOOL":
+            return np.array([c.lower() in ("true", "1") for c in classes], dtype=np.bool_), raw
+        texts = np.empty(len(classes), dtype=object)
+        texts[:] = classes
+        return texts, raw
+
+    def metadata(self) -> dict[str, Any]:
+        """``inputs``, ``outputs`` and ``properties`` of the model's metadata."""
+        signature = self.signature
+        outputs: list[dict[str, Any]]
+        if signature.task is Task.REGRESSION:
+            outputs = [{"name": PREDICTION_OUTPUT, "datatype": "FP32", "shape": [-1]}]
+        else:
+            outputs = [
+                {"name": LABEL_OUTPUT, "datatype": self._label_type, "shape": [-1]},
+                {
+                    "name": PROBABILITIES_OUTPUT,
+                    "datatype": "FP32",
+                    "shape": [-1, len(signature.classes)],
+                },
+            ]
+        properties = {"task": signature.task.value, "target": signature.target}
+        if signature.classes:
+            properties["classes"] = orjson.dumps(signature.classes).decode()
+        for name, features in self._packed.items():
+            properties[f"packed.{name}"] = orjson.dumps(features).decode()
+        return {
+            "inputs": [
+                {"name": f.name, "datatype": _OF_FEATURE[f.type], "shape": [-1]}
+                for f in signature.features
+            ],
+            "outputs": outputs,
+            "properties": properties,
+        }
+
+    # ── In ──────────────────────────────────────────────────────────────────────────────────────
+
+    def columns(self, request: InferenceRequest) -> dict[str, Column]:
+        """The request's tensors as columns by feature, in either form.
+
+        Names that are no feature's stay in: the codec says so, as of any request.
+
+        Raises:
+            InvalidRequestError: Names every tensor whose datatype or shape does not fit.
+        """
+        names = {tensor.name for tensor in request.inputs}
+        if names and names <= self._packed.keys():
+            return self._unpack(request.inputs)
+        report = Report(self.signature.model)
+        columns: dict[str, Column] = {}
+        for tensor in request.inputs:
+            if len(tensor.shape) == 2 and tensor.shape[1] != 1:
+                report.add(
+                    shown(tensor.name),
+                    f"expected shape [n] or [n, 1], got {list(tensor.shape)}",
+                )
+            feature = self._features.get(tensor.name)
+            if feature is not None and not _fits(feature, tensor.datatype):
+                report.add(feature.name, _wrong_datatype(feature, tensor.datatype))
+            columns[tensor.name] = tensor.values
+        report.refuse()
+        return columns
+
+    def _unpack(self, inputs: Sequence[Tensor]) -> dict[str, Column]:
+        report = Report(self.signature.model)
+        given = {tensor.name: tensor for tensor in inputs}
+        columns: dict[str, Column] = {}
+        for name, features in self._packed.items():
+            tensor = given.get(name)
+            if tensor is None:
+                report.add(name, "is missing: the packed form has all its tensors")
+                continue
+            if name == NUMERIC_INPUT:
+                fits, expected = tensor.datatype in _NUMERIC, "FP32"
+            else:
+                fits, expected = tensor.datatype == "BYTES", "BYTES"
+            if not fits:
+                report.add(name, f"expected datatype {expected}, got {tensor.datatype}")
+            if len(tensor.shape) != 2 or tensor.shape[1] != len(features):
+                report.add(name, f"expected shape [n, {len(features)}], got {list(tensor.shape)}")
+        lengths = {tensor.shape[0] for tensor in inputs}
+        if len(lengths) > 1:
+            report.add(NUMERIC_INPUT, "has another number of rows than categorical")
+        report.refuse()
+        for name, features in self._packed.items():
+            values, width = given[name].values, len(features)
+            for position, feature in enumerate(features):
+                column = values[position::width]
+                if self._features[feature].type is ColumnType.BOOLEAN:
+                    column = _as_flags(column, feature, report)
+                columns[feature] = column
+        report.refuse()
+        return columns
+
+    # ── Out ─────────────────────────────────────────────────────────────────────────────────────
+
+    def expect_outputs(self, wanted: Mapping[str, bool] | None) -> None:
+        """Refuses outputs that the model does not have, before it runs.
+
+        Raises:
+            InvalidRequestError: Names the first that is unknown.
+        """
+        known = self.outputs
+        for name in wanted or ():
+            if name not in known:
+                raise InvalidRequestError(
+                    f"output {shown(name)} is none of model {self.signature.model}; "
+                    f"its outputs are {', '.join(known)}"
+                )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        if self.signature.task is Task.REGRESSION:
+            return (PREDICTION_OUTPUT,)
+        return (LABEL_OUTPUT, PROBABILITIES_OUTPUT)
+
+    def answer(
+        self,
+        request: InferenceRequest,
+        output: npt.NDArray[np.float32],
+        *,
+        version: int,
+        parameters: Mapping[str, str | int | bool],
+    ) -> tuple[bytes, int | None]:
+        """The response body, and the length of its JSON when binary tensors follow.
+
+        Args:
+            request: Says what is wanted, and how.
+            output: Probabilities [rows, classes], or predictions [rows] of a regression.
+            version: The model version that answered.
+            parameters: Parameters of the response.
+        """
+        wanted = request.outputs
+        if wanted is None:
+            wanted = dict.fromkeys(self.outputs, request.binary)
+        top = output.argmax(axis=1) if LABEL_OUTPUT in wanted else None
+        described: list[dict[str, Any]] = []
+        parts: list[bytes] = [b""]
+        for name, binary in wanted.items():
+            entry: dict[str, Any]
+            if name == LABEL_OUTPUT and top is not None:
+                entry = {"name": name, "datatype": self._label_type, "shape": [len(top)]}
+                content: Any = self._label_bytes(top) if binary else self._labels[top].tolist()
+            else:
+                entry = {"name": name, "datatype": "FP32", "shape": list(output.shape)}
+                flat = np.ascontiguousarray(output, dtype="<f4").reshape(-1)
+                content = flat.tobytes() if binary else flat
+            if binary:
+                entry["parameters"] = {"binary_data_size": len(content)}
+                parts.append(content)
+            else:
+                entry["data"] = content
+            described.append(entry)
+        document: dict[str, Any] = {
+            "model_name": self.signature.model,
+            "model_version": str(version),
+        }
+        if request.id is not None:
+            document["id"] = request.id
+        document["parameters"] = parameters
+        document["outputs"] = described
+        parts[0] = header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        return (header, None) if len(parts) == 1 else (b"".join(parts), len(header))
+
+    def _label_bytes(self, top: npt.NDArray[np.intp]) -> bytes:
+        if self._label_type == "BYTES":
+            return b"".join(self._raw_labels[top].tolist())
+        picked: bytes = self._labels[top].tobytes()
+        return picked
+
+
+def _fits(feature: FeatureField, datatype: str) -> bool:
+    if feature.type in (ColumnType.INTEGER, ColumnType.NUMBER):
+        return datatype in _NUMERIC
+    return datatype == _OF_FEATURE[feature.type]
+
+
+def _wrong_datatype(feature: FeatureField, came: str) -> str:
+    expected = _OF_FEATURE[feature.type]
+    other = " or another numeric one" if expected in _NUMERIC else ""
+    return f"expected datatype {expected}{other}, got {came}"
+
+
+def _as_flags(column: Column, feature: str, report: Report) -> Column:
+    """A boolean column of the packed numbers: 0, 1, or missing."""
+    numbers = np.asarray(column, dtype=np.float64)
+    missing = np.isnan(numbers)
+    wrong = ~(missing | (numbers == 0) | (numbers == 1))
+    for row in np.flatnonzero(wrong).tolist():
+        report.add(feature, f"expected 0 or 1 for a boolean in {NUMERIC_INPUT}, got another", row)
+    flags: npt.NDArray[np.bool_] = numbers == 1
+    if not missing.any():
+        return flags
+    return [None if gone else flag for flag, gone in zip(flags.tolist(), missing, strict=True)]
