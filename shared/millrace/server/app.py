@@ -124,7 +124,7 @@ class Server:
         request_seconds: float,
     ) -> None:
         self._service = service
-        self._meters = meters
+        self.meters = meters
         self._shelf = shelf
         self._store = store
         self._keys = keys
@@ -148,7 +148,7 @@ class Server:
         try:
             await self._answer(path, scope, receive, noted)
         finally:
-            self._meters.responded(route_of(path), status, time.perf_counter() - started)
+            self.meters.responded(route_of(path), status, time.perf_counter() - started)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if self._keys is not None and not path.startswith(_OPEN) and not self._knows(scope):
@@ -166,7 +166,7 @@ class Server:
     def _own(self, path: str, scope: Scope) -> tuple[bytes, str]:
         if path == "/metrics":
             accept = _header(scope, b"accept") or b""
-            return self._meters.exposition(accept.decode("latin-1"))
+            return self.meters.exposition(accept.decode("latin-1"))
         if path == "/v1/health":
             health = {
                 "status": "ok",

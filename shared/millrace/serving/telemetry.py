@@ -37,6 +37,11 @@ def observe(observer: Observer) -> None:
     _observers[:] = [observer]
 
 
+def unobserve() -> None:
+    """Makes the observer hear no more."""
+    _observers.clear()
+
+
 def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
     """A version was loaded."""
     with harmless():
