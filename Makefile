@@ -75,7 +75,7 @@ test-unit: setup ## Run the unit tests: no network, seconds (ARGS="-k word" narr
 	$(PYTESTS) tests/unit $(ARGS)
 
 .PHONY: test-integration
-test-integration: setup ## Run the real handlers on moto
+test-integration: setup setup-clients ## Run the real handlers on moto
 	$(PYTESTS) tests/integration $(ARGS)
 
 .PHONY: test-infra
@@ -97,16 +97,16 @@ audit: setup ## Look every pinned package up in the database of known vulnerabil
 	@$(PYTHON) infra/scan/audit.py
 
 .PHONY: test-e2e
-test-e2e: setup setup-ci build ## Deploy the template to the embedded cloud and use it
+test-e2e: setup setup-ci setup-clients build ## Deploy the template to the embedded cloud and use it
 	$(PYTESTS) tests/e2e $(ARGS)
 
 .PHONY: test-aws
-test-aws: setup setup-ci ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
+test-aws: setup setup-ci setup-clients ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)
 	@test -n "$(STACK)" || { echo 'make test-aws runs on a stack that is deployed already: name it with STACK=name' >&2; exit 2; }
 	$(PYTEST) tests/e2e --engine aws --stack "$(STACK)" $(if $(REGION),--region "$(REGION)") $(ARGS)
 
 .PHONY: test-localstack
-test-localstack: setup setup-ci setup-localstack build ## Run the same e2e suite on LocalStack (RUNTIME=process or docker; default: Docker if there is one)
+test-localstack: setup setup-ci setup-clients setup-localstack build ## Run the same e2e suite on LocalStack (RUNTIME=process or docker; default: Docker if there is one)
 	$(PYTESTS) tests/localstack tests/e2e --engine localstack $(if $(RUNTIME),--runtime "$(RUNTIME)") $(ARGS)
 
 .PHONY: check

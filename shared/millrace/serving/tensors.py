@@ -32,7 +32,7 @@ import numpy.typing as npt
 import orjson
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
-from millrace.serving.diagnosis import Report, kind_of, shown
+from millrace.serving.diagnosis import MAX_INTEGER, Report, kind_of, shown
 from millrace.signature import (
     CATEGORICAL_INPUT,
     NUMERIC_INPUT,
@@ -72,10 +72,11 @@ _OF_FEATURE: Final[dict[ColumnType, str]] = {
 }
 _NULL: Final = type(None)
 _JSON_TYPES: Final[dict[str, frozenset[type]]] = {
-    "BOOL": frozenset({bool, _NULL}),
     "BYTES": frozenset({str, _NULL}),
-    **{name: frozenset({int, float, _NULL}) for name in _FLOATING},
-    **{name: frozenset({int, _NULL}) for name in _NUMERIC - _FLOATING},
+    # The protocol's own client writes every number and boolean as a float: 41.0 is the integer 41,
+    # and 1.0 in a BOOL tensor is true.
+    "BOOL": frozenset({bool, int, float, _NULL}),
+    **{name: frozenset({int, float, _NULL}) for name in _NUMERIC},
 }
 _LENGTH: Final = struct.Struct("<I")
 
@@ -159,7 +160,7 @@ def read_request(body: bytes, header_length: int | None) -> InferenceRequest:
     for position, item in enumerate(inputs):
         tensor, end = _read_tensor(item, position, view, end)
         if tensor.name in names:
-            raise InvalidRequestError(f"inputs: {shown(tensor.name)} is given twice")
+            raise InvalidRequestError(f"inputs: {shown(tensor.name)!r} is given twice")
         names.add(tensor.name)
         tensors.append(tensor)
     if end != len(body):
@@ -195,7 +196,7 @@ def _read_tensor(item: Any, position: int, body: memoryview, start: int) -> tupl
     name = item.get("name")
     if not isinstance(name, str):
         raise InvalidRequestError(f"inputs[{position}]: expected a name, got {kind_of(name)}")
-    what = f"input {shown(name)}"
+    what = f"input {shown(name)!r}"
     datatype = item.get("datatype")
     if not isinstance(datatype, str) or datatype not in _DTYPES:
         came = shown(datatype) if isinstance(datatype, str) else kind_of(datatype)
@@ -274,9 +275,21 @@ def _from_json(values: Any, datatype: str, shape: tuple[int, ...], what: str) ->
         )
     if datatype == "BYTES":
         return data
-    if datatype in _FLOATING:
+    if datatype == "BOOL":
+        if kinds & {int, float}:
+            if not {0, 1, None}.issuperset(data):
+                raise InvalidRequestError(f"{what}: expected values of BOOL, got another number")
+            data = [None if value is None else value == 1 for value in data]
+        return data if _NULL in kinds else np.array(data, dtype=np.bool_)
+    if datatype in _FLOATING or float in kinds:
         # Wider than FP16 and FP32 say, so that a number they cannot hold is refused by name.
-        return np.array(data, dtype=np.float64)
+        numbers = np.array(data, dtype=np.float64)
+        if int in kinds and np.fmax.reduce(np.abs(numbers), initial=0.0) >= MAX_INTEGER:
+            # A float no longer tells such integers apart: it must not hide one.
+            return data
+        if datatype not in _FLOATING and (numbers != np.trunc(numbers))[~np.isnan(numbers)].any():
+            raise InvalidRequestError(f"{what}: expected values of {datatype}, got a fraction")
+        return numbers
     if _NULL in kinds:
         return data
     try:
@@ -360,7 +373,7 @@ def _read_outputs(document: Mapping[str, Any]) -> dict[str, bool] | None:
         name = item.get("name") if isinstance(item, dict) else None
         if not isinstance(name, str):
             raise InvalidRequestError(f"outputs[{position}]: expected an object with a name")
-        what = f"output {shown(name)}"
+        what = f"output {shown(name)!r}"
         if name in found:
             raise InvalidRequestError(f"{what} is asked for twice")
         parameters = _parameters(item, what)
@@ -527,7 +540,7 @@ class TensorMap:
         for name in wanted or ():
             if name not in known:
                 raise InvalidRequestError(
-                    f"output {shown(name)} is none of model {self.signature.model}; "
+                    f"output {shown(name)!r} is none of model {self.signature.model}; "
                     f"its outputs are {', '.join(known)}"
                 )
 
