@@ -20,7 +20,7 @@ from millrace.onnx_session import load_session
 from millrace.registry.serving import ServingRecord
 from millrace.serving.codec import SignatureCodec
 from millrace.serving.prediction import Prediction
-from millrace.serving.store import LoadedModel
+from millrace.serving.store import LoadedModel, ModelState
 from millrace.signature import Signature
 from millrace.spec import Algorithm, ModelSpec, Role, Task
 
@@ -191,6 +191,15 @@ class Shelf:
         if model != self._loaded.record.model:
             raise NotFoundError(f"there is no model {model}")
         return self._loaded
+
+    def is_ready(self, model: str, version: int | None = None) -> bool:
+        """It always is."""
+        return self.get(model, version) is self._loaded
+
+    def models(self) -> tuple[ModelState, ...]:
+        """The one."""
+        record = self._loaded.record
+        return (ModelState(record.model, record.version, "READY"),)
 
 
 class Silence:
