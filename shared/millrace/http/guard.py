@@ -91,7 +91,8 @@ class Guard:
             claims = context.get("authorizer") or {}
             if not claims.get("subject"):
                 return Refusal(401, "unauthenticated", "expected a valid bearer token")
-            if self._clock() > _seconds(claims.get("expires_at")) + LEEWAY_SECONDS:
+            # Not the other way round: what is no number compares as false.
+            if not self._clock() <= _seconds(claims.get("expires_at")) + LEEWAY_SECONDS:
                 return Refusal(401, "token_expired", "the token has expired: ask for a new one")
             roles = read_roles(str(claims.get("roles", "")).split())
         return self._forbidden(str(event.get("httpMethod")), str(event.get("resource")), roles)

@@ -194,7 +194,7 @@ class Verifier:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "sub"], "verify_aud": False},
             )
-        except (jwt.PyJWTError, ValueError, RecursionError) as exc:
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as exc:
             raise UnauthenticatedError(f"the token does not hold: {type(exc).__name__}") from exc
         self._check_audience(claims)
         subject = claims["sub"]
