@@ -1,6 +1,5 @@
 """The authorizer function, asked as API Gateway asks it, with an issuer on this machine."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,17 +98,18 @@ def test_what_is_no_token_ends_in_the_one_word_that_becomes_401(given: str) -> N
 
 
 def test_an_expired_token_is_refused_and_its_bearer_stays_out_of_the_log(
-    listening: Issuer, capsys: pytest.CaptureFixture[str]
+    listening: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = listening.token("admin", exp=1, sub="canary-of-ada")
 
     with pytest.raises(UnauthenticatedError, match="^Unauthorized$"):
         asked(f"Bearer {token}")
 
-    [line] = [json.loads(x) for x in capsys.readouterr().out.splitlines() if "refused" in x]
-    assert line["reason"] == "the token does not hold: ExpiredSignatureError"
-    assert "canary" not in str(line)
-    assert token[:20] not in str(line)
+    logged = [vars(record) for record in caplog.records]
+    [reason] = [line["reason"] for line in logged if "reason" in line]
+    assert reason == "the token does not hold: ExpiredSignatureError"
+    assert "canary" not in str(logged)
+    assert token[:20] not in str(logged)
 
 
 def test_an_issuer_that_is_away_is_no_fault_of_the_bearer(listening: Issuer) -> None:
