@@ -59,8 +59,20 @@ setup-scan: setup setup-node ## Make the environment of the scanners (500 MB, mo
 	@infra/build/venv .tools/scan $(REQUIREMENTS)/scan.txt
 	@infra/build/venv .tools/audit $(REQUIREMENTS)/audit.txt
 
+.PHONY: setup-container
+setup-container: setup ## Make the environment of the container, and that of what checks its definition
+	@infra/build/venv .tools/serve $(REQUIREMENTS)/serve.txt
+	@infra/build/venv .tools/container $(REQUIREMENTS)/container.txt
+
+.PHONY: setup-peers
+setup-peers: setup ## Make the environments of the servers that the bench measures beside ours (1 GB)
+	@infra/build/venv .tools/peers-fastapi $(REQUIREMENTS)/peers-fastapi.txt
+	@infra/build/venv .tools/peers-mlserver $(REQUIREMENTS)/peers-mlserver.txt
+	@infra/build/venv .tools/peers-bentoml $(REQUIREMENTS)/peers-bentoml.txt
+	@infra/build/venv .tools/peers-mlflow $(REQUIREMENTS)/peers-mlflow.txt
+
 .PHONY: setup-node
-setup-node: ## Install the linters that exist only for Node, where there is a Node
+setup-node: ## Install the tools that exist only for Node, where there is a Node
 	@infra/build/node/install
 
 .PHONY: demo
@@ -79,7 +91,7 @@ test-integration: setup setup-clients ## Run the real handlers on moto
 	$(PYTESTS) tests/integration $(ARGS)
 
 .PHONY: test-infra
-test-infra: setup setup-ci setup-scan build ## Check the template, roles, state machines and built artifacts; run the scanners
+test-infra: setup setup-ci setup-scan setup-container build ## Check the template, roles, state machines and built artifacts; run the scanners
 	$(PYTESTS) tests/infra --ignore $(PROWLER) $(ARGS)
 
 .PHONY: scan

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.fakes.bundles import bundled
-from tests.integration.server.conftest import ROW, Running, serving
+from tests.fakes.server import Running, serving
+from tests.integration.server.conftest import ROW
 from tests.until import until
 
 pytestmark = pytest.mark.timeout(180)
