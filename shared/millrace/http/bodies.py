@@ -18,7 +18,24 @@ if TYPE_CHECKING:
 
 _GZIP_WINDOW: Final = zlib.MAX_WBITS | 16
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_SHOWN: Final = 100
+_NAMED: Final = frozenset(
+    {
+        "application/json",
+        "application/octet-stream",
+        "application/vnd.apache.arrow.stream",
+        "application/x-ndjson",
+        "application/xml",
+        "application/yaml",
+        "br",
+        "compress",
+        "multipart/form-data",
+        "text/csv",
+        "text/html",
+        "text/xml",
+        "zstd",
+    }
+)
+"""Types and encodings that a message says again; any other word may be a person's data."""
 _LENIENT: Final = frozenset({"", "text/plain", "application/x-www-form-urlencoded"})
 """What clients send when nobody told them the type; ``curl -d`` is one."""
 
@@ -58,7 +75,7 @@ def reads_as_json(came: str) -> bool:
 def unsupported_type(came: str, *expected: str) -> UnsupportedMediaTypeError:
     """The error for a content type that is not read."""
     return UnsupportedMediaTypeError(
-        f"expected content type {' or '.join(expected)}, got {came[:_SHOWN]!r}"
+        f"expected content type {' or '.join(expected)}, got {_told(came)}"
     )
 
 
@@ -100,7 +117,7 @@ def inflated(body: bytes, encoding: str, most: int) -> bytes:
         return body
     if encoding not in ("gzip", "deflate"):
         raise UnsupportedMediaTypeError(
-            f"expected content encoding gzip, deflate or none, got {encoding[:_SHOWN]!r}"
+            f"expected content encoding gzip, deflate or none, got {_told(encoding)}"
         )
     if not (body.startswith(_GZIP_MAGIC) if encoding == "gzip" else _is_zlib(body)):
         return body
@@ -126,3 +143,7 @@ def too_large(most: int, came: str) -> RequestTooLargeError:
     return RequestTooLargeError(
         f"expected a body of at most {most:,} bytes, {came}: divide it over several requests"
     )
+
+
+def _told(came: str) -> str:
+    return came if came in _NAMED else "another"

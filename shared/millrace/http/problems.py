@@ -188,8 +188,8 @@ def request_error(errors: Sequence[Any]) -> InvalidRequestError:
         return MalformedRequestError(f"the body is not JSON: {reason}")
     problems = [
         FieldProblem(
-            field=".".join(str(part) for part in _without_source(e["loc"])) or "body",
-            message=_MESSAGES.get(e["type"]) or e["msg"].removeprefix("Value error, "),
+            field=".".join(str(part) for part in _named(e)) or "body",
+            message=_message(e),
         )
         for e in errors
     ]
@@ -198,7 +198,20 @@ def request_error(errors: Sequence[Any]) -> InvalidRequestError:
     return InvalidRequestError(f"{first.field}: {first.message}{more}", problems)
 
 
-_MESSAGES: Final = {"extra_forbidden": "unknown key", "missing": "is required"}
+_MESSAGES: Final = {"extra_forbidden": "has an unknown key", "missing": "is required"}
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "union_tag_invalid":
+        # Pydantic's own words quote what came.
+        return f"{error['ctx']['discriminator']}: expected one of {error['ctx']['expected_tags']}"
+    return _MESSAGES.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+
+
+def _named(error: Any) -> Sequence[int | str]:
+    """Where an error is, without a key of the caller's own: it may be anything."""
+    place = _without_source(error["loc"])
+    return place[:-1] if error["type"] == "extra_forbidden" else place
 
 
 def _without_source(loc: Sequence[int | str]) -> Sequence[int | str]:

@@ -12,10 +12,9 @@ and said so in ``warnings``. Texts are cleaned as ingest cleaned them: surroundi
 cut, and the spec's ``null_values`` mean "no value".
 """
 
-import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -39,7 +38,7 @@ from millrace.serving.diagnosis import (
     MAX_PROBLEMS,
     Report,
     kind_of,
-    shown,
+    nearest,
     wrong_shape,
     wrong_value,
 )
@@ -52,6 +51,7 @@ _NUMBERS: Final[frozenset[type]] = frozenset({int, float, type(None)})
 _BOOLEANS: Final[frozenset[type]] = frozenset({bool, type(None)})
 _STRINGS: Final[frozenset[type]] = frozenset({str, type(None)})
 _NULL: Final = type(None)
+_INT64_DIGITS: Final = 20
 
 type _Getter = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -227,15 +227,14 @@ class SignatureCodec:
     def _check_names(self, columns: Mapping[str, Any], report: Report) -> None:
         for name in (f.name for f in self.signature.features if f.name not in columns):
             report.add(name, "is missing")
-        for name in sorted(columns.keys() - self._by_name.keys()):
-            report.add(shown(name), self._unknown(name))
+        self._refuse_unknown(columns, "columns", report)
 
     def _check_lengths(self, lengths: Mapping[str, int], report: Report) -> None:
         if len(set(lengths.values())) > 1:
             longest = max(lengths.values())
             for name in (n for n, length in lengths.items() if length != longest):
                 report.add(
-                    shown(name),
+                    name if name in self._by_name else "columns",
                     f"has {lengths[name]} values where the longest column has {longest}",
                 )
 
@@ -363,8 +362,7 @@ class SignatureCodec:
                     broken.add(index)
                     report.add("rows", f"expected an object, got {kind_of(row)}", index)
                     continue
-                for name in sorted(row.keys() - self._by_name.keys()):
-                    report.add(shown(name), self._unknown(name), index)
+                self._refuse_unknown(row, "rows", report, index)
         for feature in self.signature.features:
             values = (
                 enumerate(data[feature.name])
@@ -383,15 +381,24 @@ class SignatureCodec:
                     report.add(feature.name, message, index)
         report.refuse()
 
-    def _unknown(self, name: str) -> str:
-        close = difflib.get_close_matches(shown(name), list(self._by_name), n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"is no feature of model {self.signature.model}{hint}"
+    def _refuse_unknown(
+        self, given: Iterable[str], form: str, report: Report, row: int | None = None
+    ) -> None:
+        """Names keys that are no features, by place when they resemble none: see `nearest`."""
+        model = self.signature.model
+        for place, name in enumerate(given, start=1):
+            if name in self._by_name:
+                continue
+            meant = nearest(name, list(self._by_name))
+            if meant is None:
+                report.add(form, f"key {place} is no feature of model {model}", row)
+            else:
+                report.add(name, f"is no feature of model {model}; did you mean {meant!r}?", row)
 
     def _refuse_non_finite(self, body: bytes) -> None:
         """Names the row and field of NaN and infinities, which strict JSON cannot write."""
         try:
-            document = json.loads(body)
+            document = json.loads(body, parse_int=_integer)
         except (ValueError, RecursionError):
             return
         self._read(document, finite=False)
@@ -418,7 +425,9 @@ class SignatureCodec:
         json.loads(body, object_pairs_hook=note)
         report = Report(self.signature.model)
         for name in sorted(twice):
-            report.add(shown(name), "is given twice in one object")
+            report.add(
+                name if name in self._by_name else "body", "a key is given twice in one object"
+            )
         report.refuse()
 
     # ── Outside the training contract ───────────────────────────────────────────────────────────
@@ -544,12 +553,18 @@ class _NumericGroup:
         return matrix
 
 
+def _integer(digits: str) -> int | float:
+    """An integer as orjson reads it: beyond 64 bits the nearest double."""
+    value = int(digits) if len(digits) <= _INT64_DIGITS else None
+    return value if value is not None and -(2**63) <= value < 2**64 else float(digits)
+
+
 def _form_of(document: Any) -> str:
     """``rows`` or ``columns``, whichever the request is in."""
     if not isinstance(document, dict):
         raise wrong_shape("body", 'an object {"rows": […]} or {"columns": {…}}', document)
     problems = [
-        FieldProblem(shown(name), "unknown key; known: rows, columns")
+        FieldProblem("body", "unknown key; known: rows, columns")
         for name in document
         if name not in ("rows", "columns")
     ][:MAX_PROBLEMS]

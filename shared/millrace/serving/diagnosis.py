@@ -3,6 +3,9 @@
 A caller may send anything in any field, and messages reach logs.
 """
 
+import difflib
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +24,8 @@ BEYOND_INTEGER: Final = "expected an integer between -2^53 and 2^53, got one bey
 BEYOND_FLOAT32: Final = (
     f"expected a number up to {MAX_FLOAT32:.4g} (32-bit float), got a larger one"
 )
+HALF_CHARACTER: Final = "the string has half of a surrogate pair, which is no character"
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _MAX_NAME_SHOWN: Final = 64
 
 _TYPE_WORDS: Final[dict[type, str]] = {
@@ -105,7 +110,9 @@ def wrong_value(feature: FeatureField, value: Any) -> str | None:
                 return f"expected a string, got {kind_of(value)}"
             if value == MISSING_CATEGORY and not feature.nullable:
                 return "expected a string, got an empty one, or one that means no value"
-            return "the string contains a NUL character" if "\0" in value else None
+            if "\0" in value:
+                return "the string contains a NUL character"
+            return HALF_CHARACTER if _SURROGATES.search(value) else None
         case ColumnType.BOOLEAN:
             return None if isinstance(value, bool) else f"expected {expected}, got {kind_of(value)}"
         case _:
@@ -132,6 +139,13 @@ def kind_of(value: Any) -> str:
     return _TYPE_WORDS.get(type(value), type(value).__name__)
 
 
-def shown(name: str) -> str:
-    """A caller's own key, short enough for a message."""
-    return name if len(name) <= _MAX_NAME_SHOWN else name[: _MAX_NAME_SHOWN - 1] + "…"
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that a caller's own key was meant to be, or None.
+
+    Only a key that resembles a feature's name is said again in a message: any other one may be
+    anything, a person's data among it.
+    """
+    if len(name) > _MAX_NAME_SHOWN or _SURROGATES.search(name):
+        return None
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return close[0] if close else None

@@ -142,7 +142,7 @@ def read(kind: ColumnType, nullable: bool, value: Any) -> Any:
         return float(value) if isinstance(value, bool) else REFUSED
     if isinstance(value, bool) or not isinstance(value, int | float):
         return REFUSED
-    if isinstance(value, int) and abs(value) > 2**64:
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
         # JSON has no integers: digits beyond 64 bits are read as the nearest double.
         value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
