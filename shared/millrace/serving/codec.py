@@ -52,6 +52,7 @@ _BOOLEANS: Final[frozenset[type]] = frozenset({bool, type(None)})
 _STRINGS: Final[frozenset[type]] = frozenset({str, type(None)})
 _NULL: Final = type(None)
 _INT64_DIGITS: Final = 20
+_TWICE: Final = "is given twice in one object"
 
 type _Getter = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -425,9 +426,8 @@ class SignatureCodec:
         json.loads(body, object_pairs_hook=note)
         report = Report(self.signature.model)
         for name in sorted(twice):
-            report.add(
-                name if name in self._by_name else "body", "a key is given twice in one object"
-            )
+            known = name in self._by_name
+            report.add(name if known else "body", _TWICE if known else f"a key {_TWICE}")
         report.refuse()
 
     # ── Outside the training contract ───────────────────────────────────────────────────────────

@@ -32,7 +32,7 @@ import numpy.typing as npt
 import orjson
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
-from millrace.serving.diagnosis import MAX_INTEGER, Report, kind_of, shown
+from millrace.serving.diagnosis import MAX_INTEGER, Report, kind_of
 from millrace.signature import (
     CATEGORICAL_INPUT,
     NUMERIC_INPUT,
@@ -160,7 +160,7 @@ def read_request(body: bytes, header_length: int | None) -> InferenceRequest:
     for position, item in enumerate(inputs):
         tensor, end = _read_tensor(item, position, view, end)
         if tensor.name in names:
-            raise InvalidRequestError(f"inputs: {shown(tensor.name)!r} is given twice")
+            raise InvalidRequestError(f"inputs[{position}]: its name is given twice")
         names.add(tensor.name)
         tensors.append(tensor)
     if end != len(body):
@@ -196,10 +196,11 @@ def _read_tensor(item: Any, position: int, body: memoryview, start: int) -> tupl
     name = item.get("name")
     if not isinstance(name, str):
         raise InvalidRequestError(f"inputs[{position}]: expected a name, got {kind_of(name)}")
-    what = f"input {shown(name)!r}"
+    # By its place: a caller's own words may be anything, and are not said again.
+    what = f"inputs[{position}]"
     datatype = item.get("datatype")
     if not isinstance(datatype, str) or datatype not in _DTYPES:
-        came = shown(datatype) if isinstance(datatype, str) else kind_of(datatype)
+        came = "another" if isinstance(datatype, str) else kind_of(datatype)
         raise InvalidRequestError(
             f"{what}: expected a datatype of {', '.join(_DTYPES)}, got {came}"
         )
@@ -373,7 +374,7 @@ def _read_outputs(document: Mapping[str, Any]) -> dict[str, bool] | None:
         name = item.get("name") if isinstance(item, dict) else None
         if not isinstance(name, str):
             raise InvalidRequestError(f"outputs[{position}]: expected an object with a name")
-        what = f"output {shown(name)!r}"
+        what = f"outputs[{position}]"
         if name in found:
             raise InvalidRequestError(f"{what} is asked for twice")
         parameters = _parameters(item, what)
@@ -484,10 +485,10 @@ class TensorMap:
             return self._unpack(request.inputs)
         report = Report(self.signature.model)
         columns: dict[str, Column] = {}
-        for tensor in request.inputs:
+        for position, tensor in enumerate(request.inputs):
             if len(tensor.shape) == 2 and tensor.shape[1] != 1:
                 report.add(
-                    shown(tensor.name),
+                    tensor.name if tensor.name in self._features else f"inputs[{position}]",
                     f"expected shape [n] or [n, 1], got {list(tensor.shape)}",
                 )
             feature = self._features.get(tensor.name)
@@ -537,10 +538,10 @@ class TensorMap:
             InvalidRequestError: Names the first that is unknown.
         """
         known = self.outputs
-        for name in wanted or ():
+        for position, name in enumerate(wanted or ()):
             if name not in known:
                 raise InvalidRequestError(
-                    f"output {shown(name)!r} is none of model {self.signature.model}; "
+                    f"outputs[{position}] is none of model {self.signature.model}; "
                     f"its outputs are {', '.join(known)}"
                 )
 

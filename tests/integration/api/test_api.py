@@ -548,7 +548,7 @@ def test_retraining_without_data_is_not_found_with_advice(call: Caller, stack: C
 @pytest.mark.parametrize(
     ("body", "headers", "field"),
     [
-        ({"why": "x"}, {}, "why"),
+        ({"why": "x"}, {}, "body"),
         ({}, {"Idempotency-Key": "two words"}, "idempotency-key"),
         ({"reason": "x" * 1_001}, {}, "reason"),
     ],

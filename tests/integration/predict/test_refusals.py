@@ -82,7 +82,7 @@ BODIES: list[tuple[str, Any, int, str, str | None, int | None]] = [
         None,
     ),
     ("no rows", {"rows": []}, 422, "invalid_request", "rows", None),
-    ("neither rows nor columns", {"instances": [ROW]}, 422, "invalid_request", "instances", None),
+    ("neither rows nor columns", {"instances": [ROW]}, 422, "invalid_request", "body", None),
     (
         "duplicate key",
         '{"rows": [{"age": 1, "age": 2, "plan": "a", "tenure": 1, "active": true, "city": "x"}]}',
