@@ -125,7 +125,7 @@ REFUSALS = {
     "wrong shape": ("400", "age: expected shape [n] or [n, 1], got [3, 2]"),
     "missing input": ("400", "age: is missing"),
     "unknown input": ("400", "unheard-of: is no feature of model churn"),
-    "unknown output": ("400", "output 'unheard-of' is none of model churn"),
+    "unknown output": ("400", "outputs[0] is none of model churn"),
     "ragged rows": ("400", "city: has 2 values where the longest column has 3"),
 }
 

@@ -20,7 +20,7 @@ from millrace.onnx_session import load_session
 from millrace.registry.serving import ServingRecord
 from millrace.serving.codec import SignatureCodec
 from millrace.serving.prediction import Prediction
-from millrace.serving.store import LoadedModel, ModelState, ModelState
+from millrace.serving.store import LoadedModel, ModelState
 from millrace.signature import Signature
 from millrace.spec import Algorithm, ModelSpec, Role, Task
 
@@ -200,15 +200,6 @@ class Shelf:
         """The one."""
         record = self._loaded.record
         return (ModelState(record.model, record.version, "READY"),)
-
-
-    def is_ready(self, model: str, version: int | None = None) -> bool:
-        """Whether it is the model."""
-        return model == self._loaded.record.model
-
-    def models(self) -> tuple[ModelState, ...]:
-        """No list: nobody asks for one here."""
-        return ()
 
 
 class Silence:
