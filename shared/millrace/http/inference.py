@@ -20,6 +20,7 @@ import orjson
 
 import millrace
 from millrace.errors import (
+    ArtifactError,
     InvalidRequestError,
     MalformedRequestError,
     MillraceError,
@@ -59,10 +60,6 @@ class Models(Protocol):
         """A version in memory, the champion by default."""
         ...
 
-    def is_ready(self, model: str, version: int | None = None) -> bool:
-        """Whether it can answer now."""
-        ...
-
     def models(self) -> Sequence[ModelState]:
         """Every registered model."""
         ...
@@ -88,6 +85,10 @@ class _Asked(NamedTuple):
 
 class _NoSuchRouteError(NotFoundError):
     """The protocol has no such route, or not with this method."""
+
+
+class _NotReadyError(ServiceUnavailableError):
+    """A model cannot answer now; of all errors of 500 and above, this one may say so."""
 
 
 def create_inference(predictor: Predictor, store: Models, limits: Limits) -> ASGI:
@@ -145,8 +146,9 @@ class _Inference:
         started = self._predictor.clock()
         method, path = scope["method"], scope["path"]
         try:
-            body = await received(receive, self._limits.body_bytes)
-            body = _plain(body, headers, self._limits.body_bytes)
+            encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+            most = self._limits.body_bytes
+            body = bodies.inflated(await received(receive, most), encoding, most)
             of_server = self._of_server.get((method, path.rstrip("/")))
             if of_server is not None:
                 return of_server(body)
@@ -203,10 +205,10 @@ class _Inference:
     # ── Models ──────────────────────────────────────────────────────────────────────────────────
 
     def _model_ready(self, asked: _Asked) -> _Answer:
-        if not self._store.is_ready(asked.model, asked.version):
-            # It says why by its error, which is the answer's.
+        try:
             self._store.get(asked.model, asked.version)
-            raise ServiceUnavailableError(f"model {asked.model} is being loaded")
+        except ArtifactError as exc:
+            raise _NotReadyError(f"model {asked.model} cannot be loaded; the log says why") from exc
         return _json({"name": asked.model, "ready": True})
 
     def _describe_model(self, asked: _Asked) -> _Answer:
@@ -309,11 +311,6 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(value)
 
 
-def _plain(body: bytes, headers: Mapping[bytes, bytes], most: int) -> bytes:
-    encoding = headers.get(b"content-encoding")
-    return body if encoding is None else bodies.inflated(body, encoding.decode("latin-1"), most)
-
-
 # ── Answers ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -328,7 +325,7 @@ def _failure(error: Exception, path: str, correlation: str) -> _Answer:
     status = _BAD_REQUEST if told.status == _REJECTED else told.status
     body = orjson.dumps(
         {
-            "error": problem["detail"],
+            "error": str(error) if isinstance(error, _NotReadyError) else problem["detail"],
             "code": problem["code"],
             "correlation_id": problem["correlation_id"],
             "errors": problem["errors"],

@@ -484,6 +484,9 @@ class TensorMap:
         if names and names <= self._packed.keys():
             return self._unpack(request.inputs)
         report = Report(self.signature.model)
+        for name in (n for n in self._packed if n in names):
+            report.add(name, "packs all features: it comes with no tensors of single ones")
+        report.refuse()
         columns: dict[str, Column] = {}
         for position, tensor in enumerate(request.inputs):
             if len(tensor.shape) == 2 and tensor.shape[1] != 1:

@@ -192,10 +192,6 @@ class Shelf:
             raise NotFoundError(f"there is no model {model}")
         return self._loaded
 
-    def is_ready(self, model: str, version: int | None = None) -> bool:
-        """It always is."""
-        return self.get(model, version) is self._loaded
-
     def models(self) -> tuple[ModelState, ...]:
         """The one."""
         record = self._loaded.record
