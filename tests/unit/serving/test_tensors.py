@@ -159,7 +159,7 @@ BODY, LENGTH = as_bytes(inputs())
         (BODY, LENGTH - 1, "is not JSON"),
         (BODY, LENGTH + 1, "is not JSON"),
         (BODY, None, "Inference-Header-Content-Length has to say where"),
-        (BODY[:-1], LENGTH, "input 'city': expected 19 bytes of binary data, got 18"),
+        (BODY[:-1], LENGTH, "inputs[4]: expected 19 bytes of binary data, got 18"),
         (BODY + b"x", LENGTH, "got 1 bytes more"),
         (b"{", None, "is not JSON"),
         (b'{"inputs": [{"data": [NaN]}]}', None, "send null where there is no value"),
@@ -196,7 +196,7 @@ def test_damaged_binary_data_is_refused_by_tensor(datatype: str, part: bytes, me
 
     error = refusal(header + part, len(header))
 
-    assert "input 'city'" in str(error)
+    assert "inputs[0]: " in str(error)
     assert message in str(error)
 
 
@@ -224,7 +224,7 @@ def test_no_damage_gets_past_a_refusal(data: st.DataObject) -> None:
         ({"inputs": {}}, "inputs: expected an array of tensors, got an object"),
         ({"inputs": [1]}, "inputs[0]: expected an object"),
         ({"inputs": [{}]}, "inputs[0]: expected a name"),
-        ({"inputs": [{"name": "a"}]}, "input 'a': expected a datatype of BOOL"),
+        ({"inputs": [{"name": "a"}]}, "inputs[0]: expected a datatype of BOOL"),
         ({"inputs": [tensor("a", "FP128", [1])]}, "expected a datatype of BOOL"),
         ({"inputs": [tensor("a", "FP32", [1], "x")]}, "expected a shape"),
         ({"inputs": [tensor("a", "FP32", [1], [1, 1, 1])]}, "expected a shape"),
@@ -243,7 +243,7 @@ def test_no_damage_gets_past_a_refusal(data: st.DataObject) -> None:
         ({"inputs": [tensor("a", "BYTES", [1])]}, "expected values of BYTES, got an integer"),
         ({"inputs": [{"name": "a", "datatype": "FP32", "shape": [1]}]}, "expected exactly one of"),
         ({"inputs": [tensor("a", "FP32", [1]) | {"data": None}]}, "expected data to be an array"),
-        ({"inputs": [tensor("a", "FP32", [1])] * 2}, "'a' is given twice"),
+        ({"inputs": [tensor("a", "FP32", [1])] * 2}, "inputs[1]: its name is given twice"),
         ({"inputs": [tensor("a", "FP32", [1]) | {"parameters": 1}]}, "parameters to be an object"),
         (
             {"inputs": [tensor("a", "FP32", [1]) | {"parameters": {"shared_memory_region": "x"}}]},
@@ -267,7 +267,7 @@ def test_no_damage_gets_past_a_refusal(data: st.DataObject) -> None:
         ({"inputs": [], "parameters": {"binary_data_output": 1}}, "true or false"),
         ({"inputs": [], "outputs": {}}, "outputs: expected an array"),
         ({"inputs": [], "outputs": [{}]}, "outputs[0]: expected an object with a name"),
-        ({"inputs": [], "outputs": [{"name": "a"}] * 2}, "output 'a' is asked for twice"),
+        ({"inputs": [], "outputs": [{"name": "a"}] * 2}, "outputs[1] is asked for twice"),
         (
             {"inputs": [], "outputs": [{"name": "a", "parameters": {"classification": 2}}]},
             "the parameter classification is not offered",
@@ -343,6 +343,8 @@ def test_messages_never_show_a_value() -> None:
         inputs(age={"datatype": "BYTES", "data": [secret, secret]}),
         inputs(city={"data": [f"{secret}\0", secret]}),
         packed(categorical={"data": [secret, secret, secret, f"{secret}\0"]}),
+        [*inputs(), tensor("age", secret, [1])],
+        inputs(age={"parameters": {"shared_memory_region": secret}}),
         inputs(plan={"data": [secret] * 3}),
     ]
     for items in wrongs:
