@@ -106,6 +106,8 @@ def test_an_answer_is_found_in_the_log_by_its_prediction_id(
     [line] = patiently(lambda: _lines(client, target, "predict", answer["prediction_id"]))
     assert (line["model"], line["version"]) == (trained["model"], answer["version"])
     assert line["row_count"] == 1
+    captured = line.pop("capture")
+    assert captured["inputs"]["mean_radius"] == [row["mean_radius"]]
     assert repr(row["mean_radius"]) not in json.dumps(line)
 
 
