@@ -54,6 +54,10 @@ ci-install: setup ## Put a pipeline where its provider looks: PROVIDER=github, g
 setup-clients: setup ## Make the environment of the public Open Inference clients, Triton's and KServe's among them
 	@infra/build/venv .tools/clients $(REQUIREMENTS)/clients.txt
 
+.PHONY: setup-fuzz
+setup-fuzz: setup ## Make the environment of schemathesis and of a generator of clients
+	@infra/build/venv .tools/fuzz $(REQUIREMENTS)/fuzz.txt
+
 .PHONY: setup-scan
 setup-scan: setup setup-node ## Make the environment of the scanners (500 MB, most of it semgrep)
 	@infra/build/venv .tools/scan $(REQUIREMENTS)/scan.txt
@@ -87,8 +91,13 @@ test-unit: setup ## Run the unit tests: no network, seconds (ARGS="-k word" narr
 	$(PYTESTS) tests/unit $(ARGS)
 
 .PHONY: test-integration
-test-integration: setup setup-clients ## Run the real handlers on moto
+test-integration: setup setup-clients setup-fuzz ## Run the real handlers on moto
 	$(PYTESTS) tests/integration $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup setup-fuzz ## Make more than 5,000 requests from the OpenAPI document, and 1,000 against every pipeline
+	$(PYTEST) tests/integration/whole/test_fuzz.py --fuzz $(ARGS)
+	$(PYTEST) tests/unit/serving/test_truth.py --examples 500 $(ARGS)
 
 .PHONY: test-infra
 test-infra: setup setup-ci setup-scan setup-container build ## Check the template, roles, state machines and built artifacts; run the scanners

@@ -102,6 +102,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=15,
         help="how many requests the comparison with scikit-learn makes for each pipeline and form",
     )
+    group.addoption(
+        "--fuzz",
+        action="store_true",
+        help="let schemathesis make more than 5,000 requests rather than a few hundred",
+    )
     group.addoption("--stack", default=None, help="with --engine aws: the deployed stack to use")
     group.addoption("--region", default=None, help="with --engine aws: its region")
 

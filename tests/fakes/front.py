@@ -4,10 +4,12 @@ Requests go to the function that the list of routes names, as proxy events; a pa
 no route is answered as API Gateway answers it, without asking a function.
 """
 
+import asyncio
 import base64
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -32,6 +34,8 @@ class Front:
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
         self._count = 0
+        # One request at a time, as one Lambda environment has it, and in no thread that runs a loop.
+        self._thread = ThreadPoolExecutor(1)
         self._templates = [(_pattern(route.path), route) for route in ROUTES]
 
     def route_of(self, method: str, path: str) -> Route | None:
@@ -51,7 +55,10 @@ class Front:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        status, headers, answer = self._answer(scope, body)
+        loop = asyncio.get_running_loop()
+        status, headers, answer = await loop.run_in_executor(
+            self._thread, self._answer, scope, body
+        )
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 

@@ -356,7 +356,7 @@ def _add_spec_routes(app: FastAPI, with_: Collaborators) -> None:
         responses={
             200: {"model": SpecView, "description": "This is the current spec already."},
             201: {"model": SpecView, "description": "A new version of the spec."},
-            **problems.documented(400, 409, 413, 415),
+            **problems.documented(400, 404, 409, 413, 415),
         },
         openapi_extra=_SPEC_BODY,
     )
