@@ -1,4 +1,4 @@
-"""The registry over HTTPS: specs, models, versions, runs, audit, champions, retraining."""
+"""The registry over HTTPS: specs, models, versions, runs, audit, champions, retraining, batch jobs."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from millrace.http.api import Collaborators, create_app
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
 from millrace.observability import logger, published, tracer
+from millrace.registry.batches import open_batches
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
 
@@ -45,6 +46,7 @@ def gateway() -> Gateway:
         create_app(
             Collaborators(
                 registry=open_registry(client("dynamodb"), settings.table_name),
+                batches=open_batches(client("dynamodb"), settings.table_name),
                 objects=objects,
                 artifact_bucket=settings.artifact_bucket,
                 data_bucket=settings.data_bucket,

@@ -1,7 +1,7 @@
-"""The registry function: every write of a training to the registry.
+"""The registry function: every write of a training or a batch job to the registry.
 
-Tasks of the TRAINING machine: ``{"action": …, "input": {…}}``; and EventBridge's "Step Functions
-Execution Status Change" of executions that could not close their run themselves. Idempotent by the
+Tasks of the machines TRAINING and BATCH: ``{"action": …, "input": {…}}``; and EventBridge's "Step
+Functions Execution Status Change" of executions that could not close their run or job themselves. Idempotent by the
 conditions of the registry's transactions; the keys are in `millrace.registry.registry`.
 """
 
@@ -16,9 +16,14 @@ from millrace.aws.sns import SnsNotifier
 from millrace.decoding import decode
 from millrace.documents import read_spec
 from millrace.messages import (
+    BatchInput,
     Message,
     PromoteTask,
     ReadChampionTask,
+    RecordBatchFailureTask,
+    RecordBatchRefusalTask,
+    RecordBatchSplitTask,
+    RecordBatchTask,
     RecordDatasetTask,
     RecordEvaluationTask,
     RecordFailureTask,
@@ -29,6 +34,8 @@ from millrace.messages import (
     task_event,
 )
 from millrace.observability import bind, logger, published, tracer
+from millrace.registry.batch_recorder import BatchRecorder
+from millrace.registry.batches import open_batches
 from millrace.registry.recorder import Recorder
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
@@ -44,14 +51,17 @@ class RegistrySettings(EnvironmentSettings):
     table_name: str
     artifact_bucket: str
     topic_arn: str
+    batch_machine: str
+    """Name of the BATCH machine: tells its executions from those of TRAINING."""
 
 
 class ExecutionDetail(BaseModel):
     """``detail`` of an execution's status change."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, validate_by_alias=True)
 
     name: str
+    machine: str = Field("", alias="stateMachineArn")
     status: Literal["FAILED", "TIMED_OUT", "ABORTED"]
     error: str | None = None
     cause: str | None = None
@@ -67,6 +77,9 @@ class ExecutionEnded(BaseModel):
     detail: ExecutionDetail
 
 
+type BatchTask = (
+    RecordBatchSplitTask | RecordBatchRefusalTask | RecordBatchTask | RecordBatchFailureTask
+)
 type Task = (
     RecordDatasetTask
     | RecordRefusalTask
@@ -76,6 +89,7 @@ type Task = (
     | RecordEvaluationTask
     | PromoteTask
     | RecordFailureTask
+    | BatchTask
 )
 
 _TASK: Final[TypeAdapter[Task]] = TypeAdapter(Annotated[Task, Field(discriminator="action")])
@@ -83,17 +97,33 @@ _ENDED: Final = TypeAdapter(ExecutionEnded)
 
 
 @cache
+def settings() -> RegistrySettings:
+    """The function's settings, read once."""
+    return RegistrySettings.from_environment()
+
+
+@cache
+def batch_recorder() -> BatchRecorder:
+    """The service for batch jobs, wired once per process."""
+    made = settings()
+    return BatchRecorder(
+        batches=open_batches(client("dynamodb"), made.table_name),
+        notifier=SnsNotifier(client("sns"), made.topic_arn),
+    )
+
+
+@cache
 def recorder() -> Recorder:
-    """The service, wired from the environment once per process."""
-    settings = RegistrySettings.from_environment()
+    """The service for trainings, wired once per process."""
+    made = settings()
     store = S3ObjectStore(client("s3"))
 
     def spec_of(task: TrainingInput) -> ModelSpec:
-        return read_spec(store, settings.artifact_bucket, task.spec_key, task.spec_digest)
+        return read_spec(store, made.artifact_bucket, task.spec_key, task.spec_digest)
 
     return Recorder(
-        registry=open_registry(client("dynamodb"), settings.table_name),
-        notifier=SnsNotifier(client("sns"), settings.topic_arn),
+        registry=open_registry(client("dynamodb"), made.table_name),
+        notifier=SnsNotifier(client("sns"), made.topic_arn),
         read_spec=spec_of,
     )
 
@@ -110,10 +140,19 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
 
 
 def _perform(task: Task) -> dict[str, Any]:
-    bind(correlation_id=task.correlation_id, run_id=task.run_id, model=task.model)
+    about = task.batch_id if isinstance(task, BatchInput) else task.run_id
+    bind(correlation_id=task.correlation_id, run_id=about, model=task.model)
     logger.info("registry task begins", action=task.action)
     answer: Message | None = None
     match task:
+        case RecordBatchSplitTask():
+            batch_recorder().record_split(task)
+        case RecordBatchRefusalTask():
+            batch_recorder().record_refusal(task)
+        case RecordBatchTask():
+            batch_recorder().record(task)
+        case RecordBatchFailureTask():
+            batch_recorder().record_failure(task)
         case RecordDatasetTask():
             answer = recorder().record_dataset(task)
         case RecordRefusalTask():
@@ -138,11 +177,14 @@ def _execution_ended(event: ExecutionEnded) -> dict[str, Any]:
     detail = event.detail
     bind(correlation_id=event.id, run_id=detail.name)
     logger.info("closing a run begins", status=detail.status)
-    closed = recorder().execution_ended_badly(
-        run_id=detail.name,
-        status=detail.status,
-        error=detail.error or "",
-        cause=detail.cause or "",
-    )
+    error, cause = detail.error or "", detail.cause or ""
+    if detail.machine.endswith(f":{settings().batch_machine}"):
+        closed = batch_recorder().execution_ended_badly(
+            execution=detail.name, status=detail.status, error=error, cause=cause
+        )
+    else:
+        closed = recorder().execution_ended_badly(
+            run_id=detail.name, status=detail.status, error=error, cause=cause
+        )
     logger.info("closing a run ends", closed=closed)
     return {"run_id": detail.name, "closed": closed}

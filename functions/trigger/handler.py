@@ -1,8 +1,9 @@
-"""The trigger function: uploads and retraining requests become one execution each.
+"""The trigger function: uploads, retraining and batch requests become one execution each.
 
 Events: EventBridge's S3 "Object Created" (keys as they are, not URL-encoded), and the API's
-"Retrain Requested". Idempotent by the object's version, or the request's token: Powertools
-Idempotency answers a repetition fast, and the conditions in the registry hold without it.
+"Retrain Requested" and "Batch Requested". Idempotent by the object's version, or the request's
+token: Powertools Idempotency answers a repetition fast, and the conditions in the registry hold
+without it; a batch request has them alone, since asking again may resume a job that failed.
 """
 
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from millrace.errors import (
 )
 from millrace.messages import SourceObject
 from millrace.observability import bind, logger, published, tracer
+from millrace.registry.batch_door import BatchDoor, BatchRequest
+from millrace.registry.batches import open_batches
 from millrace.registry.door import (
     Admission,
     AdmissionStatus,
@@ -60,6 +63,8 @@ class TriggerSettings(EnvironmentSettings):
     table_name: str
     data_bucket: str
     state_machine_arn: str
+    batch_machine_arn: str
+    batch_concurrency: int = 4
     topic_arn: str
 
 
@@ -110,10 +115,23 @@ class RetrainRequested(_AwsEvent):
     detail: RetrainRequest
 
 
-_EVENT: Final[TypeAdapter[ObjectCreated | RetrainRequested]] = TypeAdapter(
-    Annotated[ObjectCreated | RetrainRequested, Field(discriminator="detail_type")]
+class BatchRequested(_AwsEvent):
+    """The API's event: a synchronous call."""
+
+    id: str = ""
+    detail_type: Literal["Batch Requested"] = Field(alias="detail-type")
+    source: Literal["millrace.api"]
+    detail: BatchRequest
+
+
+type Arrived = ObjectCreated | RetrainRequested | BatchRequested
+
+_EVENT: Final[TypeAdapter[Arrived]] = TypeAdapter(
+    Annotated[Arrived, Field(discriminator="detail_type")]
 )
 
+
+_EXPECTED: Final = "an S3 'Object Created', a 'Retrain Requested' or a 'Batch Requested' event"
 
 # ── Wiring ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -126,6 +144,9 @@ class Wiring:
     config: IdempotencyConfig
     admit_upload: Callable[..., dict[str, Any]]
     admit_retrain: Callable[..., dict[str, Any]]
+    admit_batch: Callable[..., dict[str, Any]]
+    """A file to be scored, once per object version."""
+    batches: BatchDoor
 
 
 @cache
@@ -137,6 +158,14 @@ def wiring() -> Wiring:
         executions=StateMachine(client("stepfunctions"), settings.state_machine_arn),
         notifier=SnsNotifier(client("sns"), settings.topic_arn),
         clock=lambda: datetime.now(UTC),
+    )
+    batch_door = BatchDoor(
+        registry=open_registry(client("dynamodb"), settings.table_name),
+        batches=open_batches(client("dynamodb"), settings.table_name),
+        executions=StateMachine(client("stepfunctions"), settings.batch_machine_arn),
+        notifier=SnsNotifier(client("sns"), settings.topic_arn),
+        clock=lambda: datetime.now(UTC),
+        concurrency=settings.batch_concurrency,
     )
     store = DynamoDBPersistenceLayer(
         table_name=settings.table_name,
@@ -173,7 +202,11 @@ def wiring() -> Wiring:
     def admit_retrain(*, key: str, request: RetrainRequest, correlation_id: str) -> dict[str, Any]:
         return _answer(door.admit_retrain(request, correlation_id), key)
 
-    return Wiring(settings, config, admit_upload, admit_retrain)
+    @once("batch")
+    def admit_batch(*, key: str, source: SourceObject, correlation_id: str) -> dict[str, Any]:
+        return _answer(batch_door.admit_upload(source, correlation_id), key)
+
+    return Wiring(settings, config, admit_upload, admit_retrain, admit_batch, batch_door)
 
 
 def _answer(admission: Admission, key: str) -> dict[str, Any]:
@@ -197,7 +230,7 @@ def _answered_before(response: Any, idempotent_data: "DataRecord") -> Any:  # no
 @published()
 def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Lambda's entry point."""
-    arrived = decode(_EVENT, event, "an S3 'Object Created' or a 'Retrain Requested' event")
+    arrived = decode(_EVENT, event, _EXPECTED)
     correlation_id = arrived.id or context.aws_request_id
     bind(correlation_id=correlation_id)
     logger.info("admission begins", source=arrived.source)
@@ -214,18 +247,31 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
                     request=request,
                     correlation_id=correlation_id,
                 )
+            case BatchRequested():
+                return _batch_request(made, arrived, correlation_id)
     except IdempotencyAlreadyInProgressError as exc:
         raise ConcurrentWriteError("the same cause is being admitted right now") from exc
     except IdempotencyPersistenceLayerError as exc:
         raise ServiceUnavailableError(f"the idempotency record cannot be kept: {exc}") from exc
 
 
+def _expect_bucket(made: Wiring, field: str, name: str) -> None:
+    if name != made.settings.data_bucket:
+        raise InvalidEventError(f"{field}: expected {made.settings.data_bucket!r}, got {name!r}")
+
+
+def _batch_request(made: Wiring, event: BatchRequested, correlation_id: str) -> dict[str, Any]:
+    source = event.detail.source
+    _expect_bucket(made, "detail.source.bucket", source.bucket)
+    return _answer(
+        made.batches.admit_request(event.detail, correlation_id),
+        f"{source.bucket}/{source.key}?{source.version_id or source.etag}",
+    )
+
+
 def _upload(made: Wiring, event: ObjectCreated, correlation_id: str) -> dict[str, Any]:
     bucket, thing = event.detail.bucket, event.detail.object
-    if bucket.name != made.settings.data_bucket:
-        raise InvalidEventError(
-            f"detail.bucket.name: expected {made.settings.data_bucket!r}, got {bucket.name!r}"
-        )
+    _expect_bucket(made, "detail.bucket.name", bucket.name)
     source = SourceObject(
         bucket=bucket.name,
         key=thing.key,
@@ -233,7 +279,8 @@ def _upload(made: Wiring, event: ObjectCreated, correlation_id: str) -> dict[str
         size=thing.size,
         etag=thing.etag,
     )
-    return made.admit_upload(
+    admit = made.admit_batch if source.key.startswith(layout.BATCH) else made.admit_upload
+    return admit(
         key=f"{source.bucket}/{source.key}?{source.version_id or source.etag}",
         source=source,
         correlation_id=correlation_id,

@@ -17,6 +17,9 @@ from samtranslator.yaml_helper import yaml_parse
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template.yaml"
 MACHINE = ROOT / "infra" / "statemachines" / "training.asl.yaml"
+BATCH_MACHINE = ROOT / "infra" / "statemachines" / "batch.asl.yaml"
+MACHINES = {"TrainingStateMachine": MACHINE, "BatchStateMachine": BATCH_MACHINE}
+"""The definition of each state machine of the template."""
 
 type Resource = dict[str, Any]
 
@@ -157,9 +160,14 @@ class Resolver:
 _ABSENT = object()
 
 
-def machine_definition(substitutions: Mapping[str, str]) -> dict[str, Any]:
-    """The TRAINING definition as CloudFormation makes it: YAML to JSON, then text substitution."""
-    text = json.dumps(yaml_parse(MACHINE.read_text()))
+def machine_definition(substitutions: Mapping[str, str], machine: Path = MACHINE) -> dict[str, Any]:
+    """A definition as CloudFormation makes it: YAML to JSON, then text substitution.
+
+    Args:
+        substitutions: Values of its placeholders.
+        machine: The definition; TRAINING's unless another is given.
+    """
+    text = json.dumps(yaml_parse(machine.read_text()))
     for name, value in substitutions.items():
         text = text.replace("${" + name + "}", value)
     definition: dict[str, Any] = json.loads(text)

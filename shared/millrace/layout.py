@@ -1,6 +1,7 @@
 """Where things lie in S3 and what runs are called: the only place that builds keys.
 
-Data bucket: ``incoming/`` uploads, ``datasets/`` immutable versions, ``quarantine/`` bad rows.
+Data bucket: ``incoming/`` uploads, ``datasets/`` immutable versions, ``quarantine/`` bad rows;
+``batch/`` files to be scored, ``work/`` a batch job's chunks, ``results/`` what was made of them.
 Artifact bucket: ``specs/`` and ``models/``; nothing personal lies there.
 """
 
@@ -12,6 +13,9 @@ from millrace.errors import InvalidEventError
 from millrace.spec import MODEL_NAME_PATTERN
 
 INCOMING = "incoming/"
+BATCH = "batch/"
+WORK = "work/"
+RESULTS = "results/"
 SUPPORTED_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet")
 
 
@@ -26,9 +30,27 @@ def model_of_incoming(key: str) -> str:
     Raises:
         InvalidEventError: The key is not ``incoming/<model>/<file>``.
     """
+    return _model_of(key, INCOMING)
+
+
+def batch_key(model: str, filename: str) -> str:
+    """Where a file goes to be scored."""
+    return f"{BATCH}{model}/{filename}"
+
+
+def model_of_batch(key: str) -> str:
+    """The model that is to score an uploaded object.
+
+    Raises:
+        InvalidEventError: The key is not ``batch/<model>/<file>``.
+    """
+    return _model_of(key, BATCH)
+
+
+def _model_of(key: str, folder: str) -> str:
     parts = key.split("/", 2)
-    if len(parts) != 3 or parts[0] + "/" != INCOMING or not parts[2]:
-        raise InvalidEventError(f"expected a key incoming/<model>/<file>, got {key!r}")
+    if len(parts) != 3 or parts[0] + "/" != folder or not parts[2]:
+        raise InvalidEventError(f"expected a key {folder}<model>/<file>, got {key!r}")
     if not re.match(MODEL_NAME_PATTERN, parts[1]):
         raise InvalidEventError(
             f"{parts[1]!r} in key {key!r} is no model name: 2 to 40 lower-case letters, "
@@ -45,6 +67,69 @@ def run_id_for_upload(model: str, bucket: str, key: str, version_id: str) -> str
 def run_id_for_retrain(model: str, token: str) -> str:
     """The run a retraining request starts; ``token`` is the caller's idempotency token."""
     return _run_id(model, "retrain", token)
+
+
+def batch_id_for(model: str, bucket: str, key: str, version_id: str) -> str:
+    """The batch job of an object's version: the same object delivered twice is one job."""
+    return _batch_id(model, "object", bucket, unquote(key), version_id)
+
+
+def reserved_batch_id(model: str, key: str) -> str:
+    """The job that a key names itself, as those of presigned uploads do; empty for others."""
+    parts = unquote(key).split("/")
+    named = len(parts) == 4 and re.fullmatch(re.escape(model) + r"-batch-[0-9a-f]{24}", parts[2])
+    return parts[2] if named else ""
+
+
+def reserved_batch_key(model: str, token: str, filename: str) -> tuple[str, str]:
+    """The id of a job to come and the key its file is to be uploaded to."""
+    batch_id = _batch_id(model, "reserved", token)
+    return batch_id, batch_key(model, f"{batch_id}/{filename}")
+
+
+def _batch_id(model: str, *parts: str) -> str:
+    digest = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    return f"{model}-batch-{digest[:24]}"
+
+
+def batch_execution(batch_id: str, attempt: int) -> str:
+    """Name of the execution of a job's attempt."""
+    return batch_id if attempt == 1 else f"{batch_id}-{attempt}"
+
+
+def batch_work(model: str, batch_id: str) -> str:
+    """Data bucket: what a job keeps between its steps; the bucket forgets it after some days."""
+    return f"{WORK}{model}/{batch_id}/"
+
+
+def batch_plan_key(model: str, batch_id: str) -> str:
+    """Data bucket: how the file was split, `batch.splitting.Plan` as JSON; written last."""
+    return batch_work(model, batch_id) + "plan.json"
+
+
+def batch_rows_key(model: str, batch_id: str) -> str:
+    """Data bucket: every row's number, id and whether it is quarantined, as Parquet in order."""
+    return batch_work(model, batch_id) + "rows.parquet"
+
+
+def batch_chunk_key(model: str, batch_id: str, chunk: int) -> str:
+    """Data bucket: the features of some rows, `batch.chunks.Chunk` without pickled objects."""
+    return batch_work(model, batch_id) + f"chunks/{chunk:05d}.npz"
+
+
+def batch_scores_prefix(model: str, batch_id: str) -> str:
+    """Data bucket: one object per chunk that is scored, so that counting them tells how far it is."""
+    return batch_work(model, batch_id) + "scores/"
+
+
+def batch_scores_key(model: str, batch_id: str, chunk: int) -> str:
+    """Data bucket: what the model said to a chunk, `batch.chunks.Scores`; written once."""
+    return batch_scores_prefix(model, batch_id) + f"{chunk:05d}.npz"
+
+
+def batch_results(model: str, batch_id: str) -> str:
+    """Data bucket: what a job gives: predictions, quarantine, summary, report, manifest."""
+    return f"{RESULTS}{model}/{batch_id}/"
 
 
 def _run_id(model: str, *parts: str) -> str:

@@ -352,6 +352,145 @@ class RecordFailureTask(TrainingInput):
     failure: TaskFailure
 
 
+# ── Batch ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class BatchInput(Message):
+    """Input of one BATCH execution; every task receives at least this.
+
+    The model version is pinned here, so that one version scores every row.
+    """
+
+    batch_id: str
+    attempt: int
+    model: ModelName
+    correlation_id: str
+    version: int
+    model_key: str
+    sha256: str
+    signature_key: str
+    signature_sha256: str
+    spec_version: int
+    spec_key: str
+    spec_digest: str
+    source: SourceObject
+    created_at: str
+    concurrency: int = Field(ge=1)
+    """Most chunks scored at once: the Map reads it."""
+    requested_by: str = ""
+
+
+class FieldFault(Message):
+    """How often one rule was broken in one field of the rows to be scored."""
+
+    field: str
+    """The column, or ``(row)``."""
+    rule: str
+    expected: str
+    count: int
+    first_row: int
+    """0-based number among the data rows, as in the results."""
+    example: str = ""
+    """What came, empty for private columns."""
+
+
+class SplitResult(Message):
+    """How a file was split, or why it was refused."""
+
+    outcome: Literal["accepted", "refused"]
+    code: str = ""
+    reason: str = ""
+    rows: RowCounts = RowCounts(read=0, accepted=0, quarantined=0)
+    problems: tuple[FieldFault, ...] = ()
+    """At most 20, the most frequent first."""
+    chunks: tuple[int, ...] = ()
+    """Numbers of the chunks that hold rows: what the Map goes through."""
+    report_key: str = ""
+    quarantine_key: str = ""
+    seconds: float = 0.0
+
+
+class ScoreTask(BatchInput):
+    """Score function: one chunk."""
+
+    chunk: int = Field(ge=0)
+
+
+class ScoreResult(Message):
+    """What became of one chunk."""
+
+    rows: int
+    skipped: bool = False
+    """Whether it was scored before: nothing was done."""
+
+
+class FieldWarning(Message):
+    """Values that were answered and lie outside what the model was trained on."""
+
+    field: str
+    message: str
+    count: int
+
+
+class FinishResult(Message):
+    """What a job gave."""
+
+    outcome: Literal["scored", "refused"]
+    code: str = ""
+    reason: str = ""
+    rows: RowCounts
+    problems: tuple[FieldFault, ...] = ()
+    warnings: tuple[FieldWarning, ...] = ()
+    predictions_key: str = ""
+    manifest_key: str = ""
+    summary_key: str = ""
+    quarantine_key: str = ""
+    report_key: str = ""
+    seconds: float = 0.0
+
+
+class SplitTask(BatchInput):
+    """Batch function, action split."""
+
+    action: Literal["split"]
+
+
+class FinishTask(BatchInput):
+    """Batch function, action finish."""
+
+    action: Literal["finish"]
+    split: SplitResult
+
+
+class RecordBatchSplitTask(BatchInput):
+    """Registry function: how many rows and chunks the job has."""
+
+    action: Literal["record_batch_split"]
+    split: SplitResult
+
+
+class RecordBatchRefusalTask(BatchInput):
+    """Registry function: close a job whose file cannot be scored, and notify."""
+
+    action: Literal["record_batch_refusal"]
+    split: SplitResult
+
+
+class RecordBatchTask(BatchInput):
+    """Registry function: close a job that ended, and notify."""
+
+    action: Literal["record_batch"]
+    split: SplitResult
+    finish: FinishResult
+
+
+class RecordBatchFailureTask(BatchInput):
+    """Registry function: close the job as failed and notify."""
+
+    action: Literal["record_batch_failure"]
+    failure: TaskFailure
+
+
 def task_event(event: dict[str, Any]) -> dict[str, Any]:
     """The message in a task's event ``{"action": …, "input": {…}}``, merged.
 

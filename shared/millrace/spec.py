@@ -290,6 +290,18 @@ class RetrainSection(_Section):
     on_upload: bool = Field(True, description="Does every accepted upload start a training?")
 
 
+class BatchSection(_Section):
+    """What a file of rows to score may be like."""
+
+    max_quarantined: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Largest share of rows that cannot be scored before the whole file is "
+        "refused. Default: data.max_quarantined.",
+    )
+
+
 class PrivacySection(_Section):
     """What must never leave the data bucket."""
 
@@ -314,6 +326,7 @@ class ModelSpec(_Section):
     serve: ServeSection = ServeSection()
     monitor: MonitorSection = MonitorSection()
     retrain: RetrainSection = RetrainSection()
+    batch: BatchSection = BatchSection()
     privacy: PrivacySection = PrivacySection()
 
     @field_validator("train")
@@ -402,6 +415,12 @@ class ModelSpec(_Section):
         if self.split.strategy is not None:
             return self.split.strategy
         return "hash" if self.task is Task.REGRESSION else "stratified"
+
+    @property
+    def batch_max_quarantined(self) -> float:
+        """Largest share of rows that a batch job may quarantine."""
+        own = self.batch.max_quarantined
+        return self.data.max_quarantined if own is None else own
 
     @property
     def training_metric(self) -> str:

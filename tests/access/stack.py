@@ -296,21 +296,44 @@ class Stack:
                     found[request] = f"{name} logged"
         return found
 
-    def entered(self, definition: Mapping[str, Any], states: Iterable[str]) -> dict[Request, str]:
+    def entered(
+        self, machine: str, definition: Mapping[str, Any], states: Iterable[str]
+    ) -> dict[Request, str]:
         """What Step Functions asked for to run the states that executions entered.
 
         Args:
-            definition: The deployed machine.
+            machine: Logical name of the machine.
+            definition: The machine as deployed.
             states: Names of the states entered.
         """
-        [machine] = self.of("AWS::StepFunctions::StateMachine").values()
-        role = self._logical(machine["RoleArn"])
+        role = self._logical(self.of("AWS::StepFunctions::StateMachine")[machine]["RoleArn"])
         tasks = dict(_tasks(definition))
-        return {
-            Request(role, "lambda:InvokeFunction", tasks[state]): f"state {state} was entered"
-            for state in states
-            if state in tasks
-        }
+        seen = set(states)
+        found: dict[Request, str] = {}
+        for name, state in definition["States"].items():
+            if name in seen and _is_distributed(state):
+                # Its children are executions of their own, which no history of the parent shows.
+                seen |= state["ItemProcessor"]["States"].keys()
+                for action, resource in self._of_children(machine):
+                    found[Request(role, action, resource)] = f"state {name} was entered"
+        for state in seen & tasks.keys():
+            found[Request(role, "lambda:InvokeFunction", tasks[state])] = (
+                f"state {state} was entered"
+            )
+        return found
+
+    def _of_children(self, machine: str) -> Iterator[tuple[str, str]]:
+        """What a Distributed Map does with its child executions."""
+        arn = self.physical[machine]
+        children = arn.replace(":stateMachine:", ":execution:", 1) + ":*"
+        yield "states:StartExecution", arn
+        yield "states:DescribeExecution", children
+        yield "states:StopExecution", children
+
+
+def _is_distributed(state: Mapping[str, Any]) -> bool:
+    processor = state.get("ItemProcessor") or {}
+    return bool(processor.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED")
 
 
 def _tasks(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

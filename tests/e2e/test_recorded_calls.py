@@ -46,15 +46,14 @@ class Seen:
         stack: The deployment.
         recording: What the functions asked for.
         streams: Log groups and the names of their streams.
-        machine: Definition of the state machine as deployed.
-        entered: States that executions entered.
+        machines: Logical name of each state machine to its definition as deployed and the states
+            that its executions entered.
     """
 
     stack: Stack
     recording: Recording
     streams: Mapping[str, list[str]]
-    machine: Mapping[str, Any]
-    entered: frozenset[str]
+    machines: Mapping[str, tuple[dict[str, Any], frozenset[str]]]
 
     @cached_property
     def richer(self) -> Stack:
@@ -69,7 +68,10 @@ class Seen:
         }
         for implied in (
             stack.logged(self.streams),
-            stack.entered(self.machine, self.entered),
+            *(
+                stack.entered(name, definition, states)
+                for name, (definition, states) in self.machines.items()
+            ),
             stack.by_configuration(),
         ):
             for request, why in implied.items():
@@ -80,18 +82,11 @@ class Seen:
 @pytest.fixture(scope="module")
 def seen(target: Target, client: Client, recorded: Path) -> Seen:
     """Everything of this run, once the functions are idle."""
-    machine = target.outputs.raw["TrainingStateMachineArn"]
     states = client("stepfunctions")
-    entered: set[str] = set()
-    for page in states.get_paginator("list_executions").paginate(stateMachineArn=machine):
-        for execution in page["executions"]:
-            history = states.get_paginator("get_execution_history")
-            for events in history.paginate(executionArn=execution["executionArn"]):
-                entered |= {
-                    event["stateEnteredEventDetails"]["name"]
-                    for event in events["events"]
-                    if "stateEnteredEventDetails" in event
-                }
+    machines = {
+        name: _seen_of(states, target.outputs.raw[f"{name}Arn"])
+        for name in ("TrainingStateMachine", "BatchStateMachine")
+    }
     logs = client("logs")
     groups = [
         group["logGroupName"]
@@ -106,14 +101,28 @@ def seen(target: Target, client: Client, recorded: Path) -> Seen:
         ]
         for group in groups
     }
-    definition = states.describe_state_machine(stateMachineArn=machine)["definition"]
     return Seen(
         stack=Stack.described(target.stack, target.cloudformation),
         recording=read(recorded),
         streams=streams,
-        machine=json.loads(definition),
-        entered=frozenset(entered),
+        machines=machines,
     )
+
+
+def _seen_of(states: Any, machine: str) -> tuple[dict[str, Any], frozenset[str]]:
+    """A machine's definition as deployed, and the states that its executions entered."""
+    entered: set[str] = set()
+    for page in states.get_paginator("list_executions").paginate(stateMachineArn=machine):
+        for execution in page["executions"]:
+            history = states.get_paginator("get_execution_history")
+            for events in history.paginate(executionArn=execution["executionArn"]):
+                entered |= {
+                    event["stateEnteredEventDetails"]["name"]
+                    for event in events["events"]
+                    if "stateEnteredEventDetails" in event
+                }
+    definition = states.describe_state_machine(stateMachineArn=machine)["definition"]
+    return json.loads(definition), frozenset(entered)
 
 
 def test_every_function_that_ran_was_recorded(seen: Seen) -> None:

@@ -13,6 +13,7 @@ from moto import mock_aws
 
 from millrace import layout
 from millrace.aws.clients import client
+from millrace.registry.batches import Batches, open_batches
 from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
 from tests.fakes import cases
@@ -42,6 +43,7 @@ class Cloud:
     """The resources of a stack on moto."""
 
     state_machine_arn: str
+    batch_machine_arn: str
     topic_arn: str
     queue_url: str
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -60,9 +62,16 @@ class Cloud:
         )
         cases.apply(self.registry, spec)
 
-    def executions(self) -> list[str]:
-        """Names of the executions that were started."""
-        found = client("stepfunctions").list_executions(stateMachineArn=self.state_machine_arn)
+    @property
+    def batches(self) -> Batches:
+        """The batch jobs on the stack's table."""
+        return open_batches(client("dynamodb"), TABLE)
+
+    def executions(self, machine: str = "") -> list[str]:
+        """Names of the executions that were started, of TRAINING unless another is named."""
+        found = client("stepfunctions").list_executions(
+            stateMachineArn=machine or self.state_machine_arn
+        )
         return sorted(e["name"] for e in found["executions"])
 
     def notices(self) -> list[dict[str, Any]]:
@@ -103,21 +112,26 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         client("sns").subscribe(
             TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:told"
         )
-        machine = client("stepfunctions").create_state_machine(
-            name="training",
-            definition='{"StartAt": "Wait", "States": {"Wait": {"Type": "Succeed"}}}',
-            roleArn="arn:aws:iam::123456789012:role/states",
-        )["stateMachineArn"]
+        machine, batch = (
+            client("stepfunctions").create_state_machine(
+                name=name,
+                definition='{"StartAt": "Wait", "States": {"Wait": {"Type": "Succeed"}}}',
+                roleArn="arn:aws:iam::123456789012:role/states",
+            )["stateMachineArn"]
+            for name in ("training", "batch")
+        )
         for name, value in {
             "TABLE_NAME": TABLE,
             "DATA_BUCKET": cases.DATA_BUCKET,
             "ARTIFACT_BUCKET": cases.ARTIFACT_BUCKET,
             "STATE_MACHINE_ARN": machine,
+            "BATCH_MACHINE_ARN": batch,
+            "BATCH_MACHINE": "batch",
             "TOPIC_ARN": topic,
         }.items():
             monkeypatch.setenv(f"MILLRACE_{name}", value)
         try:
-            yield Cloud(machine, topic, queue)
+            yield Cloud(machine, batch, topic, queue)
         finally:
             uninstall_all()
 

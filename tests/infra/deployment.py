@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.build.expansion import (
+    BATCH_MACHINE,
     MACHINE,
+    MACHINES,
     ROOT,
     TEMPLATE,
     Resolver,
@@ -18,8 +20,10 @@ from infra.build.expansion import (
 )
 
 __all__ = [
+    "BATCH_MACHINE",
     "FUNCTIONS",
     "MACHINE",
+    "MACHINES",
     "ROOT",
     "TEMPLATE",
     "TOKENS",
@@ -34,7 +38,18 @@ __all__ = [
     "statements",
 ]
 
-FUNCTIONS = ("Trigger", "Ingest", "Train", "Evaluate", "Registry", "Predict", "Api", "Authorizer")
+FUNCTIONS = (
+    "Trigger",
+    "Ingest",
+    "Train",
+    "Evaluate",
+    "Registry",
+    "Predict",
+    "Batch",
+    "Score",
+    "Api",
+    "Authorizer",
+)
 TOKENS = {
     "ApiAuthorizer": "JWT",
     "JwtIssuer": "https://issuer.example.org",
@@ -44,9 +59,9 @@ TOKENS = {
 
 
 def lintable() -> dict[str, Any]:
-    """The expanded template with the state machine's definition put in where its address stood."""
+    """The expanded template with the state machines' definitions put in where their addresses stood."""
     document = copy.deepcopy(expanded())
-    for resource in document["Resources"].values():
+    for logical_id, resource in document["Resources"].items():
         if resource["Type"] == "AWS::StepFunctions::StateMachine":
             properties = resource["Properties"]
             del properties["DefinitionS3Location"]
@@ -54,7 +69,9 @@ def lintable() -> dict[str, Any]:
                 name: f"arn:aws:lambda:us-east-1:123456789012:function:{name.lower()}"
                 for name in properties.pop("DefinitionSubstitutions")
             }
-            properties["DefinitionString"] = json.dumps(machine_definition(arns))
+            properties["DefinitionString"] = json.dumps(
+                machine_definition(arns, MACHINES[logical_id])
+            )
     return document
 
 

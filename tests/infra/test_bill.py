@@ -20,6 +20,7 @@ from infra.costs.prices import assumptions, price_list
 from infra.delivery.stages import stages
 from millrace.errors import ConfigurationError
 from tests.infra.deployment import (
+    MACHINES,
     ROOT,
     TOKENS,
     Resolver,
@@ -162,6 +163,8 @@ def test_only_events_and_callers_start_anything(choice: dict[str, str]) -> None:
     assert principals == {"events.amazonaws.com", "apigateway.amazonaws.com"}
     assert starters == {
         ("ApiRole", "lambda:InvokeFunction"),
+        ("BatchMachineRole", "lambda:InvokeFunction"),
+        ("BatchMachineRole", "states:StartExecution"),
         ("TrainingRole", "lambda:InvokeFunction"),
         ("TriggerRole", "states:StartExecution"),
     }
@@ -181,24 +184,27 @@ def test_rules_answer_to_events_that_the_stack_itself_never_makes_in_a_circle(
         assert "ScheduleExpression" not in rule
     pattern = rules["UploadRule"]["EventPattern"]["detail"]["object"]["key"]
     written = [
-        resource
-        for role in Resolver(**choice).resources().values()
+        (name, resource)
+        for name, role in Resolver(**choice).resources().items()
         if role["Type"] == "AWS::IAM::Role"
         for statement in statements(role)
         if "s3:PutObject" in as_list(statement["Action"])
         for resource in as_list(statement["Resource"])
     ]
-    assert pattern == [{"prefix": "incoming/"}]
+    assert pattern == [{"prefix": "incoming/"}, {"prefix": "batch/"}]
     assert written
-    assert not [resource for resource in written if "/incoming" in resource]
+    assert not [resource for _, resource in written if "/incoming" in resource]
+    # The API signs addresses for callers' own uploads with its right.
+    assert {name for name, resource in written if "/batch" in resource} == {"ApiRole"}
 
 
-def test_no_execution_can_wait_for_ever() -> None:
-    machine = machine_definition({})
+@pytest.mark.parametrize("path", MACHINES.values(), ids=MACHINES)
+def test_no_execution_can_wait_for_ever(path: Path) -> None:
+    machine = machine_definition({}, path)
     states = list(_states(machine))
 
-    assert machine["TimeoutSeconds"] <= 6 * 3600
-    assert {state["Type"] for _, state in states} == {
+    assert machine["TimeoutSeconds"] <= 12 * 3600
+    assert {state["Type"] for _, state in states} <= {
         "Task",
         "Choice",
         "Map",
@@ -269,8 +275,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
     alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 13
-    assert on.usd == Decimal("1.30")
+    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 16
+    assert on.usd == Decimal("1.60")
     assert off.usd == 0
 
 
@@ -449,4 +455,4 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
-    assert "$1.3725" in shown
+    assert "$1.6725" in shown

@@ -21,13 +21,18 @@ EVERYTHING = {"KmsKeyArn": KEY, "TraceMode": "Active"}
 def _stack(**parameters: str) -> Stack:
     """A stack that nobody deployed."""
     ids = {name: f"stack-{name}" for name in Resolver(**parameters).resources()}
-    machine = "arn:aws:states:us-east-1:123456789012:stateMachine:stack-training"
+    machine = "arn:aws:states:us-east-1:123456789012:stateMachine:stack-"
     topic = "arn:aws:sns:us-east-1:123456789012:stack-notices"
     return Stack(
         place=Place("123456789012", "us-east-1", key=parameters.get("KmsKeyArn")),
         name="stack",
         parameters=parameters,
-        physical={**ids, "TrainingStateMachine": machine, "NotificationTopic": topic},
+        physical={
+            **ids,
+            "TrainingStateMachine": f"{machine}training",
+            "BatchStateMachine": f"{machine}batch",
+            "NotificationTopic": topic,
+        },
     )
 
 

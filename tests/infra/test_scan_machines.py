@@ -1,4 +1,4 @@
-"""asl-validator on the state machine as CloudFormation renders it."""
+"""asl-validator on the state machines as CloudFormation renders them."""
 
 import json
 import subprocess
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.infra.deployment import expanded, machine_definition, resources
+from tests.infra.deployment import MACHINES, expanded, machine_definition, resources
 from tests.infra.scans import ROOT, node_tool
 
 
-def test_asl_validator_finds_nothing(tmp_path: Path) -> None:
-    code, said = _validate(tmp_path, _definition())
+@pytest.mark.parametrize("machine", MACHINES)
+def test_asl_validator_finds_nothing(tmp_path: Path, machine: str) -> None:
+    code, said = _validate(tmp_path, _definition(machine))
 
     assert code == 0, said
 
@@ -20,8 +21,8 @@ def test_asl_validator_finds_nothing(tmp_path: Path) -> None:
 def test_every_state_machine_of_the_template_is_looked_at() -> None:
     written = {path.name for path in (ROOT / "infra" / "statemachines").glob("*.asl.yaml")}
 
-    assert written == {"training.asl.yaml"}
-    assert list(resources("AWS::StepFunctions::StateMachine")) == ["TrainingStateMachine"]
+    assert written == {path.name for path in MACHINES.values()}
+    assert set(resources("AWS::StepFunctions::StateMachine")) == set(MACHINES)
     assert "DefinitionSubstitutions" in json.dumps(expanded())
 
 
@@ -71,13 +72,14 @@ def test_a_broken_transition_would_be_found(tmp_path: Path, broken: Any, says: s
     assert says in said
 
 
-def _definition() -> dict[str, Any]:
-    [machine] = resources("AWS::StepFunctions::StateMachine").values()
+def _definition(machine: str = "TrainingStateMachine") -> dict[str, Any]:
+    properties = resources("AWS::StepFunctions::StateMachine")[machine]["Properties"]
     return machine_definition(
         {
             name: f"arn:aws:lambda:us-east-1:123456789012:function:{name}"
-            for name in machine["Properties"]["DefinitionSubstitutions"]
-        }
+            for name in properties["DefinitionSubstitutions"]
+        },
+        MACHINES[machine],
     )
 
 

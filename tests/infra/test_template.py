@@ -16,6 +16,7 @@ from millrace.http.routes import ROUTES
 from millrace.observability import METRICS, NAMESPACE
 from tests.infra.deployment import (
     FUNCTIONS,
+    MACHINES,
     ROOT,
     TEMPLATE,
     TOKENS,
@@ -139,7 +140,8 @@ def test_sections_follow_the_order_of_the_flow() -> None:
         "Dead letters and notices",
         *FUNCTIONS,
         "TRAINING",
-        "What starts it",
+        "BATCH",
+        "What starts them",
         "HTTPS API",
         "Alarms",
         "Outputs",
@@ -338,7 +340,7 @@ def test_every_execution_that_does_not_succeed_is_an_event_for_the_registry() ->
         "source": ["aws.states"],
         "detail-type": ["Step Functions Execution Status Change"],
         "detail": {
-            "stateMachineArn": ["${TrainingStateMachine}"],
+            "stateMachineArn": ["${TrainingStateMachine}", "${BatchStateMachine}"],
             "status": ["FAILED", "TIMED_OUT", "ABORTED"],
         },
     }
@@ -516,6 +518,7 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
 
     assert alarms.keys() == {
         "TrainingFailedAlarm",
+        "BatchFailedAlarm",
         "RunsFailedAlarm",
         "DeadLettersAlarm",
         "TriggerTroubleAlarm",
@@ -591,13 +594,15 @@ def _metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
 # ── Machine, outputs ────────────────────────────────────────────────────────────────────────────
 
 
-def test_state_machine_logs_no_execution_data() -> None:
-    [machine] = _of({}, "AWS::StepFunctions::StateMachine").values()
+def test_state_machines_log_no_execution_data() -> None:
+    machines = _of({}, "AWS::StepFunctions::StateMachine")
 
-    logging = machine["Properties"]["LoggingConfiguration"]
-    assert logging["IncludeExecutionData"] is False
-    assert logging["Level"] == "ERROR"
-    assert machine["Properties"]["StateMachineType"] == "STANDARD"
+    assert machines.keys() == MACHINES.keys()
+    for machine in machines.values():
+        logging = machine["Properties"]["LoggingConfiguration"]
+        assert logging["IncludeExecutionData"] is False
+        assert logging["Level"] == "ERROR"
+        assert machine["Properties"]["StateMachineType"] == "STANDARD"
 
 
 def test_outputs_name_all_that_the_command_line_looks_for() -> None:
@@ -612,6 +617,7 @@ def test_outputs_name_all_that_the_command_line_looks_for() -> None:
         "ArtifactBucketName",
         "TableName",
         "TrainingStateMachineArn",
+        "BatchStateMachineArn",
         "TopicArn",
         "DeadLetterQueueUrl",
     } <= outputs.keys()

@@ -25,7 +25,7 @@ DEFINITION = machine_definition(ARNS)
 
 
 def test_placeholders_are_the_substitutions_of_the_template() -> None:
-    [machine] = resources("AWS::StepFunctions::StateMachine").values()
+    machine = resources("AWS::StepFunctions::StateMachine")["TrainingStateMachine"]
     placeholders = re.findall(r"\$\{(\w+)\}", MACHINE.read_text())
 
     assert set(placeholders) == set(machine["Properties"]["DefinitionSubstitutions"])

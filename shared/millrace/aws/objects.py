@@ -1,10 +1,26 @@
 """What the rooms need of stored objects, whatever stores them."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from millrace.errors import DigestMismatchError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """An object's version as S3 describes it.
+
+    Attributes:
+        version_id: Its version, empty where the bucket has none.
+        size: Bytes.
+        etag: S3's fingerprint, without quotes.
+    """
+
+    version_id: str
+    size: int
+    etag: str
 
 
 class ObjectReader(Protocol):

@@ -1,8 +1,10 @@
 """Objects in S3: read whole, streamed to a file, written once, never overwritten by accident."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from millrace.aws.objects import ObjectFacts
 from millrace.aws.translate import translated
 from millrace.errors import AlreadyExistsError, NotFoundError
 
@@ -62,6 +64,49 @@ class S3ObjectStore:
         except NotFoundError:
             return False
         return True
+
+    def describe(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectFacts:
+        """Looks at an object.
+
+        Raises:
+            NotFoundError: There is no such object, or no such version of it.
+        """
+        with translated(f"look at s3://{bucket}/{key}"):
+            if version_id:
+                answer = self._client.head_object(Bucket=bucket, Key=key, VersionId=version_id)
+            else:
+                answer = self._client.head_object(Bucket=bucket, Key=key)
+        return ObjectFacts(
+            version_id=version_id or answer.get("VersionId", ""),
+            size=answer["ContentLength"],
+            etag=answer["ETag"].strip('"'),
+        )
+
+    def count(self, bucket: str, prefix: str) -> int:
+        """How many objects lie below a prefix; one request per thousand."""
+        with translated(f"list s3://{bucket}/{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=prefix
+            )
+            return sum(page.get("KeyCount", 0) for page in pages)
+
+    def presigned_put_once(
+        self, bucket: str, key: str, *, seconds: int = 3600
+    ) -> tuple[str, Mapping[str, str]]:
+        """An address to upload one new object to, and the headers that it wants.
+
+        Args:
+            bucket: The bucket.
+            key: The object; S3 refuses the upload when it is there already.
+            seconds: How long the address holds.
+        """
+        with translated(f"sign s3://{bucket}/{key}"):
+            url = self._client.generate_presigned_url(
+                "put_object",
+                Params={"Bucket": bucket, "Key": key, "IfNoneMatch": "*"},
+                ExpiresIn=seconds,
+            )
+        return url, {"if-none-match": "*"}
 
     def presigned_get(self, bucket: str, key: str, *, seconds: int = 900) -> str:
         """An address that lets anyone who has it read the object for a while.

@@ -27,8 +27,8 @@ from typing import Any, Final
 import duckdb
 
 from millrace.datasets.reading import Cells
-from millrace.datasets.rules import CODE, Rule
-from millrace.spec import WHITESPACE, Column, ColumnType, ModelSpec, Role, null_texts
+from millrace.datasets.rules import CODE, Contract, Rule
+from millrace.spec import WHITESPACE, Column, ColumnType, Role, null_texts
 
 SQL_TYPES: Final = {
     ColumnType.INTEGER: "BIGINT",
@@ -85,7 +85,7 @@ class _Cell:
 
 
 def check_cells(
-    connection: duckdb.DuckDBPyConnection, cells: Cells, spec: ModelSpec, sources: Sequence[int]
+    connection: duckdb.DuckDBPyConnection, cells: Cells, spec: Contract, sources: Sequence[int]
 ) -> None:
     """Fills table ``checked(v0…, bad, fault, codes, raw)``, one row per readable row of the file.
 
@@ -136,7 +136,7 @@ def check_cells(
 
 
 def _judge_in_chunks(
-    connection: duckdb.DuckDBPyConnection, cells: Cells, spec: ModelSpec, sources: Sequence[int]
+    connection: duckdb.DuckDBPyConnection, cells: Cells, spec: Contract, sources: Sequence[int]
 ) -> int:
     """Fills ``chunk<i>(v…, bad<i>, codes<i>)`` from table ``cells``; returns how many."""
     starts = range(0, len(sources), CHUNK)
@@ -156,7 +156,7 @@ def _judge_in_chunks(
 def _judged(
     connection: duckdb.DuckDBPyConnection,
     cells: Cells,
-    spec: ModelSpec,
+    spec: Contract,
     sources: Sequence[int],
     ks: Sequence[int],
     relation: str,
@@ -356,7 +356,7 @@ def _reads_as_number(token: str) -> bool:
 # ── Problems ────────────────────────────────────────────────────────────────────────────────────
 
 
-def mark_duplicates(connection: duckdb.DuckDBPyConnection, spec: ModelSpec) -> int:
+def mark_duplicates(connection: duckdb.DuckDBPyConnection, spec: Contract) -> int:
     """Fills table ``duplicates(row_id)``: good rows whose id an earlier good row has.
 
     Returns:
@@ -376,7 +376,7 @@ def mark_duplicates(connection: duckdb.DuckDBPyConnection, spec: ModelSpec) -> i
     return _count(connection, "duplicates")
 
 
-def collect_problems(connection: duckdb.DuckDBPyConnection, spec: ModelSpec) -> None:
+def collect_problems(connection: duckdb.DuckDBPyConnection, spec: Contract) -> None:
     """Fills ``bad_rows(row, cells, line)`` and ``problems(row, k, rule, came)``.
 
     ``row`` is the 1-based number among the file's data rows, blank lines not counted; ``k`` the

@@ -15,7 +15,7 @@ import gzip
 import io
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.datasets.engine import identifier, literal, reason_of
-from millrace.datasets.rules import MAX_LINE_BYTES, Refusal, Rule
+from millrace.datasets.rules import MAX_LINE_BYTES, Contract, Refusal, Rule
 from millrace.errors import UploadRefusedError
 from millrace.layout import SUPPORTED_SUFFIXES
-from millrace.spec import MAX_COLUMNS, Column, ModelSpec
+from millrace.spec import MAX_COLUMNS, Column
 
 Connection = duckdb.DuckDBPyConnection
 Format = Literal["csv", "jsonl", "parquet"]
@@ -653,8 +653,15 @@ def _open_parquet(connection: Connection, path: Path) -> Cells:
 # ── Columns against the contract ────────────────────────────────────────────────────────────────
 
 
-def match_columns(cells: Cells, spec: ModelSpec) -> tuple[int, ...]:
+def match_columns(
+    cells: Cells, spec: Contract, *, ignored: Collection[str] = ()
+) -> tuple[int, ...]:
     """For each contract column, its position in the file.
+
+    Args:
+        cells: The upload.
+        spec: The contract.
+        ignored: Columns that the file may have beside the contract's.
 
     Raises:
         UploadRefusedError: Columns are missing, unknown (when the spec refuses them) or nested.
@@ -662,7 +669,8 @@ def match_columns(cells: Cells, spec: ModelSpec) -> tuple[int, ...]:
     position = {name: i for i, name in enumerate(cells.names)}
     contract = [c.name for c in spec.data.columns]
     missing = [name for name in contract if name not in position]
-    unknown = [name for name in cells.names if name not in set(contract)]
+    known = {*contract, *ignored}
+    unknown = [name for name in cells.names if name not in known]
     hints = _rename_hints(unknown, missing, contract)
     if missing:
         raise UploadRefusedError(

@@ -1,7 +1,9 @@
 """The stable words for what can be wrong: refusal codes of a file, rules of a row."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal, Protocol
+
+from millrace.spec import Column, Role
 
 MAX_LINE_BYTES: Final = 1024 * 1024
 """Longest line of a text upload. A longer one is nearly always a file without line breaks."""
@@ -40,6 +42,7 @@ class Refusal(StrEnum):
     NESTED_COLUMN = "nested_column"
     TOO_MANY_QUARANTINED = "too_many_quarantined"
     TOO_FEW_ROWS = "too_few_rows"
+    NO_GOOD_ROWS = "no_good_rows"
     ONE_CLASS = "one_class"
     NOT_BINARY = "not_binary"
     TOO_MANY_CLASSES = "too_many_classes"
@@ -79,3 +82,35 @@ CELL_RULES: Final = (
 """Rules of one cell in the order of their numeric code, which begins at 1; 0 is a good cell."""
 
 CODE: Final = {rule: number for number, rule in enumerate(CELL_RULES, start=1)}
+
+
+class ContractData(Protocol):
+    """What is asked of a file's columns; `spec.DataSection` is one."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that must be there."""
+        ...
+
+    @property
+    def null_values(self) -> tuple[str, ...]:
+        """Texts that mean "no value"."""
+        ...
+
+    @property
+    def unknown_columns(self) -> Literal["refuse", "drop"]:
+        """What to do with columns that are not named."""
+        ...
+
+
+class Contract(Protocol):
+    """What a file is checked against: a spec's for training, a signature's for scoring."""
+
+    @property
+    def data(self) -> ContractData:
+        """The columns."""
+        ...
+
+    def columns_with(self, role: Role) -> tuple[Column, ...]:
+        """The columns of a role, in order."""
+        ...

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import millrace
-from millrace.aws.objects import ObjectStore
+from millrace import layout
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
 from millrace.documents import read_signature, read_spec
@@ -35,6 +35,11 @@ from millrace.http.bodies import expect_media_type, is_unspecific, media_type, r
 from millrace.http.caller import actor, correlation_id
 from millrace.http.models import (
     AuditPage,
+    BatchAccepted,
+    BatchDetail,
+    BatchPage,
+    BatchRequest,
+    BatchUploadRequest,
     ChampionChanged,
     ChampionRequest,
     Health,
@@ -48,6 +53,8 @@ from millrace.http.models import (
     VersionDetail,
     VersionPage,
     audit_view,
+    batch_detail,
+    batch_view,
     model_view,
     run_detail,
     run_view,
@@ -56,8 +63,9 @@ from millrace.http.models import (
     version_view,
 )
 from millrace.observability import logger
+from millrace.registry.batches import Batches
 from millrace.registry.pages import Page
-from millrace.registry.records import ModelVersion, SpecVersion
+from millrace.registry.records import Batch, ModelVersion, RunStatus, SpecVersion
 from millrace.registry.registry import Registry
 from millrace.signature import Signature
 from millrace.spec import MODEL_NAME_PATTERN
@@ -76,6 +84,7 @@ VersionOrAlias = Annotated[
     ),
 ]
 RunId = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{1,99}$", description="The run.")]
+BatchId = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{1,99}$", description="The batch job.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items of the page.")]
 PageToken = Annotated[
     str | None,
@@ -107,7 +116,8 @@ class Collaborators:
 
     Attributes:
         registry: The registry.
-        objects: Reads and writes specs.
+        batches: Batch jobs.
+        objects: Reads and writes specs, looks at files to be scored.
         artifact_bucket: Where specs and reports lie.
         data_bucket: Where quarantine reports lie.
         presign: Signs an address of an object (bucket, key).
@@ -121,7 +131,8 @@ class Collaborators:
     """
 
     registry: Registry
-    objects: ObjectStore
+    batches: Batches
+    objects: operations.Objects
     artifact_bucket: str
     data_bucket: str
     presign: Callable[[str, str], str]
@@ -155,6 +166,7 @@ def create_app(with_: Collaborators) -> FastAPI:
     _add_spec_routes(app, with_)
     _add_run_routes(app, with_)
     _add_change_routes(app, with_)
+    _add_batch_routes(app, with_)
     return app
 
 
@@ -500,3 +512,92 @@ def _add_change_routes(app: FastAPI, with_: Collaborators) -> None:
         )
         response.headers["Location"] = f"/v1/runs/{accepted.run_id}"
         return accepted
+
+
+# ── Batch ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_batch_routes(app: FastAPI, with_: Collaborators) -> None:
+    @app.post(
+        "/v1/models/{name}/batch",
+        status_code=202,
+        tags=["batches"],
+        operation_id="start_batch",
+        summary="Score a file",
+        dependencies=[Depends(_json_only)],
+        responses=problems.documented(400, 404, 409, 415),
+    )
+    async def start_batch(
+        name: Name,
+        request: Request,
+        response: Response,
+        body: Annotated[
+            BatchRequest,
+            Body(
+                openapi_examples={
+                    "a new file": {"value": {"filename": "scores.csv"}},
+                    "an object of the data bucket": {"value": {"key": "batch/churn/scores.csv"}},
+                }
+            ),
+        ],
+        idempotency_key: IdempotencyKey = None,
+    ) -> BatchAccepted:
+        if isinstance(body, BatchUploadRequest):
+            accepted = operations.offer_batch_upload(
+                name,
+                body.filename,
+                registry=with_.registry,
+                objects=with_.objects,
+                bucket=with_.data_bucket,
+                token=idempotency_key or with_.new_token(),
+            )
+        else:
+            accepted = operations.start_batch(
+                name,
+                body,
+                registry=with_.registry,
+                objects=with_.objects,
+                bucket=with_.data_bucket,
+                invoker=with_.invoker,
+                trigger_function=with_.trigger_function,
+                actor=actor(request.scope),
+                correlation_id=correlation_id(request.scope),
+            )
+        response.headers["Location"] = f"/v1/batches/{accepted.batch_id}"
+        return accepted
+
+    @app.get(
+        "/v1/models/{name}/batches",
+        tags=["batches"],
+        operation_id="list_batches",
+        summary="A model's batch jobs, newest first",
+        responses=problems.documented(404),
+    )
+    async def list_batches(
+        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
+    ) -> BatchPage:
+        items, token = _page(partial(with_.batches.list, name), limit, page_token)
+        return BatchPage(items=[batch_view(b) for b in items], next_page_token=token)
+
+    @app.get(
+        "/v1/batches/{batch_id}",
+        tags=["batches"],
+        operation_id="get_batch",
+        summary="A batch job with its progress and results",
+        responses=problems.documented(404),
+    )
+    async def get_batch(batch_id: BatchId) -> BatchDetail:
+        record = with_.batches.get(batch_id)
+        links = {
+            f"{name}_url": _link(with_, with_.data_bucket, getattr(record, f"{name}_key"))
+            for name in ("predictions", "manifest", "summary", "quarantine", "report")
+        }
+        return batch_detail(record, _scored(with_, record), links)
+
+
+def _scored(with_: Collaborators, record: Batch) -> int:
+    """Chunks that are scored: while it runs, what lies there."""
+    if record.status is RunStatus.FINISHED or not record.chunks:
+        return record.chunks if record.predictions_key else 0
+    prefix = layout.batch_scores_prefix(record.model, record.batch_id)
+    return min(record.chunks, with_.objects.count(with_.data_bucket, prefix))

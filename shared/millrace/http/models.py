@@ -3,6 +3,7 @@
 Each answer model has one named conversion from the record it shows.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ from millrace.aws.stepfunctions import StepProgress
 from millrace.http.prediction_models import Answer, Request
 from millrace.messages import (
     ColumnProblem,
+    FieldFault,
+    FieldWarning,
     GateResult,
     MetricValue,
     Parity,
@@ -20,6 +23,7 @@ from millrace.messages import (
 )
 from millrace.registry.records import (
     AuditEntry,
+    Batch,
     ModelVersion,
     RegisteredModel,
     Run,
@@ -72,6 +76,37 @@ class RetrainRequest(Request):
     """Asks for a training on the newest dataset version."""
 
     reason: Reason = ""
+
+
+class BatchUploadRequest(Request):
+    """Asks for an address to upload a file to; the upload starts the job."""
+
+    filename: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="The file's name, whose ending tells its format: "
+        ".csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet.",
+        examples=["scores.csv"],
+    )
+
+
+class BatchObjectRequest(Request):
+    """Names an object that lies in the data bucket already.
+
+    Its job is started, answered if it was started before, or resumed if it failed.
+    """
+
+    key: str = Field(
+        min_length=1,
+        max_length=1_024,
+        description="`batch/<model>/<file>` in the data bucket.",
+        examples=["batch/churn/scores.csv"],
+    )
+    version_id: str | None = Field(
+        None, min_length=1, max_length=1_024, description="Default: the newest version."
+    )
+
+
+BatchRequest = BatchUploadRequest | BatchObjectRequest
 
 
 # ── Answers of the registry's routes ────────────────────────────────────────────────────────────
@@ -267,6 +302,72 @@ class RetrainAccepted(Answer):
     started: bool = Field(description="False when the same request had started the run before.")
 
 
+class BatchUpload(Answer):
+    """Where to put a file: one PUT with exactly these headers."""
+
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    key: str
+    expires_in: int = Field(description="Seconds the address holds.")
+
+
+class BatchAccepted(Answer):
+    """The job that a request started, or the one that an upload will start."""
+
+    batch_id: str
+    started: bool = Field(description="Whether this request started, or resumed, the job.")
+    upload: BatchUpload | None = Field(
+        None, description="Where to put the file; the job exists when it has arrived."
+    )
+
+
+class BatchProgress(Answer):
+    """How far a job is: chunks of rows that are scored, of all."""
+
+    chunks: int
+    scored: int
+
+
+class BatchView(Answer):
+    """A batch job: a file, the version that scores it, what became of it."""
+
+    batch_id: str
+    model: str
+    version: int | None = Field(description="The model version that scores every row.")
+    status: str
+    outcome: str | None = Field(description="`scored`, `refused` or `failed`, once it ended.")
+    reason: str
+    error: str
+    attempt: int
+    source: SourceObject
+    rows: RowCounts | None
+    problems: list[FieldFault]
+    warnings: list[FieldWarning]
+    requested_by: str
+    correlation_id: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class BatchDetail(BatchView):
+    """A batch job with its progress and its results; links hold for 15 minutes."""
+
+    progress: BatchProgress
+    predictions_url: str | None = None
+    manifest_url: str | None = None
+    summary_url: str | None = None
+    quarantine_url: str | None = None
+    report_url: str | None = None
+
+
+class BatchPage(Answer):
+    """Batch jobs, newest first."""
+
+    items: list[BatchView]
+    next_page_token: str | None
+
+
 # ── Conversions ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -309,6 +410,19 @@ def run_detail(
             "report_url": report_url,
             "quarantine_url": quarantine_url,
         }
+    )
+
+
+def batch_view(record: Batch) -> BatchView:
+    """A batch job as lists show it."""
+    return BatchView.model_validate(_fields(record, BatchView))
+
+
+def batch_detail(record: Batch, scored: int, links: Mapping[str, str | None]) -> BatchDetail:
+    """A batch job as it is shown alone."""
+    progress = BatchProgress(chunks=record.chunks, scored=scored)
+    return BatchDetail.model_validate(
+        _fields(record, BatchDetail) | {"progress": progress, **links}
     )
 
 

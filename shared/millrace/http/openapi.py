@@ -53,6 +53,7 @@ _TAGS: Final = [
         "description": "The Open Inference Protocol (v2), for its public clients. Errors here are "
         "the protocol's: `error` is what `detail` is elsewhere.",
     },
+    {"name": "batches", "description": "Files of rows, scored by a state machine."},
     {"name": "models", "description": "Registered models, versions, the champion, the audit."},
     {"name": "specs", "description": "What the user wants: one document per model."},
     {"name": "runs", "description": "Trainings."},

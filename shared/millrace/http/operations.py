@@ -1,4 +1,4 @@
-"""What the API does beyond reading: specs, champions, retraining. Plain functions on ports."""
+"""What the API does beyond reading: specs, champions, retraining, batch jobs. Plain functions on ports."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
@@ -6,19 +6,27 @@ from typing import Any, Final, Protocol
 import orjson
 import yaml
 
-from millrace.aws.objects import ObjectStore
+from millrace.aws.objects import ObjectFacts, ObjectStore
 from millrace.aws.sns import Notice, Notifier
 from millrace.errors import (
     ConfigurationError,
     FieldProblem,
+    InvalidRequestError,
     InvalidSpecError,
     MalformedRequestError,
     NotFoundError,
     ServiceUnavailableError,
 )
-from millrace.http.models import ChampionRequest, PromoteRequest, RetrainAccepted
-from millrace.layout import spec_key
-from millrace.messages import Promotion
+from millrace.http.models import (
+    BatchAccepted,
+    BatchObjectRequest,
+    BatchUpload,
+    ChampionRequest,
+    PromoteRequest,
+    RetrainAccepted,
+)
+from millrace.layout import SUPPORTED_SUFFIXES, batch_key, reserved_batch_key, spec_key
+from millrace.messages import Promotion, SourceObject
 from millrace.observability import METRICS, count, logger
 from millrace.registry.champions import ANY_CHAMPION
 from millrace.registry.records import SpecVersion
@@ -27,8 +35,11 @@ from millrace.spec import ModelSpec
 
 MAX_SPEC_BYTES: Final = 1_000_000
 MAX_SPEC_DEPTH: Final = 40
-RETRAIN_SOURCE: Final = "millrace.api"
+API_SOURCE: Final = "millrace.api"
 RETRAIN_DETAIL_TYPE: Final = "Retrain Requested"
+BATCH_DETAIL_TYPE: Final = "Batch Requested"
+UPLOAD_SECONDS: Final = 3_600
+"""How long an upload may begin after its address was given."""
 
 # libyaml's loader where PyYAML has it: a megabyte takes the other one ten seconds.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -213,6 +224,117 @@ def change_champion(
     return promotion
 
 
+# ── Batch ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Objects(ObjectStore, Protocol):
+    """What the API needs of S3."""
+
+    def count(self, bucket: str, prefix: str) -> int:
+        """How many objects lie below a prefix."""
+        ...
+
+    def describe(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectFacts:
+        """Looks at an object.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        ...
+
+    def presigned_put_once(
+        self, bucket: str, key: str, *, seconds: int = 3600
+    ) -> tuple[str, Mapping[str, str]]:
+        """An address to upload one new object to, and the headers that it wants."""
+        ...
+
+
+def offer_batch_upload(
+    name: str,
+    filename: str,
+    *,
+    registry: Registry,
+    objects: Objects,
+    bucket: str,
+    token: str,
+) -> BatchAccepted:
+    """Gives an address whose upload starts a batch job, and the job's id.
+
+    Args:
+        name: The model.
+        filename: Tells the format.
+        registry: Knows the models.
+        objects: Signs the address.
+        bucket: The data bucket.
+        token: The caller's idempotency key, or a new one: the same one gives the same job.
+
+    Raises:
+        NotFoundError: No such model.
+        NoChampionError: It has nothing to score with.
+        InvalidRequestError: The name's ending tells no format.
+    """
+    if not filename.lower().endswith(SUPPORTED_SUFFIXES):
+        message = f"expected a name ending in {', '.join(SUPPORTED_SUFFIXES)}"
+        raise InvalidRequestError(f"filename: {message}", [FieldProblem("filename", message)])
+    registry.get_serving(name)
+    batch_id, key = reserved_batch_key(name, token, filename)
+    url, headers = objects.presigned_put_once(bucket, key, seconds=UPLOAD_SECONDS)
+    upload = BatchUpload(url=url, headers=dict(headers), key=key, expires_in=UPLOAD_SECONDS)
+    return BatchAccepted(batch_id=batch_id, started=False, upload=upload)
+
+
+def start_batch(
+    name: str,
+    request: BatchObjectRequest,
+    *,
+    registry: Registry,
+    objects: Objects,
+    bucket: str,
+    invoker: Invoker,
+    trigger_function: str,
+    actor: str,
+    correlation_id: str,
+) -> BatchAccepted:
+    """Asks the trigger for the job of an object: started, there already, or resumed.
+
+    Raises:
+        NotFoundError: No such model, or no such object.
+        NoChampionError: It has nothing to score with.
+        InvalidRequestError: The key is not one of the model's.
+    """
+    if not request.key.startswith(batch_key(name, "")) or request.key.endswith("/"):
+        message = f"expected {batch_key(name, '<file>')}"
+        raise InvalidRequestError(f"key: {message}", [FieldProblem("key", message)])
+    if not request.key.lower().endswith(SUPPORTED_SUFFIXES):
+        message = f"expected a name ending in {', '.join(SUPPORTED_SUFFIXES)}"
+        raise InvalidRequestError(f"key: {message}", [FieldProblem("key", message)])
+    registry.get_serving(name)
+    facts = objects.describe(bucket, request.key, version_id=request.version_id)
+    source = SourceObject(
+        bucket=bucket,
+        key=request.key,
+        version_id=facts.version_id,
+        size=facts.size,
+        etag=facts.etag,
+    )
+    answer = invoker.invoke(
+        trigger_function,
+        {
+            "id": correlation_id,
+            "source": API_SOURCE,
+            "detail-type": BATCH_DETAIL_TYPE,
+            "detail": {
+                "model": name,
+                "source": source.model_dump(mode="json"),
+                "requested_by": actor,
+            },
+        },
+    )
+    if not isinstance(answer, dict) or not answer.get("run_id"):
+        raise ServiceUnavailableError(f"the trigger gave no batch job for model {name}")
+    return BatchAccepted(batch_id=answer["run_id"], started=bool(answer.get("started")))
+
+
 # ── Retraining ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -249,7 +371,7 @@ def retrain(
         trigger_function,
         {
             "id": correlation_id,
-            "source": RETRAIN_SOURCE,
+            "source": API_SOURCE,
             "detail-type": RETRAIN_DETAIL_TYPE,
             "detail": {
                 "model": name,

@@ -197,24 +197,44 @@ class Door:
     def _unroutable(
         self, source: SourceObject, model: str, reason: str, *, run_id: str = ""
     ) -> Admission:
-        logger.warning("an upload leads to no training", key=source.key, reason=reason)
-        count(METRICS.UPLOADS_UNROUTABLE)
-        self._notifier.notify(
-            Notice(
-                model=model or "none",
-                event="upload_unroutable",
-                subject=f"an upload leads to no training: {source.key}",
-                details={
-                    "bucket": source.bucket,
-                    "key": source.key,
-                    "reason": reason,
-                    "run_id": run_id,
-                },
-            )
+        return tell_unroutable(self._notifier, source, model, reason, run_id=run_id)
+
+
+def tell_unroutable(
+    notifier: Notifier,
+    source: SourceObject,
+    model: str,
+    reason: str,
+    *,
+    leads_to: str = "training",
+    run_id: str = "",
+) -> Admission:
+    """Counts an upload that leads nowhere and tells people of it.
+
+    Args:
+        notifier: Tells them.
+        source: The upload.
+        model: What its key names as the model.
+        reason: Why it leads nowhere.
+        leads_to: What it would have led to.
+        run_id: The run or job that was recorded for it, if any.
+    """
+    logger.warning("an upload leads nowhere", key=source.key, reason=reason)
+    count(METRICS.UPLOADS_UNROUTABLE)
+    notifier.notify(
+        Notice(
+            model=model or "none",
+            event="upload_unroutable",
+            subject=f"an upload leads to no {leads_to}: {source.key}",
+            details={
+                "bucket": source.bucket,
+                "key": source.key,
+                "reason": reason,
+                "run_id": run_id,
+            },
         )
-        return Admission(
-            status=AdmissionStatus.UNROUTABLE, run_id=run_id, model=model, reason=reason
-        )
+    )
+    return Admission(status=AdmissionStatus.UNROUTABLE, run_id=run_id, model=model, reason=reason)
 
 
 def upload_run_id(model: str, source: SourceObject) -> str:

@@ -14,6 +14,7 @@ from millrace.messages import ChampionRef
 from millrace.registry.records import (
     CHAMPION,
     AuditEntry,
+    Batch,
     DatasetVersion,
     ModelVersion,
     RegisteredModel,
@@ -60,6 +61,16 @@ def runs_index_pk(model: str) -> str:
 def datasets_index_pk(model: str) -> str:
     """Index partition of a model's dataset versions."""
     return f"MODEL#{model}#DATASETS"
+
+
+def batch_key(batch_id: str) -> Key:
+    """A batch job."""
+    return Key(f"BATCH#{batch_id}", META)
+
+
+def batches_index_pk(model: str) -> str:
+    """Index partition of a model's batch jobs."""
+    return f"MODEL#{model}#BATCHES"
 
 
 def spec_key(model: str, version: int) -> Key:
@@ -148,6 +159,20 @@ def to_run(item: Item, parts: Iterable[Item] = ()) -> Run:
     return Run.model_validate(
         {**item, "params": params, "metrics": metrics, "tags": tags, "trials": trials}
     )
+
+
+def from_batch(batch: Batch) -> Item:
+    """The item of a batch job."""
+    return {
+        **batch.model_dump(mode="json"),
+        INDEX_PK: batches_index_pk(batch.model),
+        INDEX_SK: f"{sortable(batch.created_at)}#{batch.batch_id}",
+    }
+
+
+def to_batch(item: Item) -> Batch:
+    """The batch job of an item."""
+    return Batch.model_validate(item)
 
 
 def from_trial(trial: TrialRecord) -> Item:

@@ -29,7 +29,7 @@ from millrace.registry.records import PIPELINE, RunOutcome
 from millrace.registry.registry import Registry
 from millrace.spec import ModelSpec
 
-_MAX_CAUSE: Final = 1_000
+MAX_CAUSE: Final = 1_000
 
 ENDED_BADLY: Final = {
     "FAILED": "the execution failed",
@@ -150,7 +150,7 @@ class Recorder:
 
     def record_failure(self, task: RecordFailureTask) -> None:
         """Closes the run as failed, unless it was closed before."""
-        error, cause = task.failure.Error, task.failure.Cause[:_MAX_CAUSE]
+        error, cause = task.failure.Error, task.failure.Cause[:MAX_CAUSE]
         self._fail(task.run_id, task.model, error, cause, task.correlation_id)
 
     def execution_ended_badly(
@@ -171,7 +171,7 @@ class Recorder:
         except NotFoundError:
             logger.warning("an execution without a run ended badly", run_id=run_id, status=status)
             return False
-        reason = ENDED_BADLY[status] + (f": {cause[:_MAX_CAUSE]}" if cause else "")
+        reason = ENDED_BADLY[status] + (f": {cause[:MAX_CAUSE]}" if cause else "")
         return self._fail(run_id, run.model, error or status, reason, run.correlation_id)
 
     def _fail(self, run_id: str, model: str, error: str, reason: str, correlation_id: str) -> bool:

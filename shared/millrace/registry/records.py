@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from millrace.messages import (
     Cause,
     ColumnProblem,
+    FieldFault,
+    FieldWarning,
     GateResult,
     MetricValue,
     Parity,
@@ -162,6 +164,53 @@ class Run(Record):
     trials: tuple[TrialRecord, ...] = ()
 
 
+class BatchOutcome(StrEnum):
+    """How a batch job ended, in a person's terms."""
+
+    SCORED = "scored"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class Batch(Record):
+    """One batch job: a file, the version that scores it, and what became of it.
+
+    Everything down to ``created_at`` is fixed when the job is recorded.
+    """
+
+    batch_id: str
+    model: str
+    correlation_id: str
+    source: SourceObject
+    version: int | None = None
+    """The version that scores every row; none when the model had no champion."""
+    model_key: str = ""
+    sha256: str = ""
+    signature_key: str = ""
+    signature_sha256: str = ""
+    spec_version: int
+    spec_digest: str
+    concurrency: int = 1
+    requested_by: str = ""
+    created_at: datetime
+    status: RunStatus
+    outcome: BatchOutcome | None = None
+    reason: str = ""
+    error: str = ""
+    attempt: int = 1
+    execution_arn: str = ""
+    rows: RowCounts | None = None
+    chunks: int = 0
+    problems: tuple[FieldFault, ...] = ()
+    warnings: tuple[FieldWarning, ...] = ()
+    predictions_key: str = ""
+    manifest_key: str = ""
+    summary_key: str = ""
+    quarantine_key: str = ""
+    report_key: str = ""
+    ended_at: datetime | None = None
+
+
 class ModelVersion(Record):
     """One model version; all but status, evaluation and timestamps is fixed at registration."""
 
@@ -208,7 +257,7 @@ class AuditEntry(Record):
     action: str
     """``spec_applied``, ``run_created``, ``dataset_recorded``, ``version_registered``,
     ``version_validated``, ``version_rejected``, ``promoted``, ``forced_promotion``,
-    ``rolled_back``, ``run_finished``."""
+    ``rolled_back``, ``run_finished``, ``batch_created``, ``batch_resumed``, ``batch_finished``."""
     subject: str
     """What changed: ``churn@3``, ``spec churn/2``, a run id or a dataset version."""
     before: str = ""

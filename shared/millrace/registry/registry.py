@@ -26,7 +26,6 @@ from millrace.aws.dynamodb import (
     Write,
 )
 from millrace.errors import (
-    ConcurrentWriteError,
     ConditionFailedError,
     ConflictError,
     NoChampionError,
@@ -57,7 +56,8 @@ from millrace.registry.champions import (
     promotion_of,
     step_back,
 )
-from millrace.registry.pages import Page, check_limit, decode_token, encode_token
+from millrace.registry.changes import audit_write, list_page, with_fresh_reads
+from millrace.registry.pages import Page
 from millrace.registry.records import (
     CHAMPION,
     PIPELINE,
@@ -79,9 +79,6 @@ from millrace.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
-
-ATTEMPTS: Final = 10
-"""Fresh reads before a lost race is given back to the caller."""
 
 _OPEN: Final = OneOf((RunStatus.SCHEDULED.value, RunStatus.RUNNING.value))
 _MAX_TEXT: Final = 2_000
@@ -1174,7 +1171,7 @@ class Registry:
         )
 
     def _audit(self, entry: AuditEntry) -> Put:
-        return Put("audit", items.audit_key(entry), entry.model_dump(mode="json"), ABSENT)
+        return audit_write(entry)
 
     def _list[T](
         self,
@@ -1188,34 +1185,22 @@ class Registry:
         descending: bool = True,
         model: str | None = None,
     ) -> Page[T]:
-        wanted = check_limit(limit)
-        page = self._table.query(
+        page = list_page(
+            self._table,
             pk,
+            convert,
+            limit,
+            token,
             prefix=prefix,
             index=index,
-            newest_first=descending,
-            limit=wanted + 1,
-            start=decode_token(token, pk=pk, prefix=prefix, index=index) if token else None,
+            descending=descending,
         )
         if not page.items and not token and model is not None:
             self.get_model(model)
-        shown = page.items[:wanted]
-        more = len(page.items) > wanted
-        return Page(
-            tuple(convert(i) for i in shown),
-            encode_token(shown[-1], index=index) if more else None,
-        )
+        return page
 
     def _with_fresh_reads[T](self, what: str, change: Callable[[], T]) -> T:
-        lost: Exception | None = None
-        for _ in range(ATTEMPTS):
-            try:
-                return change()
-            except (ConditionFailedError, ConcurrentWriteError) as exc:
-                lost = exc
-        raise ConcurrentWriteError(
-            f"{what}: lost {ATTEMPTS} races in a row, try again later"
-        ) from lost
+        return with_fresh_reads(what, change)
 
 
 def _decide(

@@ -1,4 +1,4 @@
-"""The rendered TRAINING machine on moto's Step Functions interpreter, with Python behind its Tasks.
+"""The rendered state machines on moto's Step Functions interpreter, with Python behind its Tasks.
 
 moto runs the states; what it does not wire is wired here: an invocation of a Lambda function becomes
 a call of a Python handler in this process, one at a time (moto's transactions break under threads,
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -28,11 +29,12 @@ from moto.awslambda.models import LambdaBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 
-from tests.infra.deployment import machine_definition
+from tests.infra.deployment import MACHINE, machine_definition
 
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
 MACHINE_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:millrace-training"
+BATCH_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:millrace-batch"
 ENDED_WITHIN_SECONDS = 60
 
 type Event = dict[str, Any]
@@ -223,16 +225,20 @@ class Dispatcher:
 
 
 class Machine:
-    """The deployed machine: started by name, watched until it ends."""
+    """A deployed machine: started by name, watched until it ends.
 
-    def __init__(self) -> None:
+    Args:
+        path: Its definition.
+    """
+
+    def __init__(self, path: Path = MACHINE) -> None:
         self._client = boto3.client("stepfunctions", region_name=REGION)
-        functions = ("Ingest", "Train", "Evaluate", "Registry")
+        functions = ("Ingest", "Train", "Evaluate", "Batch", "Score", "Registry")
         definition = machine_definition(
-            {f"{name}FunctionArn": function_arn(name.lower()) for name in functions}
+            {f"{name}FunctionArn": function_arn(name.lower()) for name in functions}, path
         )
         created = self._client.create_state_machine(
-            name="millrace-training",
+            name=f"millrace-{path.name.partition('.')[0]}",
             definition=json.dumps(definition),
             roleArn=f"arn:aws:iam::{ACCOUNT}:role/training",
         )

@@ -28,9 +28,10 @@ from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
 from tests.access.needs import Call, Place
 from tests.access.stack import Stack
-from tests.infra.deployment import FUNCTIONS, ROOT, Resolver
+from tests.infra.deployment import BATCH_MACHINE, FUNCTIONS, ROOT, Resolver
 from tests.integration.pipeline.machine import (
     ACCOUNT,
+    BATCH_ARN,
     MACHINE_ARN,
     REGION,
     Dispatcher,
@@ -51,6 +52,8 @@ _PHYSICAL = {
     "${RegistryTable}": TABLE,
     "${NotificationTopic}": TOPIC_ARN,
     "${TrainingStateMachine}": MACHINE_ARN,
+    "${BatchStateMachine}": BATCH_ARN,
+    "${AWS::StackName}-batch": "millrace-batch",
     **{f"${{{name}Function}}": f"millrace-{name.lower()}" for name in FUNCTIONS},
 }
 
@@ -102,6 +105,7 @@ class Twin:
         self._s3 = boto3.client("s3", region_name=REGION)
         self._make_resources()
         self.machine = Machine()
+        self.batch_machine = Machine(BATCH_MACHINE)
         self._events = 0
         self.modules = {name.lower(): _load(name.lower()) for name in FUNCTIONS}
         dispatcher.handlers |= {n: self._with_environment(n, m) for n, m in self.modules.items()}
@@ -118,9 +122,11 @@ class Twin:
         answer = self.api("PUT", f"/v1/specs/{spec.name}", json.loads(spec.to_json()))
         assert answer["statusCode"] in (200, 201), answer["body"]
 
-    def upload(self, model: str, filename: str, body: bytes) -> Event:
-        """Puts a file under ``incoming/`` and gives the event S3 would send."""
-        key = layout.incoming_key(model, filename)
+    def upload(
+        self, model: str, filename: str, body: bytes, *, folder: str = layout.INCOMING
+    ) -> Event:
+        """Puts a file under ``incoming/``, or ``batch/``, and gives the event S3 would send."""
+        key = f"{folder}{model}/{filename}"
         put = self._s3.put_object(Bucket=DATA_BUCKET, Key=key, Body=body)
         self._events += 1
         event = {
@@ -241,6 +247,7 @@ class Twin:
             json.dumps(_deployed()[rule]["Properties"]["EventPattern"])
             .replace("${DataBucket}", DATA_BUCKET)
             .replace("${TrainingStateMachine}", MACHINE_ARN)
+            .replace("${BatchStateMachine}", BATCH_ARN)
         )
         matcher: Any = EventPattern.load(json.dumps(pattern))
         return bool(matcher.matches_event(event))
