@@ -21,6 +21,8 @@ metrics    lambda_svc._emit_lambda_metrics,           ``AWS/Lambda`` metrics are
                                                       EventBridge
 states     stepfunctions._emit_execution_status_event there are no ``AWS/States`` metrics
 gateway    apigateway_v1.handle_execute               there are no ``AWS/ApiGateway`` metrics
+api-key-id apigateway_v1._check_api_key,              a function is not told which API key was
+           ``_build_lambda_event_v1``                 used
 binary     apigateway_v1._import_rest_api,            an OpenAPI body's binary media types are
            ``_media_type_matches``                    dropped; and ``*/*`` is no request without
                                                       ``Content-Type``, no answer to one without
@@ -58,7 +60,7 @@ alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses ala
 Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
 ``test_metrics`` (metrics, states, gateway, queues, alarms, alarm-math), ``test_events`` (version-id,
 retry), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle`` (restart),
-``test_storage`` (ttl), ``test_api`` (binary).
+``test_storage`` (ttl), ``test_api`` (binary, api-key-id).
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
@@ -108,6 +110,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "metrics": _count_invocations,
         "states": _count_executions,
         "gateway": _count_requests,
+        "api-key-id": _name_api_keys,
         "binary": _carry_bytes,
         "queues": _measure_queues,
         "version-id": _name_object_versions,
@@ -327,6 +330,34 @@ def _carry_bytes() -> None:
 
     _replace(gateway, "_import_rest_api", importing)
     _replace(gateway, "_media_type_matches", matching)
+
+
+def _name_api_keys() -> None:
+    """The event of a request with an API key says which key it was."""
+    gateway = _service("apigateway_v1")
+    asking: ContextVar[dict[str, Any] | None] = ContextVar("asking", default=None)
+
+    def noted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def check(*args: Any) -> Any:
+            error, key = original(*args)
+            asking.set(key)
+            return error, key
+
+        return check
+
+    def named(original: Callable[..., Any]) -> Callable[..., Any]:
+        def build(*args: Any, **options: Any) -> Any:
+            event = original(*args, **options)
+            key = asking.get()
+            if key is not None:
+                identity = {"apiKey": key["value"], "apiKeyId": key["id"]}
+                event["requestContext"]["identity"].update(identity)
+            return event
+
+        return build
+
+    _replace(gateway, "_check_api_key", noted)
+    _replace(gateway, "_build_lambda_event_v1", named)
 
 
 def _measure_queues() -> None:

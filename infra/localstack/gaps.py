@@ -24,6 +24,7 @@ metrics     version_manager.LambdaVersionManager      ``AWS/Lambda`` lacks ``Dur
 states      execution.Execution                       there are no ``AWS/States`` metrics
             .publish_execution_status_change_event
 gateway     gateway.RestApiGateway.__init__           there are no ``AWS/ApiGateway`` metrics
+authorizers gateway.RestApiGateway.__init__           Lambda authorizers are stored, never asked
 binary      aws.mime_type_matches_binary_media_types  an answer in bytes goes out as base64, though
                                                       all media types are binary
 api-name    ApiGatewayRestApiProvider.create          a REST API is not named by the title of its
@@ -69,6 +70,13 @@ from infra.local.executor import Executor
 from infra.local.metrics import MetricValue, embedded_metrics
 from infra.local.periodic import every
 from infra.localstack import providers
+from infra.localstack.authorizers import (
+    Authorizers,
+    FailedError,
+    ForbiddenError,
+    Question,
+    UnauthorizedError,
+)
 from infra.localstack.functions import Functions, Services, runtime_executor
 from infra.localstack.updates import (
     delete_deployment,
@@ -118,6 +126,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "metrics": lambda: _measure_invocations(record),
         "states": lambda: _count_executions(record),
         "gateway": lambda: _count_requests(record),
+        "authorizers": _ask_authorizers,
         "binary": _carry_bytes,
         "api-name": _name_apis_by_title,
         "alarms": lambda: _evaluate_alarms(scale),
@@ -391,6 +400,61 @@ def _count_requests(record: Record) -> None:
         return initialise
 
     _replace(gateway, "__init__", counting)
+
+
+def _ask_authorizers() -> None:
+    """Between finding the route and looking at API keys, as on AWS."""
+    place = "services.apigateway.next_gen.execute_api"
+    gateway = _attribute(_module(f"{place}.gateway"), "RestApiGateway")
+    handlers = _module(f"{place}.handlers")
+    errors = _module(f"{place}.gateway_response")
+    connect_to = _attribute(_module("aws.connect"), "connect_to")
+    refusals = {
+        UnauthorizedError: (_attribute(errors, "UnauthorizedError"), "Unauthorized"),
+        ForbiddenError: (
+            _attribute(errors, "AccessDeniedError"),
+            "User is not authorized to access this resource",
+        ),
+        FailedError: (_attribute(errors, "AuthorizerFailureError"), None),
+    }
+
+    def invoke(arn: str, event: dict[str, Any]) -> tuple[Any, bool]:
+        account, region = arn.split(":")[4], arn.split(":")[3]
+        client = connect_to(region_name=region, aws_access_key_id=account).lambda_
+        answer = client.invoke(FunctionName=arn, Payload=json.dumps(event))
+        return json.loads(answer["Payload"].read()), "FunctionError" in answer
+
+    authorizers = Authorizers(invoke)
+
+    def ask(_chain: object, context: Any, _response: Any) -> None:
+        method = context.resource_method
+        if str(method.get("authorizationType")).upper() != "CUSTOM":
+            return
+        request = context.invocation_request
+        known = context.deployment.rest_api.authorizers
+        stage = f"{context.region}:{context.account_id}:{context.api_id}/{context.stage}"
+        question = Question(
+            authorizer=known.get(method.get("authorizerId"), {}),
+            arn=f"arn:aws:execute-api:{stage}/{request['http_method']}{request['path']}",
+            headers=request["headers"],
+            place=stage,
+        )
+        try:
+            said = authorizers.context(question)
+        except tuple(refusals) as exc:
+            refusal, message = refusals[type(exc)]
+            raise refusal(message) from exc
+        context.context_variables["authorizer"] = said
+
+    def asking(original: Callable[..., None]) -> Callable[..., None]:
+        def initialise(self: Any, *arguments: Any, **named: Any) -> None:
+            original(self, *arguments, **named)
+            keys = self.request_handlers.index(handlers.api_key_validation_handler)
+            self.request_handlers.insert(keys, ask)
+
+        return initialise
+
+    _replace(gateway, "__init__", asking)
 
 
 def _carry_bytes() -> None:

@@ -12,7 +12,8 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from millrace import __version__
-from millrace_cli import bundles, local, models, predictions, serve, specs, training
+from millrace_cli import bundles, keys, local, models, predictions, serve, specs, training
+from millrace_cli.client import API_KEY_VARIABLE, TOKEN_VARIABLE
 from millrace_cli.console import (
     Context,
     JsonFlag,
@@ -104,6 +105,24 @@ def _options(
         typer.Option("--endpoint-url", help="An AWS emulator to talk to."),
     ] = None,
     region: Annotated[str | None, typer.Option("--region", help="AWS region.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar=API_KEY_VARIABLE,
+            show_envvar=True,
+            help="Key of a stack with ApiAuthorizer=API_KEY.",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar=TOKEN_VARIABLE,
+            show_envvar=True,
+            help="Bearer token for a stack with ApiAuthorizer=JWT.",
+        ),
+    ] = None,
     _version: Annotated[
         bool,
         typer.Option(
@@ -119,6 +138,8 @@ def _options(
         endpoint_url=endpoint_url,
         region=region,
         project=project_root(),
+        api_key=api_key,
+        token=token,
     )
 
 
@@ -127,7 +148,7 @@ def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
     """Check Python, SAM, credentials, endpoint and stack, and say how to mend what is missing."""
     with reported(as_json):
         of = chosen(context)
-        findings = diagnose(of.target, of.project)
+        findings = diagnose(of.target, of.project, api_key=of.api_key, token=of.token)
     if as_json:
         print_json([f.as_dict() for f in findings])
     else:
@@ -140,9 +161,18 @@ def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
         raise typer.Exit(ExitCode.UNREACHABLE)
 
 
-for group in (specs.app, training.app, models.app, predictions.app, bundles.app, serve.app):
+for group in (
+    specs.app,
+    training.app,
+    models.app,
+    predictions.app,
+    bundles.app,
+    serve.app,
+    keys.policies,
+):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(local.app, name="local")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from millrace_cli.target import Target
 
 API_KEY_VARIABLE = "MILLRACE_API_KEY"
+TOKEN_VARIABLE = "MILLRACE_TOKEN"  # noqa: S105 - the name of a variable
 _TIMEOUT = httpx.Timeout(35.0, connect=5.0)
 
 
@@ -33,11 +34,15 @@ class ApiClient:
     Args:
         target: The deployment; its authorizer decides how requests are signed.
         api_key: The key of a stack that wants one; default: the environment's.
+        token: The bearer token of a stack that wants one; default: the environment's.
     """
 
-    def __init__(self, target: "Target", *, api_key: str | None = None) -> None:
+    def __init__(
+        self, target: "Target", *, api_key: str | None = None, token: str | None = None
+    ) -> None:
         self.target = target
         self._api_key = api_key
+        self._token = token
         self._http = httpx.Client(timeout=_TIMEOUT)
 
     def close(self) -> None:
@@ -110,8 +115,19 @@ class ApiClient:
             case "API_KEY":
                 key = self._api_key or os.environ.get(API_KEY_VARIABLE)
                 if not key:
-                    raise ConfigurationError(f"this stack wants an API key: set {API_KEY_VARIABLE}")
+                    raise ConfigurationError(
+                        f"this stack wants an API key: pass --api-key or set {API_KEY_VARIABLE}; "
+                        "`millrace keys create` makes one"
+                    )
                 return {"x-api-key": key}
+            case "JWT":
+                token = self._token or os.environ.get(TOKEN_VARIABLE)
+                if not token:
+                    issuer = self.target.outputs.raw.get("JwtIssuer", "its issuer")
+                    raise ConfigurationError(
+                        f"this stack wants a token of {issuer}: pass --token or set {TOKEN_VARIABLE}"
+                    )
+                return {"authorization": f"Bearer {token}"}
             case "IAM":
                 credentials = self.target.session.get_credentials()
                 if credentials is None:

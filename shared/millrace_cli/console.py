@@ -45,6 +45,8 @@ class Context:
     endpoint_url: str | None = None
     region: str | None = None
     project: Path = Path()
+    api_key: str | None = None
+    token: str | None = None
 
     def target(self) -> Target:
         """The deployment to talk to."""
@@ -87,7 +89,8 @@ def print_link(label: str, url: str | None) -> None:
 
 def connect(context: typer.Context) -> ApiClient:
     """The API of the chosen deployment; its connections end with the command."""
-    api = ApiClient(chosen(context).target())
+    of = chosen(context)
+    api = ApiClient(of.target(), api_key=of.api_key, token=of.token)
     context.call_on_close(api.close)
     return api
 

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Literal
 
 from millrace.aws.translate import translated
-from millrace.errors import MillraceError
+from millrace.errors import AccessDeniedError, ConfigurationError, MillraceError
 from millrace_cli import cloud
 from millrace_cli.client import ApiClient
 from millrace_cli.deploy import sam_executable
 from millrace_cli.target import Target
 
 REQUIRED_PYTHON = (3, 13)
+
+_CREDENTIAL = {
+    "IAM": "attach a role's policy to your identity: the stack's outputs name them, or `millrace "
+    "policy viewer` prints one",
+    "API_KEY": "millrace keys list; export MILLRACE_API_KEY=$(millrace keys show viewer)",
+    "JWT": "ask the issuer for a token whose claim names a role, and set MILLRACE_TOKEN",
+}
+"""How to get in, by what the stack asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,22 @@ class Finding:
         return asdict(self)
 
 
-def diagnose(target_of: Callable[[], Target], project: Path) -> list[Finding]:
-    """Runs every check; later ones are left out when an earlier one makes them moot."""
-    return [*_tools(project), *_deployment(target_of, project)]
+def diagnose(
+    target_of: Callable[[], Target],
+    project: Path,
+    *,
+    api_key: str | None = None,
+    token: str | None = None,
+) -> list[Finding]:
+    """Runs every check; later ones are left out when an earlier one makes them moot.
+
+    Args:
+        target_of: Finds the deployment.
+        project: The checkout.
+        api_key: The API key that commands would send.
+        token: The bearer token that commands would send.
+    """
+    return [*_tools(project), *_deployment(target_of, project, api_key, token)]
 
 
 def _tools(project: Path) -> Iterator[Finding]:
@@ -76,7 +97,9 @@ def _tools(project: Path) -> Iterator[Finding]:
         yield Finding("build", "warning", "nothing is built yet", "make build")
 
 
-def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Finding]:
+def _deployment(
+    target_of: Callable[[], Target], project: Path, api_key: str | None, token: str | None
+) -> Iterator[Finding]:
     info = cloud.status(project)
     if cloud.killed(project) is not None:
         yield Finding(
@@ -137,12 +160,17 @@ def _deployment(target_of: Callable[[], Target], project: Path) -> Iterator[Find
             "authorizer",
             "warning",
             "the API is open to everyone",
-            "deploy with ApiAuthorizer=IAM or API_KEY",
+            "deploy with ApiAuthorizer=IAM, API_KEY or JWT",
         )
-    api = ApiClient(target)
+    api = ApiClient(target, api_key=api_key, token=token)
     try:
         health = api.get("/v1/health", deep="true")
         yield Finding("API", "ok", f"status {health['status']}, version {health.get('version')}")
+    except ConfigurationError as exc:
+        yield Finding("API", "problem", str(exc), _CREDENTIAL.get(outputs.authorizer, ""))
+    except AccessDeniedError as exc:
+        mend = _CREDENTIAL.get(outputs.authorizer, "")
+        yield Finding("API", "problem", f"refuses you ({outputs.authorizer}): {exc}", mend)
     except MillraceError as exc:
         yield Finding("API", "problem", str(exc), "see the api function's log group")
     finally:

@@ -38,12 +38,18 @@ class Capability(StrEnum):
     """A topic delivers to its subscribers."""
     DEAD_LETTERS = "dead-letters"
     """An event that a function fails is tried again, then kept in the dead-letter queue."""
+    AUTHORIZERS = "authorizers"
+    """API keys are checked and Lambda authorizers asked; the function behind is told who calls."""
+    RATES = "rates"
+    """Request rates and quotas of usage plans and stages are limited."""
+    PROBLEMS = "problems"
+    """The gateway's own errors have the form that the template gives them."""
     SIGNATURES = "signatures"
-    """A request without a valid signature or key is refused."""
+    """A request without a valid signature is refused."""
     ROLES = "roles"
     """What a role does not grant is refused."""
     LIMITS = "limits"
-    """Memory, payload sizes, timeouts of states, request rates and concurrency are limited."""
+    """Memory, payload sizes, timeouts of states and concurrency are limited."""
     ACCESS_LOGS = "access-logs"
     """The API writes access logs."""
     TRACES = "traces"
@@ -102,6 +108,7 @@ _WIRING: Final = frozenset(
         Capability.STATE_MACHINE,
         Capability.EXECUTION_EVENTS,
         Capability.REST_API,
+        Capability.AUTHORIZERS,
         Capability.LOGS,
         Capability.EMBEDDED_METRICS,
         Capability.SERVICE_METRICS,
@@ -125,7 +132,8 @@ MINISTACK: Final = Engine(
     host="infra.local.host",
     keeps_state=True,
     containers=False,
-    capabilities=_WIRING | {Capability.RETENTION, Capability.PIPELINES},
+    capabilities=_WIRING
+    | {Capability.RATES, Capability.PROBLEMS, Capability.RETENTION, Capability.PIPELINES},
 )
 LOCALSTACK: Final = Engine(
     name="localstack",
