@@ -79,6 +79,18 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
         moto=("integration/api/test_api.py", "integration/predict/test_predict.py"),
         static=("infra/test_template.py",),
     ),
+    Capability.AUTHORIZERS: Elsewhere(
+        "API keys and tokens let in whom their roles permit, route by route",
+        unit=("unit/http/test_guard.py", "unit/http/test_tokens.py"),
+        moto=("integration/authorizer/test_handler.py",),
+        static=("infra/test_roles.py", "infra/test_template.py"),
+    ),
+    Capability.RATES: Elsewhere(
+        "Request rates and quotas of API keys end in 429", static=("infra/test_template.py",)
+    ),
+    Capability.PROBLEMS: Elsewhere(
+        "The gateway's own refusals are problem details", static=("infra/test_template.py",)
+    ),
     Capability.LOGS: Elsewhere(
         "CloudWatch Logs hold what functions log, with the ids",
         unit=("unit/core/test_observability.py",),
@@ -105,16 +117,16 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
         static=("infra/test_template.py",),
     ),
     Capability.SIGNATURES: Elsewhere(
-        "Requests without signature or key are refused",
+        "Requests without a valid signature are refused, and so is what IAM does not allow",
         unit=("unit/http/test_caller.py",),
-        static=("infra/test_template.py",),
+        static=("infra/test_roles.py", "infra/test_template.py"),
     ),
     Capability.ROLES: Elsewhere(
         "Roles allow what is needed, and nothing else",
         static=("infra/test_access.py",),
     ),
     Capability.LIMITS: Elsewhere(
-        "Memory, payload and package sizes, timeouts, rates",
+        "Memory, payload and package sizes, timeouts",
         unit=("unit/datasets/test_limits.py",),
         static=("infra/test_artifacts.py", "infra/test_training_machine.py"),
     ),

@@ -1,5 +1,6 @@
 """A deployed stack, looked at over HTTPS as its callers do: each check with its time."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from millrace.errors import (
     ServiceUnavailableError,
 )
 from millrace.spec import ModelSpec
-from millrace_cli.client import ApiClient
+from millrace_cli.client import TOKEN_VARIABLE, ApiClient
 from millrace_cli.follow import follow_run
 from millrace_cli.target import Target
 from millrace_cli.training import upload_file
@@ -43,6 +44,12 @@ _EASY: Final = (
     ({"hours": 2.0, "tickets": 9, "plan": "basic"}, 0),
 )
 """Rows so far from the border that only a broken model gets them wrong."""
+
+_STRANGERS: Final[dict[str, tuple[tuple[str, dict[str, str]], ...]]] = {
+    "API_KEY": (("an unknown key", {"x-api-key": "0" * 40}),),
+    "JWT": (("a token that nobody signed", {"authorization": "Bearer e30.e30.e30"}),),
+}
+"""Who else must stay outside, by what the stack asks for."""
 
 Verdict = Literal["ok", "failed", "not checked"]
 
@@ -90,17 +97,17 @@ def smoke(
     target = place.target(stage.stack)
     with closing(ApiClient(target, api_key=_key(place, stack))) as api:
         checks: list[tuple[str, Callable[[], str]]] = [
-            ("health", lambda: _health(api, stage, stack, clock, pause)),
+            ("health", lambda: _health(_entitled(api), stage, stack, clock, pause)),
             ("refuses strangers", lambda: _refuses(place, target)),
-            ("OpenAPI", lambda: _openapi(api)),
+            ("OpenAPI", lambda: _openapi(_entitled(api))),
         ]
         if training:
             run: dict[str, Any] = {}
             refresh = float(stack.parameters.get("RefreshSeconds", "30"))
             checks += [
-                ("spec", lambda: _apply(api)),
-                ("training", lambda: _train(api, target, run, clock, pause)),
-                ("prediction", lambda: _predict(api, run, refresh, clock, pause)),
+                ("spec", lambda: _apply(_entitled(api))),
+                ("training", lambda: _train(_entitled(api), target, run, clock, pause)),
+                ("prediction", lambda: _predict(_entitled(api), run, refresh, clock, pause)),
             ]
         well = True
         for name, look in checks:
@@ -124,6 +131,16 @@ def _timed(name: str, look: Callable[[], str], clock: Callable[[], float]) -> Ch
     except MillraceError as exc:
         verdict, found = "failed", str(exc)
     return Check(name, verdict, found, clock() - begun)
+
+
+def _entitled(api: ApiClient) -> ApiClient:
+    """The API, where there is a token for a stack that wants one: nobody here can ask its issuer."""
+    issuer = api.target.outputs.raw.get("JwtIssuer")
+    if issuer and not os.environ.get(TOKEN_VARIABLE):
+        raise _NotChecked(
+            f"the stack takes tokens of {issuer}: set {TOKEN_VARIABLE} to an admin's to look further"
+        )
+    return api
 
 
 def _key(place: Place, stack: Stack) -> str | None:
@@ -170,22 +187,26 @@ def _refuses(place: Place, target: Target) -> str:
     if authorizer == "NONE":
         raise _NotChecked("the stack is open to everyone, as its parameter ApiAuthorizer says")
     url = f"{target.outputs.api_url}/v1/models"
-    try:
-        answer = httpx.get(url, timeout=30.0)
-    except httpx.HTTPError as exc:
-        raise ServiceUnavailableError(f"GET {url}: {exc}") from exc
-    if answer.status_code in _REFUSALS:
-        limit = "; whether signatures hold, only AWS can show" if place.emulated else ""
-        return f"an unsigned request gets {answer.status_code} ({authorizer}{limit})"
-    if place.emulated:
-        raise _NotChecked(
-            f"an unsigned request got {answer.status_code}: the engine at {place.endpoint} does not "
-            f"check {authorizer}; only AWS can show it"
-        )
-    raise FinalError(
-        f"an unsigned request got {answer.status_code} and not 401 or 403, though ApiAuthorizer is "
-        f"{authorizer}: anybody may call {url}"
-    )
+    told: list[str] = []
+    for stranger, headers in (("an unsigned request", {}), *_STRANGERS.get(authorizer, ())):
+        try:
+            answer = httpx.get(url, headers=headers, timeout=30.0)
+        except httpx.HTTPError as exc:
+            raise ServiceUnavailableError(f"GET {url}: {exc}") from exc
+        if answer.status_code not in _REFUSALS:
+            if place.emulated:
+                raise _NotChecked(
+                    f"{stranger} got {answer.status_code}: the engine at {place.endpoint} does not "
+                    f"check {authorizer}; only AWS can show it"
+                )
+            raise FinalError(
+                f"{stranger} got {answer.status_code} and not 401 or 403, though ApiAuthorizer is "
+                f"{authorizer}: anybody may call {url}"
+            )
+        told.append(f"{stranger} gets {answer.status_code}")
+    emulated = place.emulated and authorizer == "IAM"
+    limit = "; whether signatures hold, only AWS can show" if emulated else ""
+    return f"{', '.join(told)} ({authorizer}{limit})"
 
 
 def _openapi(api: ApiClient) -> str:

@@ -23,6 +23,8 @@ states     stepfunctions._emit_execution_status_event there are no ``AWS/States`
 gateway    apigateway_v1.handle_execute               there are no ``AWS/ApiGateway`` metrics
 api-key-id apigateway_v1._check_api_key,              a function is not told which API key was
            ``_build_lambda_event_v1``                 used
+problems   apigateway_v1._import_rest_api             an OpenAPI body's gateway responses are
+                                                      dropped
 binary     apigateway_v1._import_rest_api,            an OpenAPI body's binary media types are
            ``_media_type_matches``                    dropped; and ``*/*`` is no request without
                                                       ``Content-Type``, no answer to one without
@@ -60,7 +62,8 @@ alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses ala
 Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
 ``test_metrics`` (metrics, states, gateway, queues, alarms, alarm-math), ``test_events`` (version-id,
 retry), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle`` (restart),
-``test_storage`` (ttl), ``test_api`` (binary, api-key-id).
+``test_storage`` (ttl), ``test_api`` (binary, api-key-id,
+problems).
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
@@ -111,6 +114,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "states": _count_executions,
         "gateway": _count_requests,
         "api-key-id": _name_api_keys,
+        "problems": _word_errors_of_the_gateway,
         "binary": _carry_bytes,
         "queues": _measure_queues,
         "version-id": _name_object_versions,
@@ -358,6 +362,22 @@ def _name_api_keys() -> None:
 
     _replace(gateway, "_check_api_key", noted)
     _replace(gateway, "_build_lambda_event_v1", named)
+
+
+def _word_errors_of_the_gateway() -> None:
+    gateway = _service("apigateway_v1")
+
+    def importing(original: Callable[..., str]) -> Callable[..., str]:
+        def load(spec: dict[str, Any], base_data: dict[str, Any] | None = None) -> str:
+            api_id = original(spec, base_data)
+            given = spec.get("x-amazon-apigateway-gateway-responses") or {}
+            for kind, response in given.items():
+                gateway._put_gateway_response(api_id, kind, response)
+            return api_id
+
+        return load
+
+    _replace(gateway, "_import_rest_api", importing)
 
 
 def _measure_queues() -> None:

@@ -26,6 +26,8 @@ def handler(event: dict[str, Any], context: Any) -> Any:
     """Answers an API request, or does ``event["do"]``."""
     if "httpMethod" in event:
         return _answer(event)
+    if event.get("type") == "TOKEN":
+        return _authorize(event)
     return ACTIONS[event.get("do", "echo")](event, context)
 
 
@@ -42,7 +44,28 @@ def _answer(event: dict[str, Any]) -> dict[str, Any]:
         }
     kept = ("resource", "path", "httpMethod", "pathParameters", "queryStringParameters")
     request = {key: event.get(key) for key in kept} | {"body": body.decode()}
+    if event["resource"] == "/v1/keyed":
+        request["key"] = event["requestContext"]["identity"].get("apiKeyId")
+    if event["resource"].startswith("/v1/guarded"):
+        request["caller"] = event["requestContext"].get("authorizer")
     return {"statusCode": 201, "body": json.dumps(request)}
+
+
+def _authorize(event: dict[str, Any]) -> dict[str, Any]:
+    """What the token's second word asks for."""
+    wish = event["authorizationToken"].removeprefix("Bearer ")
+    if wish == "stranger":
+        raise PermissionError("Unauthorized")
+    if wish == "trouble":
+        raise DocumentedError("as documented")
+    stage = "/".join(event["methodArn"].split("/")[:2])
+    effect, path = ("Deny", "*") if wish == "denied" else ("Allow", "GET/v1/guarded")
+    statement = {"Effect": effect, "Action": "execute-api:Invoke", "Resource": f"{stage}/{path}"}
+    return {
+        "principalId": wish,
+        "policyDocument": {"Version": "2012-10-17", "Statement": [statement]},
+        "context": {"subject": wish, "asked": str(time.monotonic_ns())},
+    }
 
 
 def _echo(event: dict[str, Any], context: Any) -> Any:
