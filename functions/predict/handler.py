@@ -4,17 +4,16 @@ Metrics are published by the app, where a failure of theirs cannot harm the answ
 one per prediction, do without the facts about the function that the other handlers add.
 """
 
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from millrace.aws.clients import client
-from millrace.aws.dynamodb import DynamoTable
-from millrace.aws.s3 import S3ObjectStore
+from millrace.aws.credentials import CredentialSource
+from millrace.aws.wire import Wire, WireObjects, WireTable
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
 from millrace.http.service import create_service
-from millrace.observability import tracer
 from millrace.registry.serving import ServingReader
 from millrace.serving.codec import Limits
 from millrace.serving.identity import new_prediction_id
@@ -42,9 +41,10 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
         clock: Seconds, by which the champion is read anew; by default `unfrozen_clock`.
     """
     limits = Limits(rows=settings.max_rows)
+    credentials = CredentialSource(time.time)
     store = ModelStore(
-        ServingReader(DynamoTable(client("dynamodb"), settings.table_name)),
-        S3ObjectStore(client("s3")),
+        ServingReader(WireTable(Wire("dynamodb", credentials), settings.table_name)),
+        WireObjects(Wire("s3", credentials)),
         settings.artifact_bucket,
         refresh_seconds=settings.refresh_seconds,
         clock=clock or unfrozen_clock(),
@@ -65,7 +65,6 @@ def gateway() -> Gateway:
     return build(PredictSettings.from_environment())
 
 
-@tracer.capture_lambda_handler(capture_response=False)
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answers one API Gateway proxy event."""
     return gateway()(event, context)

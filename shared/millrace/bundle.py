@@ -43,7 +43,7 @@ from millrace.errors import (
     NotFoundError,
 )
 from millrace.registry.serving import Offer, ServingRecord
-from millrace.spec import MODEL_NAME_PATTERN, Algorithm, Task
+from millrace.vocabulary import MODEL_NAME_PATTERN, Algorithm, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import re
 from urllib.parse import unquote
 
 from millrace.errors import InvalidEventError
-from millrace.spec import MODEL_NAME_PATTERN
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 INCOMING = "incoming/"
 BATCH = "batch/"

@@ -3,22 +3,28 @@
 The *service*, in Powertools' sense, is the deployment: all functions of a stack share its name, so
 that what two functions count is one series, and two stacks in one account are two. Log lines name
 their function besides. Dimensions stay few: the service, and the service with the model.
+
+The tracer is made when it is first named: the X-Ray SDK that it brings takes longer to import than
+all that a prediction needs, and the predict function does without.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
-from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Tracer
 
 NAMESPACE: Final = "Millrace"
 SERVICE: Final = os.environ.get("POWERTOOLS_SERVICE_NAME", "millrace")
 
 logger = Logger(service=SERVICE, utc=True)
 metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
-tracer = Tracer(service=SERVICE)
 
 __all__ = [
     "METRICS",
@@ -31,6 +37,19 @@ __all__ = [
     "published",
     "tracer",
 ]
+
+
+def __getattr__(name: str) -> "Tracer":
+    if name != "tracer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _tracer()
+
+
+@cache
+def _tracer() -> "Tracer":
+    from aws_lambda_powertools import Tracer
+
+    return Tracer(service=SERVICE)
 
 
 class METRICS:

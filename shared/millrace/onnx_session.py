@@ -22,7 +22,7 @@ from millrace.signature import (
     PROBABILITIES_OUTPUT,
     Signature,
 )
-from millrace.spec import Task
+from millrace.vocabulary import Task
 
 PROVIDERS: Final = ("CPUExecutionProvider",)
 MAX_BATCH_ROWS: Final = 16_384

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from millrace.spec import Algorithm, ColumnType, Task
+from millrace.vocabulary import Algorithm, ColumnType, Task
 
 NUMERIC_INPUT = "numeric"
 CATEGORICAL_INPUT = "categorical"

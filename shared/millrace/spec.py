@@ -6,7 +6,6 @@ an unknown key is an error, never ignored.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -22,34 +21,18 @@ from pydantic import (
 )
 
 from millrace.errors import FieldProblem, InvalidSpecError
+from millrace.vocabulary import MODEL_NAME_PATTERN as MODEL_NAME_PATTERN
+from millrace.vocabulary import WHITESPACE as WHITESPACE
+from millrace.vocabulary import Algorithm as Algorithm
+from millrace.vocabulary import ColumnType as ColumnType
+from millrace.vocabulary import Task as Task
+from millrace.vocabulary import null_texts as null_texts
 
-MODEL_NAME_PATTERN = r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$"
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 MAX_COLUMNS = 2_000
 """Widest table Millrace accepts; a wider file is refused with this number in the message."""
-
-WHITESPACE: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
-"""Cut from both ends of every text, whether it comes in an upload or in a request."""
-
-
-class Task(StrEnum):
-    """What the model predicts."""
-
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    REGRESSION = "regression"
-
-
-class ColumnType(StrEnum):
-    """How a column's values are read and checked."""
-
-    INTEGER = "integer"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    STRING = "string"
-    TIMESTAMP = "timestamp"
 
 
 class Role(StrEnum):
@@ -164,14 +147,6 @@ class SplitSection(_Section):
     validation: float = Field(0.15, gt=0, lt=0.5)
     test: float = Field(0.2, gt=0, lt=0.5)
     seed: int = Field(7, ge=0, le=2**31 - 1)
-
-
-class Algorithm(StrEnum):
-    """Candidate algorithms; for regression the linear twin of logistic regression is ridge."""
-
-    LINEAR = "linear"
-    RANDOM_FOREST = "random_forest"
-    HIST_GRADIENT_BOOSTING = "hist_gradient_boosting"
 
 
 class TrainSection(_Section):
@@ -533,11 +508,6 @@ def metrics_for(task: Task) -> tuple[str, ...]:
             return ("f1_macro", "accuracy", "balanced_accuracy", "log_loss")
         case Task.REGRESSION:
             return ("rmse", "mae", "r2")
-
-
-def null_texts(null_values: Iterable[str]) -> frozenset[str]:
-    """The texts that mean "no value" once whitespace is cut; the empty one always does."""
-    return frozenset({"", *(text.strip(WHITESPACE) for text in null_values)})
 
 
 def canonical_json(document: Any) -> str:

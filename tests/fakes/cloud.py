@@ -1,5 +1,6 @@
 """A stack's resources on moto: what the handlers find in AWS, without the functions."""
 
+import atexit
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from moto.server import ThreadedMotoServer
 
 from millrace import layout
 from millrace.aws.clients import client
@@ -97,6 +99,19 @@ def _sqs() -> Any:
     return boto3.client("sqs")
 
 
+@cache
+def wire_endpoint() -> str:
+    """Address of the same resources over HTTP, for what calls AWS without boto3 (`aws.wire`).
+
+    One server for the process: its thread answers from moto's own memory, where boto3's calls end.
+    """
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    atexit.register(server.stop)
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
 @contextmanager
 def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """A fresh stack, and the environment of its functions."""
@@ -130,6 +145,10 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
             "TOPIC_ARN": topic,
         }.items():
             monkeypatch.setenv(f"MILLRACE_{name}", value)
+        for service in ("DYNAMODB", "S3"):
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", wire_endpoint())
+        # boto3 stays with moto's patches, which know the services by their own addresses.
+        monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
         try:
             yield Cloud(machine, batch, topic, queue)
         finally:

@@ -12,72 +12,15 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
+from millrace.aws.codes import error_of
 from millrace.errors import (
     AccessDeniedError,
-    AlreadyExistsError,
     ConcurrentWriteError,
     ConditionFailedError,
     ConfigurationError,
-    FinalError,
     MillraceError,
-    NotFoundError,
     ServiceUnavailableError,
     ThrottledError,
-)
-
-_THROTTLES = frozenset(
-    {
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "TooManyRequestsException",
-        "RequestLimitExceeded",
-        "ProvisionedThroughputExceededException",
-        "SlowDown",
-        "ExecutionLimitExceeded",
-    }
-)
-_NOT_FOUND = frozenset(
-    {
-        "NoSuchKey",
-        "NoSuchVersion",
-        "NoSuchBucket",
-        "404",
-        "NotFound",
-        "ResourceNotFoundException",
-        "ExecutionDoesNotExist",
-        "StateMachineDoesNotExist",
-    }
-)
-_EXISTS = frozenset(
-    {"ExecutionAlreadyExists", "PreconditionFailed", "412", "ConditionalRequestConflict"}
-)
-_DENIED = frozenset(
-    {
-        "AccessDenied",
-        "AccessDeniedException",
-        "403",
-        "Forbidden",
-        "UnrecognizedClientException",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "ExpiredTokenException",
-    }
-)
-_RACES = frozenset({"TransactionConflictException", "TransactionInProgressException"})
-_UNAVAILABLE = frozenset(
-    {
-        "InternalError",
-        "InternalServerError",
-        "InternalFailure",
-        "ServiceUnavailable",
-        "ServiceException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "503",
-        "500",
-    }
 )
 
 
@@ -102,19 +45,12 @@ def translate(
             cancelled = _cancelled(exc, what, writes)
             if cancelled is not None:
                 return cancelled
-        message = f"{what}: {exc.response.get('Error', {}).get('Message', '') or code} ({code})"
-        for codes, kind in (
-            (_THROTTLES, ThrottledError),
-            (_NOT_FOUND, NotFoundError),
-            (_EXISTS, AlreadyExistsError),
-            (_DENIED, AccessDeniedError),
-            (_RACES, ConcurrentWriteError),
-            (_UNAVAILABLE, ServiceUnavailableError),
-        ):
-            if code in codes:
-                return kind(message)
-        status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return ServiceUnavailableError(message) if status >= 500 else FinalError(message)
+        return error_of(
+            code,
+            str(exc.response.get("Error", {}).get("Message", "")),
+            int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
+            what,
+        )
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
         return AccessDeniedError(f"{what}: no AWS credentials were found")
     if isinstance(exc, BotoConnectionError | HTTPClientError):

@@ -11,7 +11,6 @@ import onnxruntime
 from millrace import layout
 from millrace.aws.objects import ObjectStore
 from millrace.datasets.table import Table, TableSchema
-from millrace.documents import read_signature
 from millrace.errors import TrainingError
 from millrace.evaluation import curves
 from millrace.evaluation.bootstrap import draw, measured, paired_difference
@@ -31,6 +30,7 @@ from millrace.evaluation.scoring import check_split, guess, model_inputs, score,
 from millrace.evaluation.slices import columns_to_slice, slice_table
 from millrace.messages import EvaluateTask, EvaluationResult, MetricValue
 from millrace.onnx_session import load_session
+from millrace.signature_file import read_signature
 from millrace.spec import ModelSpec, Role, Task, metrics_for
 
 _CANDIDATE: Final = "candidate"

@@ -21,7 +21,7 @@ import millrace
 from millrace import layout
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
-from millrace.documents import read_signature, read_spec
+from millrace.documents import read_spec
 from millrace.errors import (
     ArtifactError,
     FieldProblem,
@@ -68,7 +68,8 @@ from millrace.registry.pages import Page
 from millrace.registry.records import Batch, ModelVersion, RunStatus, SpecVersion
 from millrace.registry.registry import Registry
 from millrace.signature import Signature
-from millrace.spec import MODEL_NAME_PATTERN
+from millrace.signature_file import read_signature
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 DEFAULT_PAGE: Final = 50
 MAX_PAGE: Final = 100

@@ -4,7 +4,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 from uuid import uuid4
 
-from millrace.registry.records import ANONYMOUS
+from millrace.vocabulary import ANONYMOUS
 
 _SCOPE_KEY: Final = "millrace.correlation_id"
 

@@ -17,7 +17,7 @@ from millrace.serving import telemetry
 from millrace.serving.codec import Limits
 from millrace.serving.prediction import Predictor
 from millrace.serving.store import LoadedModel
-from millrace.spec import MODEL_NAME_PATTERN
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 type Scope = MutableMapping[str, Any]
 type Message = MutableMapping[str, Any]

@@ -14,7 +14,7 @@ import millrace
 from millrace.http import problems
 from millrace.http.hot_route import PREDICTION_HEADER, VERSION_HEADER, HotRoute
 from millrace.http.prediction_models import PredictColumns, Predictions, PredictRows
-from millrace.spec import MODEL_NAME_PATTERN
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 _BODY: Final[dict[str, Any]] = {
     "required": True,

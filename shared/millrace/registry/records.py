@@ -19,6 +19,7 @@ from millrace.messages import (
 )
 from millrace.registry.serving import ServingRecord, VersionStatus
 from millrace.spec import Algorithm, Task
+from millrace.vocabulary import ANONYMOUS
 
 __all__ = [
     "ANONYMOUS",
@@ -42,9 +43,6 @@ CHAMPION: Final = "champion"
 
 PIPELINE: Final = "pipeline"
 """Actor of what the TRAINING machine does by itself."""
-
-ANONYMOUS: Final = "anonymous"
-"""Actor of a request that nobody signed."""
 
 
 class Record(BaseModel):

@@ -7,11 +7,11 @@ messages of the TRAINING machine come with it.
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from millrace.aws.dynamodb import Item, Key, Table
+from millrace.aws.table import Item, Key, QueryPage
 from millrace.errors import ConflictError, NoChampionError, NotFoundError
 
 META: Final = "META"
@@ -79,10 +79,22 @@ def serving_key(model: str) -> Key:
     return Key(model_pk(model), "SERVING")
 
 
+class ServingTable(Protocol):
+    """What is needed of the registry's table; `aws.table.Table` and `aws.wire.WireTable` have it."""
+
+    def get(self, key: Key) -> Item | None:
+        """The item as it is now (strongly consistent), or None."""
+        ...
+
+    def query(self, pk: str, *, index: bool = False) -> QueryPage:
+        """All items of one partition, in the order of their sort key."""
+        ...
+
+
 class ServingReader:
     """Says which version answers, from the registry's table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: ServingTable) -> None:
         self._table = table
 
     def get_serving(self, model: str, version: int | None = None) -> ServingRecord:

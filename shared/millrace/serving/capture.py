@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from millrace.errors import InvalidEventError
 from millrace.serving.identity import is_prediction_id
-from millrace.spec import MODEL_NAME_PATTERN
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 SCHEMA: Final = 1
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)

@@ -43,7 +43,7 @@ from millrace.serving.diagnosis import (
     wrong_value,
 )
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
-from millrace.spec import WHITESPACE, ColumnType, Task, null_texts
+from millrace.vocabulary import WHITESPACE, ColumnType, Task, null_texts
 
 _PAIR: Final = re.compile(rb'"\s*:')
 

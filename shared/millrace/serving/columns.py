@@ -23,7 +23,7 @@ from millrace.serving.diagnosis import (
     wrong_value,
 )
 from millrace.signature import FeatureField
-from millrace.spec import ColumnType
+from millrace.vocabulary import ColumnType
 
 
 @dataclass(frozen=True, slots=True)

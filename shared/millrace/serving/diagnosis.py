@@ -12,7 +12,7 @@ import numpy as np
 
 from millrace.errors import FieldProblem, InvalidRequestError
 from millrace.signature import MISSING_CATEGORY, FeatureField
-from millrace.spec import ColumnType
+from millrace.vocabulary import ColumnType
 
 MAX_PROBLEMS: Final = 20
 """Problems listed in one error; the message counts the rest."""

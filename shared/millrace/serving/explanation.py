@@ -31,7 +31,7 @@ import numpy.typing as npt
 from millrace.errors import FieldProblem, InvalidRequestError, RequestTooLargeError
 from millrace.serving.codec import Batch
 from millrace.signature import Reference, Signature
-from millrace.spec import ColumnType, Task
+from millrace.vocabulary import ColumnType, Task
 
 MAX_ROWS: Final = 100
 """Most rows of a request with contributions."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from millrace.errors import FieldProblem, InvalidRequestError
 from millrace.signature import Signature
-from millrace.spec import Task
+from millrace.vocabulary import Task
 
 DEFAULT_COVERAGE: Final = 0.9
 

@@ -33,7 +33,7 @@ import orjson
 from millrace.observability import METRICS, NAMESPACE, SERVICE
 from millrace.serving.capture import SCHEMA
 from millrace.serving.prediction import Prediction
-from millrace.spec import Task
+from millrace.vocabulary import Task
 
 MAX_LINE_BYTES: Final = 200_000
 """CloudWatch takes events of 256 kB, and a subscription packs several into one invocation."""

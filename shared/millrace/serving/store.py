@@ -35,7 +35,6 @@ import onnxruntime
 
 from millrace import onnx_session
 from millrace.aws.objects import ObjectReader
-from millrace.documents import read_signature
 from millrace.errors import (
     ArtifactError,
     ConflictError,
@@ -49,6 +48,7 @@ from millrace.registry.serving import Offer, ServingRecord
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Batch, Limits, SignatureCodec
 from millrace.signature import Signature
+from millrace.signature_file import read_signature
 
 type _Name = tuple[str, int | None]
 type _Key = tuple[str, int, str, str]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from functions.predict import handler as predict
+from millrace.aws.wire import Wire
 from millrace.http import service
 from millrace.http.prediction_models import Predictions
 from millrace.observability import SERVICE
@@ -207,14 +208,12 @@ def test_the_warm_path_touches_neither_the_registry_nor_s3(
 
 
 def test_a_registry_that_cannot_be_reached_is_worth_another_try(serving: Serving) -> None:
-    def throttled(*_: Any, **__: Any) -> None:
-        from botocore.exceptions import EndpointConnectionError
-
-        raise EndpointConnectionError(endpoint_url="https://inside.example")
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("https://inside.example does not answer")
 
     serving.crown(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("botocore.client.BaseClient._make_api_call", throttled)
+        patch.setattr(Wire, "_exchange", unreachable)
         reply = serving.predict({"rows": [ROW]})
 
     told = problem(reply, 503, "service_unavailable")

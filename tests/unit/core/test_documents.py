@@ -6,8 +6,9 @@ import json
 import pytest
 
 from millrace.datasets.table import TableSchema
-from millrace.documents import read_signature, read_spec
+from millrace.documents import read_spec
 from millrace.errors import ArtifactError, DigestMismatchError, NotFoundError
+from millrace.signature_file import read_signature
 from tests.fakes.cases import spec
 from tests.fakes.onnx_models import churn_signature
 from tests.fakes.store import FakeStore
