@@ -42,8 +42,9 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
     """
     limits = Limits(rows=settings.max_rows)
     credentials = CredentialSource(time.time)
+    table = WireTable(Wire("dynamodb", credentials), settings.table_name)
     store = ModelStore(
-        ServingReader(WireTable(Wire("dynamodb", credentials), settings.table_name)),
+        ServingReader(table),
         WireObjects(Wire("s3", credentials)),
         settings.artifact_bucket,
         refresh_seconds=settings.refresh_seconds,
@@ -51,11 +52,7 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
     )
-    guard = open_guard(
-        settings.authorizer,
-        settings.api_keys,
-        lambda: DynamoTable(client("dynamodb"), settings.table_name),
-    )
+    guard = open_guard(settings.authorizer, settings.api_keys, lambda: table)
     return Gateway(create_service(store, new_id=new_prediction_id, limits=limits), guard)
 
 

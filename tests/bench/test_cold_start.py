@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import joblib
+import joblib  # type: ignore[import-untyped]  # it has no types
 import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
@@ -121,15 +121,11 @@ def world(learned: Learned) -> Iterator[World]:
 
 
 def _publish(endpoint: str, learned: Learned) -> None:
-    who = {
-        "endpoint_url": endpoint,
-        "region_name": "us-east-1",
-        "aws_access_key_id": "testing",
-        "aws_secret_access_key": "testing",
-    }
+    session = boto3.Session("testing", "testing", region_name="us-east-1")
     name, onnx = learned.spec.name, learned.fit.onnx
     signature = learned.signature.model_dump_json().encode()
-    s3, table = boto3.client("s3", **who), boto3.client("dynamodb", **who)
+    s3 = session.client("s3", endpoint_url=endpoint)
+    table = session.client("dynamodb", endpoint_url=endpoint)
     s3.create_bucket(Bucket=BUCKET)
     model_key = layout.model_key(name, RUN)
     for key, body in (
@@ -229,7 +225,7 @@ def test_cold_start_over_plain_functions(world: World, capsys: pytest.CaptureFix
         )
         for name in ("plain", "pickled")
     )
-    table = {
+    figures: dict[str, list[float]] = {
         step: [statistics.median(t[i] for t in times) * 1e3 for i in (0, 1)]
         for step, times in steps.items()
     }
@@ -239,17 +235,17 @@ def test_cold_start_over_plain_functions(world: World, capsys: pytest.CaptureFix
             "milliseconds": {n: statistics.median(t) * 1e3 for n, t in totals.items()},
             "over plain": of_plain,
             "over pickled": of_pickled,
-            "steps": table,
+            "steps": figures,
         },
     )
     capsys.readouterr()
     with capsys.disabled():
         print("\ncold start, process start to first answer, CPU milliseconds (median):")
-        for name, times in totals.items():
-            print(f"  {name:<10} {statistics.median(times) * 1e3:7.0f}")
+        for name, spent in totals.items():
+            print(f"  {name:<10} {statistics.median(spent) * 1e3:7.0f}")
         print(f"  over plain {of_plain:.2f}, over scikit-learn {of_pickled:.3f}")
         print("  steps of millrace (CPU, wall):")
-        for step, (cpu, wall) in table.items():
-            print(f"    {step:<28} {cpu:7.1f} {wall:7.1f}")
+        for step, clocks in figures.items():
+            print(f"    {step:<28} {clocks[0]:7.1f} {clocks[1]:7.1f}")
     assert of_plain <= 1 / 2
     assert of_pickled <= 1 / 6

@@ -85,12 +85,16 @@ class QueryPage:
     last: Item | None
 
 
-class Table(Protocol):
-    """What the registry needs of DynamoDB."""
+class ItemReader(Protocol):
+    """Reads single items."""
 
     def get(self, key: Key) -> Item | None:
         """The item as it is now (strongly consistent), or None."""
         ...
+
+
+class Table(ItemReader, Protocol):
+    """What the registry needs of DynamoDB."""
 
     def query(
         self,

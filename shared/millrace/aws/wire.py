@@ -14,6 +14,7 @@ import http.client
 import os
 import random
 import re
+import socket
 import ssl
 import threading
 import time
@@ -136,7 +137,9 @@ class Wire:
             except _BROKEN as exc:
                 connection.close()
                 if attempt == ATTEMPTS:
-                    raise ServiceUnavailableError(f"{what}: {exc or type(exc).__name__}") from exc
+                    raise ServiceUnavailableError(
+                        f"{what}: {str(exc) or type(exc).__name__}"
+                    ) from exc
                 if used_before:
                     # Kept too long, such as through a freeze: the others are no better.
                     self.disconnect()
@@ -181,7 +184,9 @@ class Wire:
     ) -> Answer:
         if connection.sock is None:
             connection.connect()
-            connection.sock.settimeout(READ_SECONDS[self._service])
+            opened: socket.socket | None = connection.sock
+            if opened is not None:
+                opened.settimeout(READ_SECONDS[self._service])
         connection.request(method, path, body=body or None, headers=dict(headers))
         response = connection.getresponse()
         return Answer(response.status, response.read())

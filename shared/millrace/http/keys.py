@@ -6,28 +6,23 @@ API Gateway keeps the keys, their limits and their values; here is only what it 
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from millrace.aws.table import Item, ItemReader, Key
 from millrace.errors import ConfigurationError
 from millrace.http.guard import Guard
 from millrace.http.roles import Authorizer, Role, Roles, read_roles, write_roles
-
-if TYPE_CHECKING:
-    from millrace.aws.dynamodb import Item, Key, Table
 
 PREFIX: Final = "KEY#"
 SORT: Final = "META"
 
 
-def key_item(key: str) -> "Key":
+def key_item(key: str) -> Key:
     """Where the record of an API key lies."""
-    # Imported here: a function that knows all its keys needs no DynamoDB for them.
-    from millrace.aws.dynamodb import Key
-
     return Key(f"{PREFIX}{key}", SORT)
 
 
-def key_record(*, roles: Iterable[Role], name: str, actor: str, at: datetime) -> "Item":
+def key_record(*, roles: Iterable[Role], name: str, actor: str, at: datetime) -> Item:
     """The record of an API key, as stored.
 
     Args:
@@ -44,7 +39,7 @@ def key_record(*, roles: Iterable[Role], name: str, actor: str, at: datetime) ->
     }
 
 
-def finder(table: "Callable[[], Table]") -> Callable[[str], Roles]:
+def finder(table: Callable[[], ItemReader]) -> Callable[[str], Roles]:
     """Reads the roles of a key from its record.
 
     Args:
@@ -58,7 +53,7 @@ def finder(table: "Callable[[], Table]") -> Callable[[str], Roles]:
     return find
 
 
-def open_guard(authorizer: str, made: str, table: "Callable[[], Table]") -> Guard:
+def open_guard(authorizer: str, made: str, table: Callable[[], ItemReader]) -> Guard:
     """The guard of a function, from its settings.
 
     Args:

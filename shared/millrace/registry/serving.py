@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from millrace.aws.table import Item, Key, QueryPage
+from millrace.aws.table import Item, ItemReader, Key, QueryPage
 from millrace.errors import ConflictError, NoChampionError, NotFoundError
 
 META: Final = "META"
@@ -79,12 +79,8 @@ def serving_key(model: str) -> Key:
     return Key(model_pk(model), "SERVING")
 
 
-class ServingTable(Protocol):
+class ServingTable(ItemReader, Protocol):
     """What is needed of the registry's table; `aws.table.Table` and `aws.wire.WireTable` have it."""
-
-    def get(self, key: Key) -> Item | None:
-        """The item as it is now (strongly consistent), or None."""
-        ...
 
     def query(self, pk: str, *, index: bool = False) -> QueryPage:
         """All items of one partition, in the order of their sort key."""

@@ -8,19 +8,24 @@ descriptor it is given.
 
 import sys
 import time
+from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MARKS = [("interpreter", time.process_time(), time.time())]
 
 
-def mark(name):
+def mark(name: str) -> None:
     """Notes that a step has ended."""
     MARKS.append((name, time.process_time(), time.time()))
 
 
-def marked(function, before, after):
+def marked(function: "Callable[..., Any]", before: str, after: str) -> "Callable[..., Any]":
     """The function, with a mark at its beginning and its end."""
 
-    def run(*args, **kwargs):
+    def run(*args: "Any", **kwargs: "Any") -> "Any":
         if before:
             mark(before)
         try:
@@ -31,7 +36,7 @@ def marked(function, before, after):
     return run
 
 
-def main():
+def main() -> None:
     """The whole life of the process."""
     import importlib
     import json
@@ -55,7 +60,7 @@ def main():
         invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:cold"
         aws_request_id = "1"
 
-        def get_remaining_time_in_millis(self):
+        def get_remaining_time_in_millis(self) -> int:
             return 29_000
 
     answer = module.handler(task["event"], Context())

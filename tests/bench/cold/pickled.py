@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import boto3
-import joblib
+import joblib  # type: ignore[import-untyped]  # it has no types
 import numpy as np
 import sklearn.ensemble  # noqa: F401 - what the pickle's first read would import
 from fastapi import FastAPI, HTTPException

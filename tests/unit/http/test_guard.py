@@ -184,7 +184,7 @@ class Table:
 
 
 def later(table: Table, clock: Any = lambda: NOW) -> Guard:
-    return Guard(Authorizer.API_KEY, find=finder(lambda: table), clock=clock)  # type: ignore[arg-type, return-value]  # all it asks
+    return Guard(Authorizer.API_KEY, find=finder(lambda: table), clock=clock)
 
 
 def test_the_role_of_a_later_key_is_read_from_its_record_and_remembered() -> None:
@@ -240,12 +240,12 @@ def test_a_record_without_a_role_opens_nothing(roles: object) -> None:
 )
 def test_settings_that_cannot_be_read_stop_the_function(authorizer: str, keys: str) -> None:
     with pytest.raises(ConfigurationError, match="MILLRACE_AUTHORIZER"):
-        open_guard(authorizer, keys, Table)  # type: ignore[arg-type]  # never asked
+        open_guard(authorizer, keys, Table)
 
 
 def test_the_keys_of_the_template_are_known_without_the_table() -> None:
     table = Table()
-    guard = open_guard("API_KEY", '{"k1": "viewer"}', lambda: table)  # type: ignore[arg-type, return-value]  # never asked
+    guard = open_guard("API_KEY", '{"k1": "viewer"}', lambda: table)
 
     assert guard.refusal(asked(ROUTES[0], **with_key("k1"))) is None
     assert table.reads == 0
