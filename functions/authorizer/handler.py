@@ -12,9 +12,8 @@ from millrace.errors import UnauthenticatedError
 from millrace.http.policies import policy_of, stage_of
 from millrace.http.roles import write_roles
 from millrace.http.tokens import IssuerKeys, TokenRules, Verifier, read_mapping
-from millrace.observability import logger
+from millrace.observability import logger, tracer
 from millrace.settings import EnvironmentSettings
-from millrace.tracing import tracer
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext

@@ -35,11 +35,12 @@ __all__ = [
     "metrics",
     "publish",
     "published",
-    "tracer",
+    "tracer",  # noqa: F822 - made by `__getattr__`
 ]
 
 
 def __getattr__(name: str) -> "Tracer":
+    """The tracer."""
     if name != "tracer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _tracer()
