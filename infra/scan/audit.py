@@ -54,6 +54,8 @@ def requirement_files() -> list[Path]:
             for path in sorted((ROOT / "infra/build/requirements").glob("*.txt"))
             # These pin nothing that the others do not.
             if path.name not in {"constraints.txt", "prowler-overrides.txt"}
+            # Only a bench runs the peers, on loopback, and their versions are what it measures.
+            and not path.name.startswith("peers-")
         ),
     ]
 

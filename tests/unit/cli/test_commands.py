@@ -80,6 +80,8 @@ def test_every_verb_explains_itself() -> None:
         "promote",
         "rollback",
         "predict",
+        "export",
+        "serve",
         "local",
         "doctor",
     ]:

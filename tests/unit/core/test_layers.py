@@ -24,13 +24,17 @@ OWNERS = {
         "millrace.serving.store",
         "millrace.learning.parity",
         "millrace.learning.service",
+        # An example for programs that have nothing of ours.
+        "millrace_cli.edge",
     ),
     "duckdb": ("millrace.batch", "millrace.datasets", "millrace_cli"),
     "jinja2": ("millrace.evaluation",),
     "fastapi": ("millrace.http",),
     "starlette": ("millrace.http",),
     "mangum": ("millrace.http",),
-    "orjson": ("millrace.aws.wire", "millrace.http", "millrace.serving"),
+    "orjson": ("millrace.aws.wire", "millrace.http", "millrace.server", "millrace.serving"),
+    "prometheus_client": ("millrace.server",),
+    "uvicorn": ("millrace.server",),
     "aws_lambda_powertools": ("millrace.observability", "functions"),
     "boto3": ("millrace.aws.clients", "millrace_cli"),
     "botocore": ("millrace.aws", "millrace_cli"),
@@ -58,6 +62,7 @@ FREE_OF_ALL = (
 """The core: it imports nothing of ours but itself."""
 
 INWARD = {
+    "millrace.bundle": ("millrace.registry.serving", *FREE_OF_ALL),
     "millrace.aws": ("millrace.errors", "millrace.observability"),
     "millrace.registry": ("millrace.aws", "millrace.observability", *FREE_OF_ALL),
     "millrace.datasets": ("millrace.aws", "millrace.documents", *FREE_OF_ALL),

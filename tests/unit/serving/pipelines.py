@@ -107,7 +107,9 @@ def rows(task: Task, count: int, seed: int) -> dict[str, Any]:
     return columns
 
 
-def trained(task: Task, algorithm: Algorithm, **sections: Any) -> Pipeline:
+def trained(
+    task: Task, algorithm: Algorithm, *, training_rows: int = 400, **sections: Any
+) -> Pipeline:
     """Fits, exports, proves equal and loads one pipeline."""
     regression = task is Task.REGRESSION
     target = {"name": "y", "type": "number" if regression else "string", "role": "target"}
@@ -122,7 +124,7 @@ def trained(task: Task, algorithm: Algorithm, **sections: Any) -> Pipeline:
     )
     known = {"city": CITIES, "plan": PLANS}
     classes = {Task.BINARY: ("no", "yes"), Task.MULTICLASS: ("high", "low", "mid")}.get(task, ())
-    parts = {"train": rows(task, 400, 1), "validation": rows(task, 120, 2)}
+    parts = {"train": rows(task, training_rows, 1), "validation": rows(task, 120, 2)}
     schema = TableSchema(
         task=task,
         target="y",
