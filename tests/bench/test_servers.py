@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import joblib
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
