@@ -124,12 +124,17 @@ def queries(route: Route) -> list[str]:
 
 def requests(route: Route, canaries: Canaries) -> Iterator[tuple[dict[str, Any], bool]]:
     """Events for a function, and whether the canary is in the path."""
-    known = {"name": cases.MODEL, "version": "1", "run_id": cases.run(1, cases.spec()).run_id}
+    parameters = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    known = dict.fromkeys(parameters, "unheard-of") | {
+        "name": cases.MODEL,
+        "version": "1",
+        "run_id": cases.run(1, cases.spec()).run_id,
+    }
     path = route.path.format_map(known)
     new = canaries.new
     plain = json.dumps({"rows": [ROW]})
     sent = {"Content-Type": "application/json"}
-    for parameter in [p[1:-1] for p in route.path.split("/") if p.startswith("{")]:
+    for parameter in parameters:
         wild = route.path.format_map({**known, parameter: new()})
         yield event(route.method, wild, plain, headers=sent), True
     for name in queries(route):
