@@ -226,6 +226,7 @@ _PROBES: Final[Mapping[str, Callable[[Place, str], bool]]] = {
     "AWS::CloudWatch::Alarm": _alarm_is_there,
     "AWS::DynamoDB::Table": _table_is_there,
     "AWS::Events::Rule": _answers(lambda p, i: p.events.describe_rule(Name=i.split("|")[-1])),
+    "AWS::IAM::ManagedPolicy": _answers(lambda p, i: p.iam.get_policy(PolicyArn=i)),
     "AWS::IAM::Role": _answers(lambda p, i: p.iam.get_role(RoleName=i)),
     "AWS::Lambda::Function": _answers(lambda p, i: p.lambda_.get_function(FunctionName=i)),
     "AWS::Logs::LogGroup": _log_group_is_there,
@@ -250,6 +251,7 @@ _WITH: Final = {
     "AWS::S3::BucketPolicy": "bucket",
     "AWS::SNS::TopicPolicy": "topic",
     "AWS::SQS::QueuePolicy": "queue",
+    "AWS::WAFv2::WebACLAssociation": "firewall",
 }
 """Types without an existence of their own, and whose they are."""
 

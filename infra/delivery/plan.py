@@ -47,6 +47,7 @@ WORDS: Final = {
     "AWS::CloudWatch::Alarm": "alarm",
     "AWS::DynamoDB::Table": "table",
     "AWS::Events::Rule": "event rule",
+    "AWS::IAM::ManagedPolicy": "policy",
     "AWS::IAM::Role": "role",
     "AWS::Lambda::EventInvokeConfig": "retry setting",
     "AWS::Lambda::Function": "function",
@@ -60,6 +61,8 @@ WORDS: Final = {
     "AWS::SQS::Queue": "queue",
     "AWS::SQS::QueuePolicy": "queue policy",
     "AWS::StepFunctions::StateMachine": "state machine",
+    "AWS::WAFv2::WebACL": "firewall",
+    "AWS::WAFv2::WebACLAssociation": "place of the firewall",
 }
 
 _DATA: Final = frozenset({"AWS::S3::Bucket", "AWS::DynamoDB::Table"})
@@ -72,6 +75,7 @@ _INTERRUPTS: Final = {
     "AWS::ApiGateway::RestApi": "its address changes: every caller has to follow",
     "AWS::ApiGateway::Stage": "the API does not answer until the new stage is there",
     "AWS::ApiGateway::ApiKey": "callers need the new key",
+    "AWS::IAM::ManagedPolicy": "whom it was attached to cannot call until they have the new one",
     "AWS::Lambda::Function": "its work stops until the new one is there",
     "AWS::StepFunctions::StateMachine": "running trainings are stopped",
     "AWS::SNS::Topic": "subscribers have to confirm again, and hear nothing until then",
@@ -79,6 +83,8 @@ _INTERRUPTS: Final = {
 }
 PARAMETER_INTERRUPTS: Final = {
     "ApiAuthorizer": "callers have to authenticate in another way",
+    "JwtIssuer": "callers need tokens of the new issuer",
+    "JwtAudience": "tokens for the former audience are refused",
 }
 
 

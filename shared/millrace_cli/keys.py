@@ -89,7 +89,7 @@ class Keys:
         self._closing = ExitStack()
         self._gateway: APIGatewayClient = self._client("apigateway")
         dynamodb = self._client("dynamodb")
-        self._table = DynamoTable(dynamodb, self._raw["TableName"])
+        self._table = DynamoTable(dynamodb, self._output("TableName"))
 
     def close(self) -> None:
         """Closes its connections."""
@@ -139,9 +139,8 @@ class Keys:
                 f"record the roles of key {name}",
             )
             if rate is None and burst is None and quota is None:
-                joined = self._raw[
-                    "PredictorUsagePlanId" if roles == [Role.PREDICTOR] else "StaffUsagePlanId"
-                ]
+                whose = "Predictor" if roles == [Role.PREDICTOR] else "Staff"
+                joined = self._output(f"{whose}UsagePlanId")
             else:
                 joined = plan = self._plan(name, rate, burst, quota, period)
             with translated(f"join API key {name} to its usage plan"):
@@ -206,7 +205,7 @@ class Keys:
         with translated(f"delete API key {key.name}"):
             self._gateway.delete_api_key(apiKey=key.id)
             for plan in own:
-                api = f"{self._raw['ApiId']}:{_STAGE}"
+                api = f"{self._output('ApiId')}:{_STAGE}"
                 self._gateway.update_usage_plan(
                     usagePlanId=plan,
                     patchOperations=[{"op": "remove", "path": "/apiStages", "value": api}],
@@ -222,6 +221,18 @@ class Keys:
             f"take the roles of key {key.name}",
         )
 
+    def _output(self, name: str) -> str:
+        """An output of the stack.
+
+        Raises:
+            ConfigurationError: The stack is of an older template.
+        """
+        if name not in self._raw:
+            raise ConfigurationError(
+                f"stack {self._target.stack!r} has no output {name}: deploy the present template"
+            )
+        return self._raw[name]
+
     def _plan(
         self, name: str, rate: float | None, burst: int | None, quota: int | None, period: Period
     ) -> str:
@@ -229,7 +240,7 @@ class Keys:
         request: dict[str, Any] = {
             "name": self._full(name),
             "description": f"{self._target.stack}: limits of {name} alone",
-            "apiStages": [{"apiId": self._raw["ApiId"], "stage": _STAGE}],
+            "apiStages": [{"apiId": self._output("ApiId"), "stage": _STAGE}],
         }
         if rate is not None or burst is not None:
             steady = rate if rate is not None else float(burst or 1)
@@ -250,7 +261,7 @@ class Keys:
                     PaginationConfig={"PageSize": _PAGE}
                 )
                 for plan in page["items"]
-                if any(s.get("apiId") == self._raw["ApiId"] for s in plan.get("apiStages", ()))
+                if any(s.get("apiId") == self._output("ApiId") for s in plan.get("apiStages", ()))
             ]
 
     def _joined(self, plan: str) -> Iterator[Any]:
@@ -267,7 +278,7 @@ class Keys:
             role: "ApiKeyId" if role is Role.ADMIN else f"{role.capitalize()}ApiKeyId"
             for role in Role
         }
-        return {self._raw[output]: role.value for role, output in outputs.items()}
+        return {self._output(output): role.value for role, output in outputs.items()}
 
     def _full(self, name: str) -> str:
         return f"{self._target.stack}-{name}"
