@@ -1,5 +1,6 @@
 """The registry over HTTPS: specs, models, versions, runs, audit, champions, retraining, batch jobs."""
 
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,6 +14,8 @@ from millrace.aws.stepfunctions import StateMachine
 from millrace.http.api import Collaborators, create_app
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
+from millrace.monitoring.feedback import Feedback
+from millrace.monitoring.labelbook import LabelBook
 from millrace.observability import logger, published, tracer
 from millrace.registry.batches import open_batches
 from millrace.registry.registry import open_registry
@@ -35,6 +38,7 @@ class ApiSettings(EnvironmentSettings):
     code_version: str = "unknown"
     authorizer: str = "IAM"
     api_keys: str = ""
+    capture_days: int = 90
 
 
 @cache
@@ -42,10 +46,11 @@ def gateway() -> Gateway:
     """The app and its clients, built from the environment at the first request."""
     settings = ApiSettings.from_environment()
     objects = S3ObjectStore(client("s3"))
+    registry = open_registry(client("dynamodb"), settings.table_name)
     return Gateway(
         create_app(
             Collaborators(
-                registry=open_registry(client("dynamodb"), settings.table_name),
+                registry=registry,
                 batches=open_batches(client("dynamodb"), settings.table_name),
                 objects=objects,
                 artifact_bucket=settings.artifact_bucket,
@@ -58,6 +63,16 @@ def gateway() -> Gateway:
                 stage=settings.stage,
                 code_version=settings.code_version,
                 new_token=lambda: str(uuid4()),
+                feedback=Feedback(
+                    serving=registry,
+                    objects=objects,
+                    artifact_bucket=settings.artifact_bucket,
+                    book=LabelBook(
+                        DynamoTable(client("dynamodb"), settings.table_name),
+                        timedelta(days=settings.capture_days),
+                    ),
+                    clock=lambda: datetime.now(UTC),
+                ),
             )
         ),
         open_guard(

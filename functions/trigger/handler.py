@@ -21,11 +21,12 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
     IdempotencyPersistenceLayerError,
 )
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from millrace import layout
 from millrace.aws.clients import client
 from millrace.aws.dynamodb import PK, SK
+from millrace.aws.events import AwsEvent, ObjectCreated
 from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
 from millrace.decoding import decode
@@ -71,42 +72,7 @@ class TriggerSettings(EnvironmentSettings):
 # ── Events ──────────────────────────────────────────────────────────────────────────────────────
 
 
-class _AwsEvent(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
-
-
-class Bucket(_AwsEvent):
-    """``detail.bucket``."""
-
-    name: str
-
-
-class S3Object(_AwsEvent):
-    """``detail.object``."""
-
-    key: str = Field(min_length=1)
-    size: int = 0
-    etag: str = ""
-    version_id: str = Field("", alias="version-id")
-
-
-class ObjectCreatedDetail(_AwsEvent):
-    """``detail`` of an object that was created."""
-
-    bucket: Bucket
-    object: S3Object
-
-
-class ObjectCreated(_AwsEvent):
-    """EventBridge's event for an object in the data bucket."""
-
-    id: str
-    detail_type: Literal["Object Created"] = Field(alias="detail-type")
-    source: Literal["aws.s3"]
-    detail: ObjectCreatedDetail
-
-
-class RetrainRequested(_AwsEvent):
+class RetrainRequested(AwsEvent):
     """The API's event; it is a synchronous call, so it may have no id of EventBridge's."""
 
     id: str = ""
@@ -115,7 +81,7 @@ class RetrainRequested(_AwsEvent):
     detail: RetrainRequest
 
 
-class BatchRequested(_AwsEvent):
+class BatchRequested(AwsEvent):
     """The API's event: a synchronous call."""
 
     id: str = ""

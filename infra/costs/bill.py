@@ -209,6 +209,7 @@ class _Stack:
                 a["predict_metrics"] * hours / a["month_hours"],
                 "custom-metric",
             ),
+            *self._captures(),
             self._traces(count, hours),
             self._line(
                 "registry reads",
@@ -234,6 +235,40 @@ class _Stack:
         if not self._of("AWS::WAFv2::WebACL"):
             return self._line("firewall", "WebAcl=off", Decimal(0), "web-acl-requests")
         return self._line("firewall", f"{requests:,}", requests, "web-acl-requests")
+
+    def _captures(self) -> Iterable[Line]:
+        """How captured predictions leave the log; the subscription itself has no price."""
+        a = self._assumed
+        deliveries, hours = a["capture_deliveries"], a["hours"]
+        memory = self._memory("CaptureFunction")
+        yield self._line(
+            "capture, function requests",
+            f"{deliveries:,} deliveries",
+            deliveries,
+            "lambda-requests",
+        )
+        yield self._line(
+            "capture, function time",
+            f"{deliveries:,} × {a['capture_ms']} ms × {_plain(memory)} GB",
+            deliveries * a["capture_ms"] / 1000 * memory,
+            "lambda-time",
+        )
+        yield self._line(
+            "capture, logs",
+            f"{deliveries:,} × {a['capture_log_kb']} kB",
+            deliveries * a["capture_log_kb"] / _KB,
+            "logs-ingest",
+        )
+        yield self._line("capture, objects written", f"{deliveries:,}", deliveries, "s3-write")
+        yield self._line(
+            "capture, events of the data bucket", f"{deliveries:,}", deliveries, "events"
+        )
+        yield self._line(
+            "capture, custom metrics",
+            f"{a['capture_metrics']} for {hours} h of {a['month_hours']} h",
+            a["capture_metrics"] * hours / a["month_hours"],
+            "custom-metric",
+        )
 
     def _traces(self, requests: Decimal, hours: Decimal) -> Line:
         if not self._traced():

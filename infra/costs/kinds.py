@@ -135,6 +135,9 @@ KINDS: dict[str, Kind] = {
     "AWS::Lambda::Permission": Kind((Billing.FREE,), "IAM has no price"),
     "AWS::Lambda::Version": Kind((Billing.FREE,), "a copy of the function", _provisioned),
     "AWS::Logs::LogGroup": Kind((Billing.MONTH, Billing.USE), "what it stores; what is written"),
+    "AWS::Logs::SubscriptionFilter": Kind(
+        (Billing.FREE,), "what it delivers to a function is the function's to pay"
+    ),
     "AWS::S3::Bucket": Kind(
         (Billing.MONTH, Billing.USE),
         "what it stores, old versions included; requests. Lifecycle expiry is free",

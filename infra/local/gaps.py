@@ -40,6 +40,10 @@ retry      eventbridge._invoke_target,                a rule invokes a function 
            eventbridge._dispatch_to_lambda            forgets it: no retries, no on-failure
                                                       destination, and no dead letter when
                                                       there is no such function
+lines      cloudwatch_logs                            a log subscription with a JSON pattern is
+           ._subscription_pattern_matches,            sent nothing, and what its function fails
+           lambda_svc                                 is gone: no retry, no dead letter
+           ._execute_function_with_config_scope
 history    stepfunctions._add_event,                  states inside a Map leave no events,
            ``_run_sub_machine``, ``_execute_task``,   events have no ``previousEventId``, and
            ``_execute_pass``, ``_execute_choice``,    two that come at once share an id
@@ -61,9 +65,8 @@ alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses ala
 
 Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
 ``test_metrics`` (metrics, states, gateway, queues, alarms, alarm-math), ``test_events`` (version-id,
-retry), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle`` (restart),
-``test_storage`` (ttl), ``test_api`` (binary, api-key-id,
-problems).
+retry), ``test_logs`` (lines), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle``
+(restart), ``test_storage`` (ttl), ``test_api`` (binary, api-key-id, problems).
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
 ``cloudwatch._metrics``, ``_dims_key``, ``_evaluate_all_alarms`` and ``_set_alarm_state``,
@@ -87,6 +90,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
+from infra.local import filters
 from infra.local.alarms import Points, judge
 from infra.local.executor import Archive, Executor, Function, Invocation
 from infra.local.metrics import embedded_metrics
@@ -119,6 +123,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "queues": _measure_queues,
         "version-id": _name_object_versions,
         "retry": _retry_events,
+        "lines": _deliver_lines,
         "history": _write_whole_history,
         "start-once": _start_once,
         "restart": lambda: _tell_of_interrupted_executions(endpoint),
@@ -466,6 +471,26 @@ def _retry_events() -> None:
 
     _replace(eventbridge, "_invoke_target", remembering)
     _replace(eventbridge, "_dispatch_to_lambda", retrying)
+
+
+def _deliver_lines() -> None:
+    lambda_svc = _service("lambda_svc")
+
+    def matching(_original: Callable[..., bool]) -> Callable[..., bool]:
+        return filters.matches
+
+    def retrying(original: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(record: dict[str, Any], event: Any) -> Any:
+            if isinstance(event, dict) and event.keys() == {"awslogs"}:
+                # A subscription waits for no answer; nobody else sends such an event.
+                lambda_svc.invoke_async_with_retry(record, event)
+                return {}
+            return original(record, event)
+
+        return execute
+
+    _replace(_service("cloudwatch_logs"), "_subscription_pattern_matches", matching)
+    _replace(lambda_svc, "_execute_function_with_config_scope", retrying)
 
 
 def _write_whole_history() -> None:

@@ -38,6 +38,9 @@ object-key  EventBridgeNotifier                       the key in an upload's eve
             ._get_event_payload                       for a URL
 dead-letter TargetSender.process_event                an event that its target refuses is gone:
                                                       no dead letter
+lines       (logs) provider.get_pattern_matcher,      a log subscription is sent every line,
+            provider.connect_to                       whatever its pattern; its function is
+                                                      waited for, and what it fails is gone
 stop        Environment.set_error,                    what a stop interrupts counts as a failure
             BaseExecutionWorkerCommunication          of the execution, and nobody is told who
             ._reflect_execution_status                stopped it, or why
@@ -60,11 +63,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
+from infra.local import filters
 from infra.local.alarms import Points, judge
 from infra.local.executor import Executor
 from infra.local.metrics import MetricValue, embedded_metrics
@@ -134,6 +139,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "updates": _change_resources,
         "object-key": _name_objects_plainly,
         "dead-letter": _keep_undeliverable_events,
+        "lines": _deliver_lines,
         "stop": _let_stopped_executions_be,
         "early-stop": _begin_executions_at_once,
         "asl-yaml": _read_definitions_in_yaml,
@@ -550,6 +556,35 @@ def _keep_undeliverable_events() -> None:
         return process
 
     _replace(sender, "process_event", kept)
+
+
+class _WithoutWaiting:
+    """A client, or what leads to one, whose invocations are not waited for."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._of, name)
+        return (
+            partial(found, InvocationType="Event") if name == "invoke" else _WithoutWaiting(found)
+        )
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        return _WithoutWaiting(self._of(*positional, **named))
+
+
+def _deliver_lines() -> None:
+    provider = _module("services.logs.provider")
+
+    def matching(_original: object) -> Callable[[str], Callable[[str, Any], bool]]:
+        def matcher(_pattern: str) -> Callable[[str, Any], bool]:
+            return lambda pattern, event: filters.matches(pattern, event["message"])
+
+        return matcher
+
+    _replace(provider, "get_pattern_matcher", matching)
+    _replace(provider, "connect_to", _WithoutWaiting)
 
 
 def _let_stopped_executions_be() -> None:

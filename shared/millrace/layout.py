@@ -1,12 +1,15 @@
 """Where things lie in S3 and what runs are called: the only place that builds keys.
 
 Data bucket: ``incoming/`` uploads, ``datasets/`` immutable versions, ``quarantine/`` bad rows;
-``batch/`` files to be scored, ``work/`` a batch job's chunks, ``results/`` what was made of them.
+``batch/`` files to be scored, ``work/`` a batch job's chunks, ``results/`` what was made of them;
+``capture/`` captured predictions, ``capture-rejected/`` lines that are none, ``feedback/`` uploaded
+labels.
 Artifact bucket: ``specs/`` and ``models/``; nothing personal lies there.
 """
 
 import hashlib
 import re
+from datetime import datetime
 from urllib.parse import unquote
 
 from millrace.errors import InvalidEventError
@@ -16,12 +19,20 @@ INCOMING = "incoming/"
 BATCH = "batch/"
 WORK = "work/"
 RESULTS = "results/"
+FEEDBACK = "feedback/"
+CAPTURE = "capture/"
+CAPTURE_REJECTED = "capture-rejected/"
 SUPPORTED_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet")
 
 
 def incoming_key(model: str, filename: str) -> str:
     """Where an upload goes to start a training."""
     return f"{INCOMING}{model}/{filename}"
+
+
+def feedback_key(model: str, filename: str) -> str:
+    """Where a file of labels goes."""
+    return f"{FEEDBACK}{model}/{filename}"
 
 
 def model_of_incoming(key: str) -> str:
@@ -45,6 +56,15 @@ def model_of_batch(key: str) -> str:
         InvalidEventError: The key is not ``batch/<model>/<file>``.
     """
     return _model_of(key, BATCH)
+
+
+def model_of_feedback(key: str) -> str:
+    """The model that a file of labels belongs to.
+
+    Raises:
+        InvalidEventError: The key is not ``feedback/<model>/<file>``.
+    """
+    return _model_of(key, FEEDBACK)
 
 
 def _model_of(key: str, folder: str) -> str:
@@ -175,6 +195,27 @@ def split_manifest_key(model: str, dataset_version: str, data_digest: str) -> st
 def quarantine_prefix(model: str, run_id: str) -> str:
     """Data bucket: ``rows.parquet`` (bad rows with reasons) and ``report.json`` of one upload."""
     return f"quarantine/{model}/{run_id}/"
+
+
+def capture_prefix(model: str, hour: datetime) -> str:
+    """Data bucket: what was captured of a model in one hour (UTC)."""
+    return f"{CAPTURE}{model}/date={hour:%Y-%m-%d}/{hour:%H}-"
+
+
+def capture_key(model: str, hour: datetime, digest: str) -> str:
+    """Data bucket: one delivered batch of captured predictions of one hour, as gzipped JSON Lines."""
+    return f"{capture_prefix(model, hour)}{digest}.jsonl.gz"
+
+
+def rejected_capture_key(logged: datetime, digest: str) -> str:
+    """Data bucket: lines of one delivery that are no captured predictions, each with its reason."""
+    return f"{CAPTURE_REJECTED}date={logged:%Y-%m-%d}/{digest}.jsonl.gz"
+
+
+def feedback_report_key(model: str, bucket: str, key: str, version_id: str) -> str:
+    """Data bucket: what became of one file of labels; named by the object's version."""
+    digest = hashlib.sha256("\x1f".join((bucket, unquote(key), version_id)).encode()).hexdigest()
+    return quarantine_prefix(model, f"feedback-{digest[:24]}") + "report.json"
 
 
 def run_prefix(model: str, run_id: str) -> str:

@@ -80,6 +80,12 @@ class METRICS:
     UNKNOWN_CATEGORIES: Final = "UnknownCategories"
     MODEL_LOADS: Final = "ModelLoads"
     MODEL_LOAD_FAILURES: Final = "ModelLoadFailures"
+    CAPTURED_RECORDS: Final = "CapturedRecords"
+    CAPTURE_REJECTED: Final = "CaptureRejected"
+    LABELS_ACCEPTED: Final = "LabelsAccepted"
+    LABELS_CORRECTED: Final = "LabelsCorrected"
+    LABELS_DUPLICATE: Final = "LabelsDuplicate"
+    LABELS_REJECTED: Final = "LabelsRejected"
 
 
 def bind(*, correlation_id: str, run_id: str = "", model: str = "") -> None:

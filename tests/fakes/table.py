@@ -97,6 +97,21 @@ class FakeTable:
             for write in writes:
                 self._apply(write)
 
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
+        """See `DynamoTable.get_many`."""
+        self.calls.append("get_many")
+        with self._lock:
+            stored = {key: self._items.get((key.pk, key.sk)) for key in keys}
+            return {key: from_item(item) for key, item in stored.items() if item is not None}
+
+    def put(self, write: Put) -> None:
+        """See `DynamoTable.put`."""
+        self.calls.append("put")
+        with self._lock:
+            if not self._holds(write):
+                raise ConditionFailedError(f"{write.key.pk}: {write.name}", (write.name,))
+            self._apply(write)
+
     def items(self) -> list[Item]:
         """Every item, for assertions on invariants."""
         with self._lock:

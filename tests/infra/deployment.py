@@ -45,6 +45,8 @@ FUNCTIONS = (
     "Evaluate",
     "Registry",
     "Predict",
+    "Capture",
+    "Feedback",
     "Batch",
     "Score",
     "Api",

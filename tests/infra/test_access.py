@@ -28,7 +28,7 @@ def test_security_page_shows_the_table() -> None:
     assert shown() == as_markdown(), REWRITE
 
 
-def test_only_trigger_registry_api_and_predict_touch_the_registry() -> None:
+def test_only_trigger_registry_api_predict_and_feedback_touch_the_registry() -> None:
     touching = {
         role
         for role, described in rights().items()
@@ -36,7 +36,7 @@ def test_only_trigger_registry_api_and_predict_touch_the_registry() -> None:
         if any(a.startswith("dynamodb:") for a in grant["actions"])
     }
 
-    assert touching == {"TriggerRole", "RegistryRole", "ApiRole", "PredictRole"}
+    assert touching == {"TriggerRole", "RegistryRole", "ApiRole", "PredictRole", "FeedbackRole"}
 
 
 def test_predict_reads_and_writes_nothing() -> None:

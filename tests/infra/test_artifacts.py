@@ -18,7 +18,9 @@ LAMBDA_LIMIT = 262_144_000
 BUDGETS = {
     "authorizer": 36_000_000,
     "api": 23_500_000,
+    "capture": 18_900_000,
     "evaluate": 109_000_000,
+    "feedback": 18_900_000,
     "ingest": 146_000_000,
     "predict": 113_000_000,
     "registry": 18_500_000,

@@ -160,7 +160,11 @@ def test_only_events_and_callers_start_anything(choice: dict[str, str]) -> None:
         if action in {"lambda:InvokeFunction", "states:StartExecution"}
     }
 
-    assert principals == {"events.amazonaws.com", "apigateway.amazonaws.com"}
+    assert principals == {
+        "events.amazonaws.com",
+        "apigateway.amazonaws.com",
+        "logs.amazonaws.com",
+    }
     assert starters == {
         ("ApiRole", "lambda:InvokeFunction"),
         ("BatchMachineRole", "lambda:InvokeFunction"),
@@ -182,7 +186,10 @@ def test_rules_answer_to_events_that_the_stack_itself_never_makes_in_a_circle(
 
     for rule in rules.values():
         assert "ScheduleExpression" not in rule
-    pattern = rules["UploadRule"]["EventPattern"]["detail"]["object"]["key"]
+    patterns = [
+        rules[name]["EventPattern"]["detail"]["object"]["key"]
+        for name in ("UploadRule", "FeedbackRule")
+    ]
     written = [
         (name, resource)
         for name, role in Resolver(**choice).resources().items()
@@ -191,9 +198,12 @@ def test_rules_answer_to_events_that_the_stack_itself_never_makes_in_a_circle(
         if "s3:PutObject" in as_list(statement["Action"])
         for resource in as_list(statement["Resource"])
     ]
-    assert pattern == [{"prefix": "incoming/"}, {"prefix": "batch/"}]
+    assert patterns == [
+        [{"prefix": "incoming/"}, {"prefix": "batch/"}],
+        [{"prefix": "feedback/"}],
+    ]
     assert written
-    assert not [resource for _, resource in written if "/incoming" in resource]
+    assert not [key for _, key in written if "/incoming" in key or "/feedback" in key]
     # The API signs addresses for callers' own uploads with its right.
     assert {name for name, resource in written if "/batch" in resource} == {"ApiRole"}
 
@@ -275,8 +285,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
     alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 16
-    assert on.usd == Decimal("1.60")
+    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 21
+    assert on.usd == Decimal("2.10")
     assert off.usd == 0
 
 
@@ -455,4 +465,4 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
-    assert "$1.6725" in shown
+    assert "$2.1730" in shown

@@ -56,6 +56,10 @@ ARNS: dict[str, tuple[str, str | None]] = {
     "AWS::Lambda::Function": (f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{{}}", "FunctionName"),
     "AWS::Lambda::Permission": (f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{{}}", "FunctionName"),
     "AWS::Logs::LogGroup": (f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{{}}", "LogGroupName"),
+    "AWS::Logs::SubscriptionFilter": (
+        f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{{}}",
+        "LogGroupName",
+    ),
     "AWS::S3::Bucket": ("arn:aws:s3:::{}", "BucketName"),
     "AWS::S3::BucketPolicy": ("arn:aws:s3:::{}", "Bucket"),
     "AWS::SNS::Subscription": (f"arn:aws:sns:{REGION}:{ACCOUNT}:{{}}", "TopicArn"),

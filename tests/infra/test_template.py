@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from cfnlint.api import lint
 
+from millrace import layout
 from millrace.http.problems import Problem
 from millrace.http.routes import ROUTES
 from millrace.observability import METRICS, NAMESPACE
+from millrace.serving.capture import SCHEMA
 from tests.infra.deployment import (
     FUNCTIONS,
     MACHINES,
@@ -223,6 +225,7 @@ def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rule
     assert allowed["Condition"]["ArnEquals"]["aws:SourceArn"] == [
         "${UploadRule.Arn}",
         "${ExecutionFailureRule.Arn}",
+        "${FeedbackRule.Arn}",
     ]
     assert denied["Effect"] == "Deny"
 
@@ -311,6 +314,8 @@ def test_failed_invocations_of_asynchronous_functions_go_to_the_dead_letters() -
     assert {c["Properties"]["FunctionName"] for c in configs.values()} == {
         "${TriggerFunction}",
         "${RegistryFunction}",
+        "${CaptureFunction}",
+        "${FeedbackFunction}",
     }
     for config in configs.values():
         destination = config["Properties"]["DestinationConfig"]["OnFailure"]["Destination"]
@@ -323,7 +328,7 @@ def test_failed_invocations_of_asynchronous_functions_go_to_the_dead_letters() -
 def test_rules_retry_for_a_day_then_leave_a_dead_letter() -> None:
     rules = _of({}, "AWS::Events::Rule")
 
-    assert rules.keys() == {"UploadRule", "ExecutionFailureRule"}
+    assert rules.keys() == {"UploadRule", "ExecutionFailureRule", "FeedbackRule"}
     for rule in rules.values():
         [target] = rule["Properties"]["Targets"]
         assert target["RetryPolicy"] == {
@@ -360,11 +365,37 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
     assert permissions == {
         ("events.amazonaws.com", "${UploadRule.Arn}"): "${TriggerFunction}",
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
+        ("events.amazonaws.com", "${FeedbackRule.Arn}"): "${FeedbackFunction}",
+        ("logs.amazonaws.com", "${PredictLogGroup.Arn}"): "${CaptureFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/*/v1/*"): "${ApiFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/POST/v1/models/*/predict"): "${PredictFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/*/v2*"): "${PredictFunction}",
         ("apigateway.amazonaws.com", f"{api}/authorizers/*"): "${AuthorizerFunction}",
     }
+
+
+def test_what_was_captured_leaves_the_predict_functions_log_and_no_other() -> None:
+    [subscription] = _of(TOKENS, "AWS::Logs::SubscriptionFilter").values()
+
+    assert subscription["Properties"] == {
+        "LogGroupName": "${PredictLogGroup}",
+        "FilterPattern": f"{{ $.capture.schema = {SCHEMA} }}",
+        "DestinationArn": "${CaptureFunction.Arn}",
+    }
+
+
+def test_captures_and_labels_are_forgotten_for_good() -> None:
+    days = "30"
+    properties = _of({"CaptureDays": days}, "AWS::S3::Bucket")["DataBucket"]["Properties"]
+    rules = {r.get("Prefix"): r for r in properties["LifecycleConfiguration"]["Rules"]}
+
+    for prefix in (layout.CAPTURE, layout.CAPTURE_REJECTED, layout.FEEDBACK):
+        assert str(rules[prefix]["ExpirationInDays"]) == days
+        assert rules[prefix]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 1}
+    functions = _of({"CaptureDays": days}, "AWS::Lambda::Function")
+    for name in ("ApiFunction", "FeedbackFunction"):
+        variables = functions[name]["Properties"]["Environment"]["Variables"]
+        assert str(variables["MILLRACE_CAPTURE_DAYS"]) == days
 
 
 # ── API ─────────────────────────────────────────────────────────────────────────────────────────
@@ -526,6 +557,8 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
         "ApiServerErrorsAlarm",
         "PredictThrottlesAlarm",
         "PredictLatencyAlarm",
+        "CaptureTroubleAlarm",
+        "FeedbackTroubleAlarm",
         "ModelLoadFailuresAlarm",
     }
     for alarm in alarms.values():

@@ -1,8 +1,10 @@
 """Items in one DynamoDB table: reads, queries, and transactions with named conditions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import batched
+from typing import TYPE_CHECKING, Any, Final
 
 from millrace.aws.table import (
     ABSENT,
@@ -31,10 +33,16 @@ from millrace.aws.table import (
     to_key,
 )
 from millrace.aws.translate import translated
-from millrace.errors import ConfigurationError, NotFoundError
+from millrace.errors import ConfigurationError, NotFoundError, ThrottledError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
+
+MAX_READS: Final = 100
+"""DynamoDB's limit of items per batch read."""
+
+_PAUSES: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds before what a batch read left out is asked for again, as AWS advises."""
 
 __all__ = [
     "ABSENT",
@@ -68,9 +76,12 @@ __all__ = [
 class DynamoTable:
     """`Table` on DynamoDB."""
 
-    def __init__(self, client: "DynamoDBClient", name: str) -> None:
+    def __init__(
+        self, client: "DynamoDBClient", name: str, *, wait: Callable[[float], None] = time.sleep
+    ) -> None:
         self._client = client
         self._name = name
+        self._wait = wait
 
     def get(self, key: Key) -> Item | None:
         """See `Table.get`."""
@@ -130,6 +141,46 @@ class DynamoTable:
             self._client.transact_write_items(
                 TransactItems=[self._write(w) for w in writes]  # type: ignore[misc]  # built below
             )
+
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
+        """Those of the items that are there, as they are now (strongly consistent).
+
+        Args:
+            keys: As many as one likes; a hundred are asked for at a time.
+
+        Raises:
+            ThrottledError: DynamoDB kept answering a part only.
+        """
+        found: dict[Key, Item] = {}
+        for some in batched(dict.fromkeys(keys), MAX_READS, strict=False):
+            wanted: list[dict[str, Any]] = [to_key(key) for key in some]
+            for pause in (*_PAUSES, None):
+                request: dict[str, Any] = {self._name: {"Keys": wanted, "ConsistentRead": True}}
+                with self._translated(f"read {len(wanted)} items"):
+                    answer = self._client.batch_get_item(RequestItems=request)
+                for stored in answer["Responses"].get(self._name, ()):
+                    item = from_item(stored)
+                    found[Key(item[PK], item[SK])] = item
+                left: Any = answer.get("UnprocessedKeys", {}).get(self._name)
+                if not left:
+                    break
+                if pause is None:
+                    raise ThrottledError(
+                        f"DynamoDB left {len(left['Keys'])} items unread; try again"
+                    )
+                wanted = list(left["Keys"])
+                self._wait(pause)
+        return found
+
+    def put(self, write: Put) -> None:
+        """Writes one item, at half the price of a transaction.
+
+        Raises:
+            ConditionFailedError: Its condition did not hold.
+        """
+        request = self._write(write)["Put"]
+        with self._translated(f"write {write.key.pk} {write.key.sk}", [write.name]):
+            self._client.put_item(**request)
 
     @contextmanager
     def _translated(self, what: str, writes: Sequence[str] = ()) -> Iterator[None]:

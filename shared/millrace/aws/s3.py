@@ -1,6 +1,6 @@
 """Objects in S3: read whole, streamed to a file, written once, never overwritten by accident."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,18 @@ class S3ObjectStore:
                 ExpiresIn=seconds,
             )
         return url, {"if-none-match": "*"}
+
+    def keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """Keys that begin so, in order.
+
+        Args:
+            bucket: The bucket.
+            prefix: How they begin.
+        """
+        pages = self._client.get_paginator("list_objects_v2")
+        with translated(f"list s3://{bucket}/{prefix}"):
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+                yield from [thing["Key"] for thing in page.get("Contents", ())]
 
     def presigned_get(self, bucket: str, key: str, *, seconds: int = 900) -> str:
         """An address that lets anyone who has it read the object for a while.

@@ -45,6 +45,10 @@ def translate(
             cancelled = _cancelled(exc, what, writes)
             if cancelled is not None:
                 return cancelled
+        if code == "ConditionalCheckFailedException":
+            return ConditionFailedError(
+                f"{what}: the item is not in the assumed state", tuple(writes)
+            )
         return error_of(
             code,
             str(exc.response.get("Error", {}).get("Message", "")),

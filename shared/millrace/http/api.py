@@ -33,6 +33,7 @@ from millrace.errors import (
 from millrace.http import operations, problems
 from millrace.http.bodies import expect_media_type, is_unspecific, media_type, read_body
 from millrace.http.caller import actor, correlation_id
+from millrace.http.feedback import add_feedback_route
 from millrace.http.models import (
     AuditPage,
     BatchAccepted,
@@ -62,6 +63,7 @@ from millrace.http.models import (
     version_detail,
     version_view,
 )
+from millrace.monitoring.feedback import Feedback
 from millrace.observability import logger
 from millrace.registry.batches import Batches
 from millrace.registry.pages import Page
@@ -129,6 +131,7 @@ class Collaborators:
         stage: Name of the deployment's stage.
         code_version: Version of the deployed code.
         new_token: Makes an idempotency token.
+        feedback: Takes labels.
     """
 
     registry: Registry
@@ -144,6 +147,7 @@ class Collaborators:
     stage: str
     code_version: str
     new_token: Callable[[], str]
+    feedback: Feedback
 
 
 def create_app(with_: Collaborators) -> FastAPI:
@@ -168,6 +172,7 @@ def create_app(with_: Collaborators) -> FastAPI:
     _add_run_routes(app, with_)
     _add_change_routes(app, with_)
     _add_batch_routes(app, with_)
+    add_feedback_route(app, with_.feedback)
     return app
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 import millrace
-from millrace.http import api, inference_models, predict
+from millrace.http import api, feedback, inference_models, predict
 from millrace.http.problems import Problem, documented
 from millrace.http.roles import holders_of
 from millrace.http.routes import ROUTES, Route
@@ -47,7 +47,7 @@ _SECURITY: Final[dict[str, Any]] = {
     },
 }
 _TAGS: Final = [
-    {"name": "predictions", "description": "Answers of the champion."},
+    {"name": "predictions", "description": "Answers of the champion, and the truth about them."},
     {
         "name": "inference",
         "description": "The Open Inference Protocol (v2), for its public clients. Errors here are "
@@ -80,7 +80,13 @@ def document() -> dict[str, Any]:
     _, extra = models_json_schema(
         [
             (model, "validation")
-            for model in (*predict.DOCUMENTED, *inference_models.DOCUMENTED, ModelSpec, Problem)
+            for model in (
+                *predict.DOCUMENTED,
+                *inference_models.DOCUMENTED,
+                *feedback.DOCUMENTED,
+                ModelSpec,
+                Problem,
+            )
         ],
         ref_template=_REFERENCE,
     )

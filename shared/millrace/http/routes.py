@@ -43,6 +43,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/models/{name}/runs", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/audit", "api", Permission.VIEW),
     Route("POST", "/v1/models/{name}/predict", "predict", Permission.PREDICT),
+    Route("POST", "/v1/models/{name}/feedback", "api", Permission.PREDICT),
     Route("POST", "/v1/models/{name}/batch", "api", Permission.PREDICT),
     Route("GET", "/v1/models/{name}/batches", "api", Permission.PREDICT),
     Route("GET", "/v1/batches/{batch_id}", "api", Permission.PREDICT),

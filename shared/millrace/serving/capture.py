@@ -23,16 +23,15 @@ Kept is one JSON object per line with the fields of `CapturedPrediction`.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from millrace.errors import InvalidEventError
-from millrace.serving.identity import is_prediction_id
+from millrace.serving.identity import is_prediction_id, predicted_at
 from millrace.vocabulary import MODEL_NAME_PATTERN
 
 SCHEMA: Final = 1
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)
-_LATEST_MS: Final = 253_402_300_800_000  # the year 10000
 OUTPUTS: Final = ("probabilities", "prediction")
 
 
@@ -41,10 +40,9 @@ class CapturedPrediction:
     """One sampled request: what went in and what came out, column by column.
 
     Attributes:
-        at_ms: When it was answered, milliseconds since 1970.
         model: The model.
         version: The version that answered.
-        prediction_id: The id that labels will name.
+        prediction_id: The id that labels will name; it tells when the prediction was made.
         row_count: Rows of the request.
         latency_ms: How long the answer took.
         rate: The share of requests that were sampled; its inverse weighs the record.
@@ -56,7 +54,6 @@ class CapturedPrediction:
         warnings: Rows with a value outside the contract, by feature.
     """
 
-    at_ms: int
     model: str
     version: int
     prediction_id: str
@@ -72,8 +69,8 @@ class CapturedPrediction:
 
     @property
     def at(self) -> datetime:
-        """When it was answered."""
-        return datetime.fromtimestamp(self.at_ms / 1000, UTC)
+        """When the prediction was made, by its id."""
+        return predicted_at(self.prediction_id)
 
     @property
     def kept_rows(self) -> range | tuple[int, ...]:
@@ -88,16 +85,12 @@ def of_line(line: Mapping[str, Any]) -> CapturedPrediction:
         InvalidEventError: It tells of none; the message names the field and no value.
     """
     part = line.get("capture")
-    metadata = line.get("_aws")
     if not isinstance(part, Mapping):
         raise InvalidEventError("capture: expected an object")
-    if not isinstance(metadata, Mapping):
-        raise InvalidEventError("_aws: expected an object")
     if part.get("schema") != SCHEMA:
         raise InvalidEventError(f"capture.schema: expected {SCHEMA}")
     return _checked(
         {
-            "at_ms": metadata.get("Timestamp"),
             "model": line.get("model"),
             "version": line.get("version"),
             "prediction_id": line.get("prediction_id"),
@@ -176,7 +169,6 @@ def _number(value: Any) -> bool:
 
 
 _EXPECTED: Final[dict[str, tuple[Any, str]]] = {
-    "at_ms": (lambda v: _whole(v, 1) and v < _LATEST_MS, "milliseconds since 1970"),
     "model": (lambda v: isinstance(v, str) and _NAME.fullmatch(v), "the name of a model"),
     "version": (lambda v: _whole(v, 1), "a version number"),
     "prediction_id": (

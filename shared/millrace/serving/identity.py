@@ -18,6 +18,8 @@ _FORM: Final = re.compile(PREDICTION_ID_PATTERN)
 _VERSION_AND_VARIANT: Final = (7 << 76) | (2 << 62)
 _RANDOM_A: Final = 0xFFF << 64
 _RANDOM_B: Final = (1 << 62) - 1
+_CALENDAR_ENDS: Final = 253_402_300_800_000
+"""The year 10000, in milliseconds."""
 
 
 def new_prediction_id() -> str:
@@ -33,8 +35,8 @@ def new_prediction_id() -> str:
 
 
 def is_prediction_id(text: str) -> bool:
-    """Whether a text has the form of the ids made here."""
-    return _FORM.fullmatch(text) is not None
+    """Whether a text has the form of the ids made here, of a time that a calendar knows."""
+    return _FORM.fullmatch(text) is not None and predicted_ms(text) < _CALENDAR_ENDS
 
 
 def predicted_at(prediction_id: str) -> datetime:

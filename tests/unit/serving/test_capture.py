@@ -33,8 +33,6 @@ def test_what_is_kept_of_a_line_reads_as_the_line_did() -> None:
 
 
 WRONG: list[Any] = [
-    pytest.param(("_aws",), None, "_aws", id="no metadata"),
-    pytest.param(("_aws", "Timestamp"), "now", "at_ms", id="a time in words"),
     pytest.param(("model",), "Not A Name", "model", id="no model name"),
     pytest.param(("version",), True, "version", id="a boolean version"),
     pytest.param(("prediction_id",), "919108f7", "prediction_id", id="another id"),

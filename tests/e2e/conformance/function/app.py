@@ -1,6 +1,7 @@
 """One function that does what its event says, to see what the embedded cloud makes of it."""
 
 import base64
+import gzip
 import importlib
 import json
 import logging
@@ -28,6 +29,8 @@ def handler(event: dict[str, Any], context: Any) -> Any:
         return _answer(event)
     if event.get("type") == "TOKEN":
         return _authorize(event)
+    if "awslogs" in event:
+        return _hear(event)
     return ACTIONS[event.get("do", "echo")](event, context)
 
 
@@ -66,6 +69,28 @@ def _authorize(event: dict[str, Any]) -> dict[str, Any]:
         "policyDocument": {"Version": "2012-10-17", "Statement": [statement]},
         "context": {"subject": wish, "asked": str(time.monotonic_ns())},
     }
+
+
+def _hear(event: dict[str, Any]) -> Any:
+    """Keeps what a log subscription delivered, under each line's mark; fails when a line says so."""
+    delivery = json.loads(gzip.decompress(base64.b64decode(event["awslogs"]["data"])))
+    for line in delivery["logEvents"]:
+        said = json.loads(line["message"])
+        boto3.client("dynamodb").put_item(
+            TableName=os.environ["TABLE"],
+            Item={
+                "PK": {"S": said["mark"]},
+                "SK": {"S": "heard"},
+                "delivery": {"S": json.dumps(delivery)},
+            },
+        )
+        if said["heard"].get("fail"):
+            raise DocumentedError("a line said so")
+
+
+def _say(event: dict[str, Any], context: Any) -> Any:
+    for line in event["lines"]:
+        print(line if isinstance(line, str) else json.dumps(line))
 
 
 def _echo(event: dict[str, Any], context: Any) -> Any:
@@ -140,6 +165,7 @@ ACTIONS = {
     "import": _import,
     "measure": _measure,
     "print": _print,
+    "say": _say,
     "raise": _raise,
     "raise_times": _raise_times,
     "square": _square,

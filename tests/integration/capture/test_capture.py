@@ -1,0 +1,207 @@
+"""The capture function on moto's S3: what the log's subscription delivers is kept once."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from functions.capture import handler as function
+from millrace.aws.clients import client
+from millrace.aws.s3 import S3ObjectStore
+from millrace.errors import InvalidEventError
+from millrace.monitoring.captures import captured
+from millrace.serving.capture import CapturedPrediction
+from tests.fakes import cases, cloud
+from tests.samples import capture_line
+
+MOMENT = datetime(2026, 11, 21, 18, 20, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    function.settings.cache_clear()
+    with cloud.stack(monkeypatch):
+        yield
+    function.settings.cache_clear()
+
+
+def line(sequence: int, *, minutes: float = 0, model: str = "churn") -> dict[str, Any]:
+    """A captured line of so many minutes after the moment."""
+    at_ms = int((MOMENT + timedelta(minutes=minutes)).timestamp() * 1000)
+    return capture_line(model=model, at_ms=at_ms, sequence=sequence)
+
+
+def delivery(lines: Sequence[dict[str, Any] | str], kind: str = "DATA_MESSAGE") -> dict[str, Any]:
+    """The event that CloudWatch Logs sends for these lines."""
+    content = {
+        "messageType": kind,
+        "owner": "123456789012",
+        "logGroup": "/aws/lambda/millrace-predict",
+        "logStream": "2026/11/21/[$LATEST]0123456789abcdef",
+        "subscriptionFilters": ["captured"],
+        "logEvents": [
+            {
+                "id": f"{number:056d}",
+                "timestamp": int(MOMENT.timestamp() * 1000),
+                "message": one if isinstance(one, str) else json.dumps(one) + "\n",
+            }
+            for number, one in enumerate(lines)
+        ],
+    }
+    packed = gzip.compress(json.dumps(content).encode())
+    return {"awslogs": {"data": base64.b64encode(packed).decode()}}
+
+
+def deliver(*lines: dict[str, Any] | str) -> dict[str, Any]:
+    """Runs the handler."""
+    return function.handler(delivery(lines), cloud.LambdaContext())
+
+
+def keys() -> list[str]:
+    """Every version of every object of the data bucket."""
+    listed = client("s3").list_object_versions(Bucket=cases.DATA_BUCKET).get("Versions", [])
+    return sorted(v["Key"] for v in listed)
+
+
+def kept(
+    since: datetime = MOMENT - timedelta(days=2),
+    until: datetime = MOMENT + timedelta(days=2),
+    model: str = "churn",
+) -> list[CapturedPrediction]:
+    """What a reader finds."""
+    return list(captured(S3ObjectStore(client("s3")), cases.DATA_BUCKET, model, since, until))
+
+
+def test_captured_lines_are_kept_by_model_and_hour() -> None:
+    answer = deliver(line(1), line(2), line(3, minutes=45), line(4, model="fraud"))
+
+    assert answer == {"records": 4, "rejected": 0, "written": 3, "repeated": 0}
+    assert [key.rpartition("-")[0] for key in keys()] == [
+        "capture/churn/date=2026-11-21/18",
+        "capture/churn/date=2026-11-21/19",
+        "capture/fraud/date=2026-11-21/18",
+    ]
+    assert [one.sequence for one in kept()] == [1, 2, 3]
+    assert [one.sequence for one in kept(model="fraud")] == [4]
+
+
+def test_a_delivery_that_comes_twice_is_written_once() -> None:
+    deliver(line(1), line(2))
+    before = keys()
+
+    answer = deliver(line(1), line(2))
+
+    assert answer == {"records": 2, "rejected": 0, "written": 0, "repeated": 1}
+    assert keys() == before
+
+
+def test_the_order_within_a_delivery_changes_nothing() -> None:
+    deliver(line(1), line(2), line(3))
+    before = keys()
+
+    deliver(line(3), line(1), line(2))
+
+    assert keys() == before
+
+
+def test_lines_of_yesterday_land_in_yesterdays_partition() -> None:
+    deliver(line(7, minutes=-24 * 60))
+
+    assert keys()[0].startswith("capture/churn/date=2026-11-20/18-")
+
+
+def test_a_prediction_in_two_batches_is_read_once() -> None:
+    deliver(line(1), line(2))
+    deliver(line(2), line(3))
+
+    assert sorted(one.sequence for one in kept()) == [1, 2, 3]
+
+
+def test_a_reader_gets_the_span_it_asked_for() -> None:
+    deliver(*[line(n, minutes=30 * n) for n in range(1, 6)])
+
+    found = kept(MOMENT + timedelta(minutes=60), MOMENT + timedelta(minutes=120))
+
+    assert [one.sequence for one in found] == [2, 3]
+
+
+def test_a_bad_line_is_kept_with_its_reason_and_holds_up_no_other() -> None:
+    wrong = line(2)
+    wrong["capture"]["schema"] = 9
+
+    answer = deliver(line(1), "START RequestId: 1", wrong, "[1]", line(3))
+
+    assert answer == {"records": 2, "rejected": 3, "written": 2, "repeated": 0}
+    assert [one.sequence for one in kept()] == [1, 3]
+    rejected = keys()[0]
+    assert rejected.startswith("capture-rejected/date=2026-11-21/")
+    body = client("s3").get_object(Bucket=cases.DATA_BUCKET, Key=rejected)["Body"].read()
+    found = [json.loads(one) for one in gzip.decompress(body).splitlines()]
+    assert [one["reason"] for one in found] == [
+        "line: expected JSON",
+        "capture.schema: expected 1",
+        "line: expected a JSON object",
+    ]
+    assert json.loads(found[1]["line"]) == wrong
+
+
+def test_what_was_kept_and_rejected_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    deliver(line(1), line(2, model="fraud"), line(3, model="fraud"), "no JSON")
+
+    told = [json.loads(one) for one in capsys.readouterr().out.splitlines() if "_aws" in one]
+    figures = [
+        {k: v for k, v in one.items() if k in ("model", "CapturedRecords", "CaptureRejected")}
+        for one in told
+    ]
+    assert figures == [
+        {"CapturedRecords": [1.0], "model": "churn"},
+        {"CapturedRecords": [2.0], "model": "fraud"},
+        {"CaptureRejected": [1.0]},
+    ]
+
+
+def test_no_value_of_a_line_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = line(2)
+    wrong["capture"]["inputs"]["plan"] = "canary-5e1f"
+
+    deliver(line(1), wrong, "canary-5e1f")
+
+    told = capsys.readouterr()
+    assert "canary" not in told.out + told.err
+    assert "basic" not in told.out + told.err
+
+
+def test_cloudwatchs_check_of_the_function_writes_nothing() -> None:
+    check = delivery(
+        ["CWL CONTROL MESSAGE: Checking health of destination Lambda"], "CONTROL_MESSAGE"
+    )
+
+    answer = function.handler(check, cloud.LambdaContext())
+
+    assert answer == {"records": 0, "rejected": 0, "written": 0, "repeated": 0}
+    assert keys() == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"awslogs": {"data": 5}}, id="a number"),
+        pytest.param({"awslogs": {"data": "canary"}}, id="no base64"),
+        pytest.param({"awslogs": {"data": "Y2FuYXJ5"}}, id="no gzip"),
+        pytest.param(
+            {"awslogs": {"data": base64.b64encode(gzip.compress(b"canary")).decode()}}, id="no JSON"
+        ),
+        pytest.param(delivery(["canary"], "CANARY"), id="another kind of message"),
+        pytest.param(delivery([]), id="no lines"),
+    ],
+)
+def test_what_is_no_delivery_fails_and_is_handed_to_the_dead_letters(event: Any) -> None:
+    with pytest.raises(InvalidEventError, match=r"awslogs\.data") as caught:
+        function.handler(event, cloud.LambdaContext())
+
+    assert "canary" not in str(caught.value)
