@@ -24,10 +24,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.datasets.contract import cleaned
+from millrace.errors import FieldProblem, InvalidRequestError
 from millrace.learning.features import Rows
+from millrace.serving.codec import Batch
 from millrace.serving.diagnosis import MAX_PROBLEMS
 from millrace.spec import WHITESPACE, Algorithm, ColumnType, Task, null_texts
-from tests.unit.serving.pipelines import CITIES, COLUMNS, PLANS, Pipeline, post, serve, trained
+from tests.unit.serving.pipelines import (
+    CITIES,
+    COLUMNS,
+    NAME,
+    PLANS,
+    Pipeline,
+    post,
+    serve,
+    trained,
+)
 
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 ABSENT: Final = object()
@@ -254,6 +265,154 @@ def test_an_answer_is_scikit_learns_or_the_request_is_refused_by_row_and_field(
 
     assert seen["answered"]
     assert seen["refused"]
+
+
+# ── Typed columns: arrays, and the tensors of the Open Inference Protocol ───────────────────────
+
+
+def as_arrays(request: list[Row]) -> dict[str, Any]:
+    """Columns of the narrowest type that holds their values; objects when none does."""
+    return {c["name"]: typed(c["type"], [row[c["name"]] for row in request]) for c in COLUMNS}
+
+
+def typed(kind: ColumnType, values: list[Any]) -> npt.NDArray[Any]:
+    """One column as a NumPy user would have it."""
+    types = set(map(type, values))
+    if types == {int} and all(-(2**63) <= v < 2**63 for v in values):
+        return np.array(values, dtype=np.int64)
+    if types == {bool}:
+        return np.array(values, dtype=np.bool_)
+    if types == {float} and kind is not ColumnType.STRING:
+        wide = np.array(values, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(np.float32)
+        return narrow if np.array_equal(narrow.astype(np.float64), wide, equal_nan=True) else wide
+    objects = np.empty(len(values), dtype=object)
+    objects[:] = values
+    return objects
+
+
+DATATYPES: Final = {"i": "INT64", "b": "BOOL", "f4": "FP32", "f8": "FP64"}
+FALLBACK: Final = {
+    ColumnType.INTEGER: "INT64",
+    ColumnType.NUMBER: "FP64",
+    ColumnType.BOOLEAN: "BOOL",
+    ColumnType.STRING: "BYTES",
+}
+
+
+def as_tensors(request: list[Row], *, binary: bool) -> tuple[bytes, int]:
+    """One tensor per feature, raw where its values have a type of their own; the JSON's length."""
+    inputs: list[dict[str, Any]] = []
+    raw: list[bytes] = []
+    for column in COLUMNS:
+        values = [row[column["name"]] for row in request]
+        array = typed(column["type"], values)
+        entry: dict[str, Any] = {"name": column["name"], "shape": [len(values)]}
+        kind = array.dtype.kind
+        if binary and kind != "O":
+            entry["datatype"] = DATATYPES[kind if kind in "ib" else f"f{array.dtype.itemsize}"]
+            raw.append(array.tobytes())
+        elif binary and set(map(type, values)) == {str} and encodable(values):
+            entry["datatype"] = "BYTES"
+            parts = [text.encode() for text in values]
+            raw.append(b"".join(len(part).to_bytes(4, "little") + part for part in parts))
+        else:
+            inputs.append({**entry, "datatype": FALLBACK[column["type"]], "data": values})
+            continue
+        inputs.append({**entry, "parameters": {"binary_data_size": len(raw[-1])}})
+    head = json.dumps({"inputs": inputs}).encode()
+    return head + b"".join(raw), len(head)
+
+
+def encodable(values: list[str]) -> bool:
+    """Whether texts have UTF-8."""
+    return not any(0xD800 <= ord(character) < 0xE000 for text in values for character in text)
+
+
+def decoded(made: Pipeline, columns: dict[str, Any]) -> Batch | tuple[FieldProblem, ...]:
+    """What the codec makes of columns, or says of them."""
+    try:
+        return made.loaded.codec.decode_columns(columns)
+    except InvalidRequestError as refused:
+        return refused.problems
+
+
+def nan_is_missing(request: list[Row]) -> list[Row]:
+    """A request as typed columns mean it: NaN among numbers is no value."""
+    return [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in request
+    ]
+
+
+def test_typed_columns_are_read_as_json_is(
+    task: Task, algorithm: Algorithm, pytestconfig: pytest.Config
+) -> None:
+    made = pipeline(task, algorithm)
+    seen = {"answered": 0, "refused": 0}
+
+    @settings(max_examples=pytestconfig.getoption("--examples"))
+    @given(requests(absent=False))
+    def compare(request: list[Row]) -> None:
+        wrong, truth = expected(made, nan_is_missing(request))
+        batch = decoded(made, as_arrays(request))
+        if not isinstance(batch, Batch):
+            seen["refused"] += 1
+            # Of a column of a wrong type no row is named, or every row.
+            assert batch
+            assert {problem.field for problem in batch} <= {field for _, field in wrong}
+            return
+        seen["answered"] += 1
+        assert truth is not None, wrong
+        answers = made.loaded.run(batch)
+        np.testing.assert_allclose(answers, truth, rtol=1e-6, atol=made.tolerance)
+
+    compare()
+
+    assert seen["answered"]
+    assert seen["refused"]
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])
+def test_tensors_are_read_as_json_is(
+    task: Task, algorithm: Algorithm, binary: bool, pytestconfig: pytest.Config
+) -> None:
+    made = pipeline(task, algorithm)
+    service = serve(made.loaded)
+    seen = {"answered": 0, "refused": 0}
+
+    @settings(max_examples=pytestconfig.getoption("--examples"))
+    @given(requests(absent=False))
+    def compare(request: list[Row]) -> None:
+        wrong, truth = expected(made, nan_is_missing(request) if binary else request)
+        body, length = as_tensors(request, binary=binary)
+        sized = [("inference-header-content-length", str(length))] if length < len(body) else []
+        reply = post(service, body, path=f"/v2/models/{NAME}/infer", headers=sized)
+        if reply.status != 200:
+            seen["refused"] += 1
+            assert reply.status == 400, reply.body
+            said = reply.json["error"]
+            names = [c["name"] for c in COLUMNS]
+            # A datatype refuses what JSON may write otherwise, as 3.0 for INT64: no more than that.
+            assert wrong or "INT64" in said, said
+            assert any(name in said for name in names) or "inputs[" in said or "not JSON" in said
+            return
+        seen["answered"] += 1
+        assert truth is not None, wrong
+        outputs = {
+            o["name"]: np.array(o["data"]).reshape(o["shape"]) for o in reply.json["outputs"]
+        }
+        answers = outputs["prediction" if task is Task.REGRESSION else "probabilities"]
+        np.testing.assert_allclose(answers, truth, rtol=1e-6, atol=made.tolerance)
+
+    compare()
+
+    assert seen["answered"]
+    assert seen["refused"]
+
+
+# ── One answer ──────────────────────────────────────────────────────────────────────────────────
 
 
 def agree(
