@@ -233,7 +233,13 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def _within(receive: Receive, seconds: float) -> Receive:
-    """Bounds how long a body may take to arrive, so that slow senders hold nothing up."""
+    """Bounds how long a body may take to arrive, so that slow senders hold nothing up.
+
+    uvicorn's request knows whether its body is there already, as it mostly is; then nothing can take
+    long, and a timer would cost more than the rest of this application.
+    """
+    if getattr(getattr(receive, "__self__", None), "more_body", True) is False:
+        return receive
     deadline = asyncio.get_running_loop().time() + seconds
     arrived = False
 

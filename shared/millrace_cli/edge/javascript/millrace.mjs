@@ -96,9 +96,16 @@ export class Model {
     if (typeof value === "string" || (value === null && feature.nullable)) {
       let text = strip(value ?? "");
       if (this.null.has(text)) text = "";
-      if ((text || feature.nullable) && !text.includes("\0")) return text;
+      const allowed = (text || feature.nullable) && !text.includes("\0");
+      if (allowed && this.#known(feature, text)) return text;
     }
     throw new Error(`row ${row}: ${feature.name}: expected string`);
+  }
+
+  // By default, texts that were never seen in training may be asked about, too.
+  #known(feature, text) {
+    if (this.signature.unknown_categories !== "refuse" || text === "") return true;
+    return feature.categories?.includes(text) ?? true;
   }
 
   #label(text) {

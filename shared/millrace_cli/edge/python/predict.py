@@ -108,9 +108,15 @@ class Model:
         if isinstance(value, str) or (value is None and feature["nullable"]):
             text = (value or "").strip(WHITESPACE)
             text = "" if text in self._null else text
-            if (text or feature["nullable"]) and "\0" not in text:
+            if (text or feature["nullable"]) and "\0" not in text and self._known(feature, text):
                 return text
         raise ValueError(f"row {row}: {feature['name']}: expected string")
+
+    def _known(self, feature: dict[str, Any], text: str) -> bool:
+        """Whether a text may be asked about: by default, texts never seen in training may, too."""
+        known = feature.get("categories")
+        refuses = self.signature.get("unknown_categories") == "refuse"
+        return not refuses or known is None or text == "" or text in known
 
     def _label(self, text: str) -> str | int | bool:
         kind = self.signature["target_type"]
