@@ -276,7 +276,8 @@ def as_arrays(request: list[Row]) -> dict[str, Any]:
 
 
 def typed(kind: ColumnType, values: list[Any]) -> npt.NDArray[Any]:
-    """One column as a NumPy user would have it."""
+    """One column as a NumPy user would have it; no array has integers beyond 64 bits."""
+    values = [float(v) if type(v) is int and not -(2**63) <= v < 2**64 else v for v in values]
     types = set(map(type, values))
     if types == {int} and all(-(2**63) <= v < 2**63 for v in values):
         return np.array(values, dtype=np.int64)
