@@ -201,8 +201,12 @@ class Keys:
                 f"key {key.name} belongs to the template, which would miss it: make your clients keys "
                 "of their own and tell nobody this one"
             )
-        own = [p["id"] for p in self._plans() if p.get("name") == self._full(key.name)]
+        plans = self._plans()
+        own = [p["id"] for p in plans if p.get("name") == self._full(key.name)]
+        joined = [p["id"] for p in plans if any(k["id"] == key.id for k in self._joined(p["id"]))]
         with translated(f"delete API key {key.name}"):
+            for plan in joined:
+                self._gateway.delete_usage_plan_key(usagePlanId=plan, keyId=key.id)
             self._gateway.delete_api_key(apiKey=key.id)
             for plan in own:
                 api = f"{self._output('ApiId')}:{_STAGE}"
