@@ -17,7 +17,7 @@ from millrace.http.service import create_service
 from millrace.registry.serving import ServingReader
 from millrace.serving.codec import Limits
 from millrace.serving.identity import new_prediction_id
-from millrace.serving.store import ModelStore, unfrozen_clock
+from millrace.serving.store import ModelStore, capacity_of, unfrozen_clock
 from millrace.settings import EnvironmentSettings
 
 
@@ -28,7 +28,7 @@ class PredictSettings(EnvironmentSettings):
     artifact_bucket: str
     refresh_seconds: float = 30.0
     max_rows: int = 5_000
-    model_cache_mb: int = 256
+    memory_mb: int = 1_024
     authorizer: str = "IAM"
     api_keys: str = ""
 
@@ -50,7 +50,7 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
         refresh_seconds=settings.refresh_seconds,
         clock=clock or unfrozen_clock(),
         limits=limits,
-        capacity_bytes=settings.model_cache_mb * 2**20,
+        capacity_bytes=capacity_of(settings.memory_mb * 2**20),
     )
     guard = open_guard(settings.authorizer, settings.api_keys, lambda: table)
     return Gateway(create_service(store, new_id=new_prediction_id, limits=limits), guard)

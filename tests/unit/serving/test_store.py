@@ -63,7 +63,7 @@ class World:
     source: FakeSource = field(default_factory=FakeSource)
     objects: FakeStore = field(default_factory=FakeStore)
     now: float = 1000.0
-    capacity: int = 2**20
+    capacity: int = 8 * 2**20
     store: ModelStore = field(init=False)
 
     def __post_init__(self) -> None:
