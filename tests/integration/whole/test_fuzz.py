@@ -36,6 +36,24 @@ FEATURES: Final[dict[str, Any]] = {
 }
 
 
+HOOKS: Final = """\
+import json
+import schemathesis
+
+def written(context, value):
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")
+    lines = value if isinstance(value, list) else [value]
+    return "\\n".join(json.dumps(line) for line in lines).encode()
+
+for kind in ("application/x-ndjson", "text/csv", "application/vnd.apache.arrow.stream"):
+    schemathesis.serializer(kind)(written)
+"""
+"""How schemathesis writes the bodies it knows no form of: as they are, or a line for each value."""
+
+
 def narrowed() -> dict[str, Any]:
     """The document, its rows and columns those of the champion."""
     whole = document()
@@ -70,10 +88,12 @@ def test_no_request_the_document_allows_is_answered_otherwise_than_it_says(
     described.write_text(json.dumps(document() if names == "any" else narrowed()))
     config = tmp_path / "schemathesis.toml"
     known = {"name": cases.MODEL, "version": 1, "run_id": cases.run(1, cases.spec()).run_id}
+    (tmp_path / "hooks.py").write_text(HOOKS)
     config.write_text(
-        "[parameters]\n" + "".join(f'"path.{k}" = {json.dumps(v)}\n' for k, v in known.items())
+        'hooks = "hooks.py"\n[parameters]\n'
+        + "".join(f'"path.{k}" = {json.dumps(v)}\n' for k, v in known.items())
         if names == "known"
-        else ""
+        else 'hooks = "hooks.py"\n'
     )
     report = tmp_path / "report.json"
 
