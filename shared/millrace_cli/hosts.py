@@ -18,6 +18,8 @@ LOCAL_REGION = "us-east-1"
 LOCAL_ACCOUNT = "000000000000"
 TOOLS_VARIABLE = "MILLRACE_TOOLS"
 WORKERS_PER_FUNCTION = 2
+UNSUPPORTED = "AWS::WAFv2::WebACL,AWS::WAFv2::WebACLAssociation"
+"""Types that LocalStack passes over, since it would refuse a template that has them behind a condition."""
 LOCALSTACK_LIBRARIES = Path("usr", "lib", "localstack")
 """Below its root, what comes with LocalStack: the index of AWS's APIs (``infra/localstack/index``)."""
 
@@ -179,6 +181,9 @@ def _of_localstack(start: Start) -> dict[str, str]:
         "SKIP_SSL_CERT_DOWNLOAD": "1",
         # A type that it cannot make is an error, not a resource that is not there.
         "CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES": "0",
+        # Refused even where a condition leaves them out.
+        "CFN_IGNORE_UNSUPPORTED_TYPE_CREATE": UNSUPPORTED,
+        "CFN_IGNORE_UNSUPPORTED_TYPE_UPDATE": UNSUPPORTED,
         "LAMBDA_RUNTIME_EXECUTOR": "process",
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",
         "PROVIDER_OVERRIDE_DYNAMODBSTREAMS": "moto",
