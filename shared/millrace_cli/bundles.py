@@ -198,6 +198,10 @@ def _body(contents: list[Content], role: str) -> bytes:
     return next(c.body for c in contents if c.role == role)
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
 def _tell(path: Path, manifest: Manifest, as_json: bool) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     size = path.stat().st_size
@@ -217,7 +221,7 @@ def _tell(path: Path, manifest: Manifest, as_json: bool) -> None:
     out.print(
         f"[green]✓[/] {manifest.model}@{manifest.version} is in",
         Text(str(path), style="bold"),
-        f"({size / 1e6:.1f} MB, {len(manifest.files)} files)",
+        f"({_size(size)}, {len(manifest.files)} files)",
     )
     out.print(Text(f"  sha256: {digest}", style="dim"), soft_wrap=True)
     hint = (

@@ -10,6 +10,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,14 +94,13 @@ def measure(port: int, request: bytes, *, clients: int, seconds: float) -> Load:
     def work() -> None:
         mine = []
         try:
-            connection = Connection(port, request)
-            before = time.perf_counter()
-            while before < until:
-                connection.ask()
-                after = time.perf_counter()
-                mine.append(after - before)
-                before = after
-            connection.close()
+            with closing(Connection(port, request)) as connection:
+                before = time.perf_counter()
+                while before < until:
+                    connection.ask()
+                    after = time.perf_counter()
+                    mine.append(after - before)
+                    before = after
         except (OSError, RuntimeError) as exc:
             failures.append(exc)
         times.extend(mine)
