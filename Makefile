@@ -95,7 +95,7 @@ test-integration: setup setup-clients setup-fuzz ## Run the real handlers on mot
 	$(PYTESTS) tests/integration $(ARGS)
 
 .PHONY: fuzz
-fuzz: setup setup-fuzz ## Make more than 5,000 requests from the OpenAPI document, and 1,000 against every pipeline
+fuzz: setup setup-fuzz ## Make more than 5,000 requests from the OpenAPI document, and 500 of each form to every pipeline
 	$(PYTEST) tests/integration/whole/test_fuzz.py --fuzz $(ARGS)
 	$(PYTEST) tests/unit/serving/test_truth.py --examples 500 $(ARGS)
 
