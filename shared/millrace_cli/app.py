@@ -12,7 +12,7 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from millrace import __version__
-from millrace_cli import bundles, keys, local, models, predictions, serve, specs, training
+from millrace_cli import bundles, feedback, keys, local, models, predictions, serve, specs, training
 from millrace_cli.client import API_KEY_VARIABLE, TOKEN_VARIABLE
 from millrace_cli.console import (
     Context,
@@ -166,6 +166,7 @@ for group in (
     training.app,
     models.app,
     predictions.app,
+    feedback.app,
     bundles.app,
     serve.app,
     keys.policies,

@@ -64,6 +64,14 @@ class ApiClient:
         """POST a JSON document."""
         return self._call("POST", path, document=document, headers=headers)
 
+    def post_bytes(self, path: str, content: bytes, content_type: str) -> dict[str, Any]:
+        """POST a body that is no JSON; JSON answer."""
+        answer = self.send("POST", path, content=content, headers={"content-type": content_type})
+        if answer.is_success:
+            decoded: dict[str, Any] = answer.json()
+            return decoded
+        raise _error(answer, f"POST {path}")
+
     def send(
         self,
         method: str,

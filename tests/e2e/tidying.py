@@ -31,7 +31,7 @@ def tidy(target: Target, prefix: str) -> list[str]:
         "(Step Functions forgets them after 90 days), logs and metrics",
     ]
     for bucket, folders in (
-        (target.outputs.data_bucket, ("incoming", "datasets", "quarantine")),
+        (target.outputs.data_bucket, ("incoming", "datasets", "quarantine", "capture", "feedback")),
         (target.outputs.artifact_bucket, ("specs", "models")),
     ):
         for folder in folders:

@@ -97,6 +97,8 @@ class RegisteredModel(Record):
     champion_version: int | None = None
     previous_champion_version: int | None = None
     latest_dataset_version: str = ""
+    capture_rate: float = 1.0
+    """Of the current spec: the serving item carries it on."""
     created_at: datetime
     updated_at: datetime
 

@@ -165,8 +165,10 @@ class Registry:
                 "spec_version": applied.version,
                 "spec_digest": applied.digest,
                 "spec_key": applied.key,
+                "capture_rate": spec.monitor.capture_rate,
                 "updated_at": now,
             }
+            champion = None if old is None else old.champion_version
             if old is None:
                 created = RegisteredModel.model_validate(
                     {"name": spec.name, "created_at": now, **facts}
@@ -175,7 +177,10 @@ class Registry:
                     "model", items.model_key(spec.name), items.from_model(created), ABSENT
                 )
             else:
-                when: dict[str, Expected] = {"spec_version": old.spec_version}
+                when: dict[str, Expected] = {
+                    "spec_version": old.spec_version,
+                    "champion_version": champion,
+                }
                 if old.task is not spec.task:
                     if old.latest_version:
                         raise ConflictError(
@@ -186,9 +191,16 @@ class Registry:
                 model_write = Update(
                     "model", items.model_key(spec.name), {**facts, "updated_at": _text(now)}, when
                 )
+            serving: list[Write] = []
+            if champion is not None:
+                # Predictions read this one item, so what the spec says of them stands there, too.
+                rate = {"capture_rate": spec.monitor.capture_rate}
+                key_of_serving = items.serving_key(spec.name)
+                serving = [Update("serving", key_of_serving, rate, {"version": champion})]
             self._table.transact(
                 [
                     model_write,
+                    *serving,
                     Put(
                         "spec",
                         items.spec_key(spec.name, applied.version),
@@ -1011,7 +1023,11 @@ class Registry:
         model, number, champion = meta.name, version.version, meta.champion_version
         now = _text(entry.at)
         serving = ServingRecord.model_validate(
-            {**version.model_dump(exclude={"updated_at"}), "updated_at": entry.at}
+            {
+                **version.model_dump(exclude={"updated_at"}),
+                "updated_at": entry.at,
+                "capture_rate": meta.capture_rate,
+            }
         )
         after = transition(version.status, event, entry.subject)
         writes: list[Write] = [
@@ -1045,7 +1061,7 @@ class Registry:
                     "previous_champion_version": predecessor,
                     "updated_at": now,
                 },
-                {"champion_version": champion},
+                {"champion_version": champion, "spec_version": meta.spec_version},
             ),
             Update(
                 "version",

@@ -129,11 +129,15 @@ class ServingReader:
                 f"{model}@{version} is {item['status']}: only versions that passed their gates, "
                 "and were not rejected, answer predictions"
             )
-        return ServingRecord.model_validate(item)
+        # The version is immutable; what is captured of its answers follows the current spec.
+        rate = self._expect_model(model).get("capture_rate", 1.0)
+        return ServingRecord.model_validate(item | {"capture_rate": rate})
 
-    def _expect_model(self, model: str) -> None:
-        if self._table.get(model_key(model)) is None:
+    def _expect_model(self, model: str) -> Item:
+        item = self._table.get(model_key(model))
+        if item is None:
             raise NotFoundError(f"there is no model {model!r}")
+        return item
 
 
 def _may_answer(version: Item) -> bool:
