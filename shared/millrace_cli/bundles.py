@@ -13,7 +13,12 @@ from millrace import layout
 from millrace.aws.objects import ObjectStore, verify_sha256
 from millrace.aws.s3 import S3ObjectStore
 from millrace.bundle import Content, Kind, Manifest, default_name, write_bundle
-from millrace.errors import ArtifactError, InvalidRequestError, NotFoundError
+from millrace.errors import (
+    ArtifactError,
+    ConcurrentWriteError,
+    InvalidRequestError,
+    NotFoundError,
+)
 from millrace.registry.records import CHAMPION, ModelVersion, ServingRecord
 from millrace.registry.registry import Registry, open_registry
 from millrace.signature import FeatureField, Signature
@@ -97,21 +102,21 @@ def _path(output: Path | None, name: str) -> Path:
 def chosen_version(
     registry: Registry, model: str, version: str | None
 ) -> tuple[ModelVersion, ServingRecord]:
-    """A version and its serving record: the registry's own for the champion.
+    """A version that may answer, and its serving record.
 
     Raises:
         NotFoundError: There is no such model, version or alias.
+        ConflictError: The version has not passed its gates, or was rejected.
+        ConcurrentWriteError: Another version became champion while this was read.
     """
     record = registry.get_version(model, version or CHAMPION)
     champion = registry.champion(model)
-    if champion is not None and champion.version == record.version:
-        serving = registry.get_serving(model)
-        if serving.version == record.version:
-            return record, serving
-    serving = ServingRecord.model_validate(
-        {**record.model_dump(exclude={"updated_at"}), "updated_at": record.created_at}
-    )
-    return record, serving
+    crowned = champion is not None and champion.version == record.version
+    serving = registry.get_serving(model, None if crowned else record.version)
+    if serving.version != record.version:
+        raise ConcurrentWriteError(f"the champion of {model} changed meanwhile: export it again")
+    # When a version was crowned is the registry's to tell; its bundle stays the same.
+    return record, serving.model_copy(update={"updated_at": record.created_at})
 
 
 def collect(

@@ -13,7 +13,7 @@ import pytest
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
 from millrace.bundle import Bundle, Manifest, write_bundle
-from millrace.errors import ArtifactError, DigestMismatchError, NotFoundError
+from millrace.errors import ArtifactError, ConflictError, DigestMismatchError, NotFoundError
 from millrace.server import app as server_app
 from millrace.server.settings import ServerSettings
 from millrace.serving import telemetry
@@ -44,6 +44,18 @@ def exported(serving: Serving, path: Path, version: str | None = None) -> Manife
         algorithm=record.algorithm,
         trained_at=record.created_at,
     )
+
+
+def register_candidate(serving: Serving, number: int) -> None:
+    """Registers a version that is not evaluated yet."""
+    registry = serving.stack.registry
+    spec = cases.spec("churn")
+    cases.apply(registry, spec)
+    run = cases.run(number, spec)
+    registry.create_run(run)
+    task, ingest = cases.training_input(run), cases.ingested(f"d{number}", "churn")
+    registry.record_dataset(task, ingest, train_on_upload=True)
+    registry.register_version(task, ingest, cases.fitted(run.run_id, "churn"))
 
 
 @pytest.fixture
@@ -122,6 +134,29 @@ def test_a_version_that_is_no_champion_is_exported_by_its_number(
     assert Bundle.open(tmp_path / "a.bundle").manifest == first
     with pytest.raises(NotFoundError):
         exported(serving, tmp_path / "d.bundle", "9")
+
+
+def test_a_version_gives_the_same_bundle_before_and_after_it_was_champion(
+    serving: Serving, tmp_path: Path
+) -> None:
+    serving.crown(1)
+    exported(serving, tmp_path / "champion.bundle")
+    serving.crown(2)
+    exported(serving, tmp_path / "archived.bundle", "1")
+
+    assert (tmp_path / "champion.bundle").read_bytes() == (
+        tmp_path / "archived.bundle"
+    ).read_bytes()
+
+
+def test_a_version_that_did_not_pass_its_gates_is_not_exported(
+    serving: Serving, tmp_path: Path
+) -> None:
+    serving.crown(1)
+    register_candidate(serving, 2)
+
+    with pytest.raises(ConflictError, match="passed their gates"):
+        exported(serving, tmp_path / "churn.bundle", "2")
 
 
 def test_what_is_not_what_was_registered_is_not_exported(serving: Serving, tmp_path: Path) -> None:

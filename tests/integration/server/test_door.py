@@ -115,7 +115,7 @@ def test_the_openapi_document_has_the_routes_that_are_here(ask: Callable[..., As
             place = path.replace("{name}", "churn").replace("{version}", "1")
             answer = one(method.upper(), place, content=BODY if method == "post" else None)
             assert answer.status_code != 405, f"{method} {path}"
-            assert answer.json().get("code") != "no_such_route", f"{method} {path}"
+            assert "no_such_route" not in answer.text, f"{method} {path}"
 
 
 def test_a_body_beyond_the_limit_is_refused(ask: Callable[..., Ask]) -> None:
