@@ -12,7 +12,18 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from millrace import __version__
-from millrace_cli import bundles, feedback, keys, local, models, predictions, serve, specs, training
+from millrace_cli import (
+    batches,
+    bundles,
+    feedback,
+    keys,
+    local,
+    models,
+    predictions,
+    serve,
+    specs,
+    training,
+)
 from millrace_cli.client import API_KEY_VARIABLE, TOKEN_VARIABLE
 from millrace_cli.console import (
     Context,
@@ -28,7 +39,7 @@ from millrace_cli.exits import ExitCode
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected failure, 2 wrong command line, 3 invalid input, 4 not found, "
-    "5 the registry forbids it, 6 a followed run made no champion, 7 no stack, credentials or "
+    "5 the registry forbids it, 6 a followed run made no champion, or a batch job no predictions, 7 no stack, credentials or "
     "answer (try `millrace doctor`), 130 stopped with Ctrl-C."
 )
 
@@ -167,6 +178,7 @@ for group in (
     models.app,
     predictions.app,
     feedback.app,
+    batches.app,
     bundles.app,
     serve.app,
     keys.policies,

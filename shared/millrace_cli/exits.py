@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     CONFLICT = 5
     """The registry's state forbids the change."""
     OUTCOME = 6
-    """A followed run ended without a new champion: refused, gates failed, or failed."""
+    """A followed run ended without a new champion, or a batch job without predictions."""
     UNREACHABLE = 7
     """No stack, no credentials or no answer: `millrace doctor` says how to mend it."""
     INTERRUPTED = 130

@@ -107,7 +107,8 @@ class Twin:
         self.machine = Machine()
         self.batch_machine = Machine(BATCH_MACHINE)
         self._events = 0
-        self.modules = {name.lower(): _load(name.lower()) for name in FUNCTIONS}
+        deployed = [name for name in FUNCTIONS if f"{name}Function" in _deployed()]
+        self.modules = {name.lower(): _load(name.lower()) for name in deployed}
         dispatcher.handlers |= {n: self._with_environment(n, m) for n, m in self.modules.items()}
 
     @property
