@@ -6,6 +6,7 @@ so every row of the result is compared without asking a million times.
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def job_of(target: Target, key: str, version_id: str) -> str:
 def read(url: str) -> bytes:
     """What lies behind a presigned link."""
     return httpx.get(url, timeout=60).raise_for_status().content
+
+
+def _has(wanted: dict[str, Any], message: dict[str, Any]) -> bool:
+    return wanted.items() <= message.items()
 
 
 def answers(api: ApiClient, model: str, sample: Sample, count: int) -> list[dict[str, Any]]:
@@ -107,7 +112,7 @@ def test_a_file_in_the_bucket_is_scored_as_the_api_answers(
     ]
     assert actions == ["batch_finished", "batch_created"]
     wanted = {"event": "batch_scored", "batch_id": ended["batch_id"]}
-    assert patiently(lambda: mailbox.find(lambda m: wanted.items() <= m.items()))
+    assert patiently(partial(mailbox.find, partial(_has, wanted)))
 
 
 def test_an_object_delivered_and_asked_for_again_is_one_job(
@@ -207,8 +212,7 @@ def test_a_file_for_no_model_is_told_to_people(
 
     for key in (unknown, nameless):
         wanted = {"event": "upload_unroutable", "key": key}
-        notice = patiently(lambda w=wanted: mailbox.find(lambda m: w.items() <= m.items()))
-        assert notice["reason"]
+        assert patiently(partial(mailbox.find, partial(_has, wanted)))["reason"]
 
 
 def test_a_request_for_no_object_or_no_model_is_refused(

@@ -18,12 +18,14 @@ LAMBDA_LIMIT = 262_144_000
 BUDGETS = {
     "authorizer": 36_000_000,
     "api": 23_500_000,
+    "batch": 146_000_000,
     "capture": 18_900_000,
     "evaluate": 109_000_000,
     "feedback": 18_900_000,
     "ingest": 146_000_000,
     "predict": 113_000_000,
     "registry": 18_500_000,
+    "score": 108_000_000,
     "train": 252_000_000,
     "trigger": 18_500_000,
 }
@@ -31,14 +33,14 @@ BUDGETS = {
 # Packages that only the named functions carry.
 OWNERS: dict[str, set[str]] = {
     "cryptography": {"authorizer"},
-    "duckdb": {"ingest"},
+    "duckdb": {"batch", "ingest"},
     "fastapi": {"api", "predict"},
     "jinja2": {"evaluate"},
     "jwt": {"authorizer"},
     "mangum": {"api", "predict"},
-    "numpy": {"evaluate", "ingest", "predict", "train"},
+    "numpy": {"batch", "evaluate", "ingest", "predict", "score", "train"},
     "onnx": {"train"},
-    "onnxruntime": {"evaluate", "predict", "train"},
+    "onnxruntime": {"evaluate", "predict", "score", "train"},
     "scipy": {"train"},
     "skl2onnx": {"train"},
     "sklearn": {"train"},

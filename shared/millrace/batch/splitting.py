@@ -29,7 +29,7 @@ from millrace.datasets.check import PROBLEMS_SHOWN, expectation, too_large
 from millrace.datasets.engine import Limits, engine, literal
 from millrace.datasets.rules import ROW_COLUMN, SHOWN_CHARACTERS, Refusal, Rule
 from millrace.documents import read_signature, read_spec
-from millrace.errors import UploadRefusedError
+from millrace.errors import ServiceUnavailableError, UploadRefusedError
 from millrace.messages import BatchInput, FieldFault, RowCounts, SplitResult
 from millrace.signature import FeatureField, Signature
 from millrace.spec import Column, ColumnType, ModelSpec, Role
@@ -215,7 +215,12 @@ class _Splitting:
             self._refuse_large(source.size)
             version = source.version_id or None
             self._store.download(source.bucket, source.key, path, version_id=version)
-            self._refuse_large(path.stat().st_size)
+            size = path.stat().st_size
+            if source.size and size != source.size:
+                raise ServiceUnavailableError(
+                    f"s3://{source.bucket}/{source.key}: expected {source.size:,} bytes, got {size:,}"
+                )
+            self._refuse_large(size)
             with engine(self._workspace, self._limits, path) as connection:
                 made = self._examine(connection, path)
         except UploadRefusedError as exc:

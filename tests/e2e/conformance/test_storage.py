@@ -37,6 +37,19 @@ def test_an_older_version_stays_readable(stack: Stack) -> None:
     assert s3.get_object(**where)["Body"].read() == b"second"
 
 
+def test_a_part_of_an_older_version_is_that_part(stack: Stack) -> None:
+    """Gap ``part``."""
+    s3 = stack.client("s3")
+    where = {"Bucket": stack.outputs["Bucket"], "Key": f"parts/{time.time_ns()}"}
+    first = s3.put_object(**where, Body=b"0123456789")["VersionId"]
+    s3.put_object(**where, Body=b"another")
+
+    answer = s3.get_object(**where, VersionId=first, Range="bytes=3-5")
+
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 206
+    assert (answer["Body"].read(), answer["ContentRange"]) == (b"345", "bytes 3-5/10")
+
+
 def test_a_transaction_with_a_broken_condition_changes_nothing(stack: Stack) -> None:
     table, key = stack.outputs["Table"], f"transaction-{time.time_ns()}"
     dynamodb = stack.client("dynamodb")
