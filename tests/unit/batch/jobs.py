@@ -103,7 +103,7 @@ class Job:
     sections: dict[str, Any] = field(default_factory=dict)
     model: StoredModel | None = None
     chunk_rows: int = 10
-    store: FakeStore = field(default_factory=FakeStore)
+    store: Any = field(default_factory=FakeStore)
     runs: list[int] = field(default_factory=list)
     before_write: Callable[[int], None] = lambda _: None
 
@@ -125,9 +125,17 @@ class Job:
 
     def put(self, name: str, body: bytes) -> BatchInput:
         """Uploads a file; returns the input of its job."""
+        self.store.write(DATA, layout.batch_key("churn", name), body, content_type="")
+        return self._input(name, len(body))
+
+    def put_file(self, name: str, path: Path) -> BatchInput:
+        """Uploads a file that lies on the disk; returns the input of its job."""
+        self.store.upload(DATA, layout.batch_key("churn", name), path, content_type="")
+        return self._input(name, path.stat().st_size)
+
+    def _input(self, name: str, size: int) -> BatchInput:
         assert self.model is not None
         key = layout.batch_key("churn", name)
-        self.store.write(DATA, key, body, content_type="")
         return BatchInput(
             batch_id=layout.batch_id_for("churn", DATA, key, "v0"),
             attempt=1,
@@ -141,7 +149,7 @@ class Job:
             spec_version=1,
             spec_key=layout.spec_key("churn", self.spec.digest),
             spec_digest=self.spec.digest,
-            source=SourceObject(bucket=DATA, key=key, version_id="v0", size=len(body), etag="e"),
+            source=SourceObject(bucket=DATA, key=key, version_id="v0", size=size, etag="e"),
             created_at="2026-11-01T10:00:00+00:00",
             concurrency=4,
         )
