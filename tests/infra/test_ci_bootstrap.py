@@ -183,7 +183,12 @@ def _arn(stage: str, name: str, resources: dict[str, dict[str, Any]]) -> str:
 
 def _concrete(text: str, stage: str, resources: dict[str, dict[str, Any]]) -> str:
     """A resource of a policy in the template, such as ``${DataBucket.Arn}/incoming/*``, as an ARN."""
-    known = {"AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT}
+    known = {
+        "AWS::Partition": "aws",
+        "AWS::Region": REGION,
+        "AWS::AccountId": ACCOUNT,
+        "AWS::StackName": f"millrace-{stage}",
+    }
 
     def replace(match: re.Match[str]) -> str:
         name, _, attribute = match[1].partition(".")

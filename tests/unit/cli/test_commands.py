@@ -160,7 +160,7 @@ def test_a_wrong_command_line_is_told_to_a_person_on_stderr() -> None:
 
 
 def test_a_surprise_is_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def surprise(*_: object) -> None:
+    def surprise(*_: object, **__: object) -> None:
         raise RuntimeError("unheard of")
 
     monkeypatch.setattr("millrace_cli.app.diagnose", surprise)
@@ -172,7 +172,7 @@ def test_a_surprise_is_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("millrace_cli.app.diagnose", interrupted)

@@ -77,7 +77,7 @@ def test_parameters_that_are_no_pairs_are_refused(text: str, said: str) -> None:
         ("TrainMemry", "3008", r"no such parameter; did you mean TrainMemory\?"),
         ("TrainMemory", "lots", "expected a number, got 'lots'"),
         ("TrainMemory", "99999", "expected 1024 to 10240, got 99999"),
-        ("ApiAuthorizer", "iam", "expected one of IAM, API_KEY, NONE, got 'iam'"),
+        ("ApiAuthorizer", "iam", "expected one of IAM, API_KEY, JWT, NONE, got 'iam'"),
         ("LogRetentionDays", "31", "expected one of 1, 3, 5"),
         ("NotificationEmail", "someone", "expected an e-mail address, or nothing, got 'someone'"),
         ("Stage", "Prod", "expected 1 to 16 lower-case letters"),
