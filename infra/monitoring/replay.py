@@ -1,8 +1,8 @@
 """Sends dead letters to the functions they were meant for, once their cause is mended.
 
 The queue holds two kinds of message. EventBridge's are the event itself, with the rule's and the
-target's ARN as attributes. Lambda's are a report on a failed invocation with the event inside. Both
-functions are idempotent, so a letter that was handled after all does no harm.
+target's ARN as attributes. Lambda's are a report on a failed invocation with the event inside. All
+functions that take events are idempotent, so a letter that was handled after all does no harm.
 
     python -m infra.monitoring.replay --stack millrace            # show what waits
     python -m infra.monitoring.replay --stack millrace --send     # send, and delete what was taken

@@ -23,6 +23,7 @@ STATES = "states.amazonaws.com"
 EVENTS = "events.amazonaws.com"
 GATEWAY = "apigateway.amazonaws.com"
 ALARMS = "cloudwatch.amazonaws.com"
+LOGS = "logs.amazonaws.com"
 
 LOG_DELIVERY = (
     "logs:CreateLogDelivery",
@@ -189,6 +190,7 @@ class Stack:
             [
                 *self._roles_taken(),
                 *self._events(),
+                *self._subscriptions(),
                 *self._api_calls(),
                 *self._alarms(),
                 *self._dead_letters(),
@@ -223,6 +225,13 @@ class Stack:
                     queue = self.put_in(letters["Arn"])
                     why = f"{name} cannot deliver"
                     yield Request(EVENTS, "sqs:SendMessage", queue, source), why
+
+    def _subscriptions(self) -> Iterator[tuple[Request, str]]:
+        for name, subscription in self.of("AWS::Logs::SubscriptionFilter").items():
+            group = self._logical(subscription["LogGroupName"])
+            function = self.put_in(subscription["DestinationArn"])
+            source = self._from(self.arn(group))
+            yield Request(LOGS, "lambda:InvokeFunction", function, source), f"{name} delivers"
 
     def _api_calls(self) -> Iterator[tuple[Request, str]]:
         for name, api in self.of("AWS::ApiGateway::RestApi").items():

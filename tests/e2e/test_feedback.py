@@ -16,8 +16,9 @@ from millrace.serving.identity import predicted_at
 from millrace_cli.client import ApiClient
 from millrace_cli.target import Target
 from tests.e2e.conftest import Client, Named, Sample, Until, Upload, spec_document
+from tests.e2e.mailbox import Mailbox
 
-pytestmark = pytest.mark.needs("upload-events", "state-machine", "rest-api", "logs")
+pytestmark = pytest.mark.needs("upload-events", "state-machine", "rest-api", "logs", "notices")
 
 PRIVATE = "mean_texture"
 
@@ -69,6 +70,7 @@ def test_answers_are_captured_labelled_by_api_and_file_and_joined(
     api: ApiClient,
     client: Client,
     target: Target,
+    mailbox: Mailbox,
     patiently: Until,
     watched: str,
     cancer: Sample,
@@ -82,6 +84,7 @@ def test_answers_are_captured_labelled_by_api_and_file_and_joined(
         {"labels": [{"prediction_id": by_api, "row": n, "label": truth[n]} for n in (0, 1)]},
     )
     lines = ["prediction_id,row,label", *[f"{by_file},{n},{truth[2 + n]}" for n in (0, 1)]]
+    lines.append(f"{by_file},9,benign")
     client("s3").put_object(
         Bucket=target.outputs.data_bucket,
         Key=f"feedback/{watched}/labels.csv",
@@ -110,6 +113,13 @@ def test_answers_are_captured_labelled_by_api_and_file_and_joined(
         (made, n): str(truth[2 * index + n]) for index, made in enumerate(ids[:2]) for n in (0, 1)
     }
     assert len(rows) == 6
+    notice = patiently(lambda: mailbox.find(lambda m: m.get("model") == watched and "first" in m))
+    assert notice["first"] == [
+        "line 4: label: expected a class of the model, as its predictions name it: 0, 1"
+    ]
+    bucket, key = notice["report"].removeprefix("s3://").split("/", 1)
+    report = json.loads(client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
+    assert (report["accepted"], report["rejected"]) == (2, 1)
     first = predictions[by_api]
     expected = {name: value for name, value in cancer.feature_row(0).items() if name != PRIVATE}
     assert rows[0].prediction == first
