@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
 from millrace.serving.codec import Batch, SignatureCodec
-from millrace.serving.tensors import InferenceRequest, TensorMap, read_request
+from millrace.serving.columns import Coded
+from millrace.serving.tensors import InferenceRequest, Tensor, TensorMap, read_request
 from millrace.signature import FeatureField, Signature
 from millrace.spec import ColumnType, Task
 from tests.fakes.onnx_models import churn_signature
@@ -126,15 +127,31 @@ def test_floats_that_are_integers_are_integers_and_ones_are_true() -> None:
     assert batch.numeric[:, [0, 2]].tolist() == [[41.0, 1.0], [19.0, 0.0]]
 
 
-@given(st.lists(st.text(max_size=400).filter(lambda t: "\0" not in t), min_size=1, max_size=30))
-def test_texts_of_any_length_come_through(texts: list[str]) -> None:
+def texts_of(read: Tensor) -> list[str | None]:
+    """The elements of a tensor of texts."""
+    assert isinstance(read.values, Coded)
+    return [read.values.values[code] for code in read.values.codes.tolist()]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["", "a", "basic", "\0", "a\0\0\0", "Málaga"]), st.text(max_size=300)
+        ),
+        min_size=1,
+        max_size=120,
+    ),
+    st.integers(1, 20),
+)
+def test_texts_of_any_length_come_through(texts: list[str], times: int) -> None:
+    texts = texts * times
     part = raw(texts, "BYTES")
     item = {"name": "city", "datatype": "BYTES", "shape": [len(texts)]}
     header = orjson.dumps({"inputs": [item | {"parameters": {"binary_data_size": len(part)}}]})
 
     [read] = read_request(header + part, len(header)).inputs
 
-    assert list(read.values) == texts
+    assert texts_of(read) == texts
 
 
 def test_a_nul_in_a_text_hides_no_other_text() -> None:
@@ -145,7 +162,7 @@ def test_a_nul_in_a_text_hides_no_other_text() -> None:
 
     [read] = read_request(header + part, len(header)).inputs
 
-    assert list(read.values) == texts
+    assert texts_of(read) == texts
 
 
 BODY, LENGTH = as_bytes(inputs())
@@ -198,6 +215,25 @@ def test_damaged_binary_data_is_refused_by_tensor(datatype: str, part: bytes, me
 
     assert "inputs[0]: " in str(error)
     assert message in str(error)
+
+
+@given(
+    st.lists(st.sampled_from(["", "a", "basic", "premium"]), min_size=64, max_size=90), st.data()
+)
+def test_damaged_texts_are_refused_or_read_as_they_are(
+    texts: list[str], data: st.DataObject
+) -> None:
+    part = bytearray(raw(texts, "BYTES"))
+    for _ in range(data.draw(st.integers(1, 3))):
+        part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
+    item = {"name": "city", "datatype": "BYTES", "shape": [len(texts)]}
+    header = orjson.dumps({"inputs": [item | {"parameters": {"binary_data_size": len(part)}}]})
+
+    try:
+        [read] = read_request(header + bytes(part), len(header)).inputs
+    except InvalidRequestError:
+        return
+    assert raw([text or "" for text in texts_of(read)], "BYTES") == bytes(part)
 
 
 @given(st.data())
@@ -360,7 +396,7 @@ def test_a_model_with_a_feature_called_numeric_has_no_packed_form() -> None:
 
     columns = tensors.columns(read)
 
-    assert list(columns["numeric"]) == [1.5, 2.5]
+    assert np.asarray(columns["numeric"]).tolist() == [1.5, 2.5]
     assert not any(name.startswith("packed") for name in tensors.metadata()["properties"])
 
 
