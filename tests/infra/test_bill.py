@@ -11,6 +11,7 @@ from cfnlint.schema.manager import ProviderSchemaManager
 from samtranslator.yaml_helper import yaml_parse
 
 from infra.costs import __main__ as command
+from infra.costs import batch
 from infra.costs.bill import Path as Way
 from infra.costs.bill import bill_of, happy_path, metrics_of, total
 from infra.costs.choices import effects
@@ -466,3 +467,17 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
     assert "$2.1730" in shown
+
+
+def test_page_on_batch_jobs_shows_their_price() -> None:
+    page = batch.DOCUMENT.read_text(encoding="utf-8")
+
+    assert batch.written(page) == page, "run `python -m infra.costs.batch --write`"
+    assert batch.table() in page
+
+
+def test_price_of_a_million_rows_is_less_than_a_cent_however_many_there_are() -> None:
+    for job in batch.JOBS:
+        per_million = total(batch.lines(job)) / (Decimal(job.rows) / batch.MILLION)
+
+        assert Decimal("0.001") < per_million < Decimal("0.01")
