@@ -84,7 +84,9 @@ _FEW: Final = 64
 """Elements of a BYTES tensor below which a plain loop is quicker."""
 _HIGH_BYTES: Final = 3
 _WIDEST: Final = 64
+_MANY: Final = 4_096
 _SLOT_BITS: Final = 16
+_FEW_SLOT_BITS: Final = 13
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 _MASKS: Final = np.where(
     np.arange(_WIDEST) < np.arange(_WIDEST + 1)[:, None], np.uint8(255), np.uint8(0)
@@ -372,16 +374,17 @@ def _distinct(
     """Codes of the distinct elements, by a hash of their words that is checked against them."""
     words = max(1, -(-widest // 8))
     padded = np.concatenate([octets, np.zeros(8 * words, dtype=np.uint8)])
-    windows = np.lib.stride_tricks.as_strided(padded, (len(octets) + 1, 8 * words), (1, 1))
+    windows = np.ndarray((len(octets) + 1, 8 * words), np.uint8, padded, strides=(1, 1))
     keys = windows[begins].view(np.uint64)
     keys &= _MASKS[sizes, :words]
     mixed = sizes.astype(np.uint64)
     for word in keys.T:
         mixed = (mixed ^ word) * _MULTIPLIER
         mixed ^= mixed >> np.uint64(29)
-    slots = (mixed >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
-    table = np.empty(1 << _SLOT_BITS, dtype=np.intp)
-    table[slots] = np.arange(len(slots))
+    bits = _SLOT_BITS if len(mixed) > _MANY else _FEW_SLOT_BITS
+    slots = (mixed >> np.uint64(64 - bits)).astype(np.intp)
+    table = np.empty(1 << bits, dtype=np.int32)
+    table[slots] = np.arange(len(slots), dtype=np.int32)
     first = table[slots]
     if (sizes[first] != sizes).any() or (keys[first] != keys).any():
         return None
