@@ -53,7 +53,8 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
         capacity_bytes=capacity_of(settings.memory_mb * 2**20),
     )
     guard = open_guard(settings.authorizer, settings.api_keys, lambda: table)
-    return Gateway(create_service(store, new_id=new_prediction_id, limits=limits), guard)
+    service = create_service(store, new_id=new_prediction_id, limits=limits)
+    return Gateway(service, guard, never_waits=service.never_waits)
 
 
 @cache

@@ -8,6 +8,7 @@ Outputs: classification ``probabilities`` (float32, [n, classes], in `Signature.
 regression ``prediction`` (float32, [n, 1]).
 """
 
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -97,12 +98,12 @@ class Signature(BaseModel):
     conformal: Conformal | None = None
     """None: too few rows to promise anything, or a version made before intervals were."""
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[FeatureField, ...]:
         """Features of the ``numeric`` input, in order."""
         return tuple(f for f in self.features if f.type is not ColumnType.STRING)
 
-    @property
+    @cached_property
     def categorical(self) -> tuple[FeatureField, ...]:
         """Features of the ``categorical`` input, in order."""
         return tuple(f for f in self.features if f.type is ColumnType.STRING)

@@ -5,16 +5,33 @@ request that is dispatched here costs a fifth of it. Nothing waits in it, so it 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl
+from weakref import WeakKeyDictionary
 
-from millrace.errors import MillraceError, NotFoundError
+from millrace.errors import (
+    FieldProblem,
+    InvalidRequestError,
+    MalformedRequestError,
+    MillraceError,
+    NotFoundError,
+    RequestTooLargeError,
+)
 from millrace.http import bodies
 from millrace.http.caller import correlation_id
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, refusal, shown
-from millrace.serving import telemetry
-from millrace.serving.codec import Limits
+from millrace.serving.answers import (
+    DEFAULT_OPTIONS,
+    AnswerOptions,
+    Format,
+    Writer,
+    acceptable,
+    read_options,
+)
+from millrace.serving.codec import OPTIONS, Batch, Limits, SignatureCodec
+from millrace.serving.delimited import read_csv
 from millrace.serving.prediction import Predictor
 from millrace.serving.store import LoadedModel
 from millrace.vocabulary import MODEL_NAME_PATTERN
@@ -30,6 +47,7 @@ PREDICTION_HEADER: Final = "X-Millrace-Prediction-Id"
 
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
+_MAX_QUERY_FIELDS: Final = 100
 _BEGINNING: Final = "/v1/models/"
 _ENDING: Final = "/predict"
 _VERSIONS: Final = "versions"
@@ -38,8 +56,8 @@ _VERSIONS: Final = "versions"
 class Models(Protocol):
     """What the routes need of a model store."""
 
-    def get(self, model: str) -> LoadedModel:
-        """The champion, in memory."""
+    def get(self, model: str, version: int | None = None) -> LoadedModel:
+        """A version in memory; without one, the champion."""
         ...
 
 
@@ -65,20 +83,16 @@ class HotRoute:
         self._store = store
         self._predictor = predictor
         self._limits = limits
+        self._writers: WeakKeyDictionary[SignatureCodec, Writer] = WeakKeyDictionary()
 
     @staticmethod
-    def matches(scope: Scope) -> bool:
+    def matches(method: str, path: str) -> bool:
         """Whether a request is for this route."""
-        return (
-            scope["method"] == "POST"
-            and scope["path"].startswith(_BEGINNING)
-            and asked(scope["path"]) is not None
-        )
+        return method == "POST" and asked(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one ASGI request."""
         reply = await self.reply(scope, receive)
-        telemetry.flush()
         await send(
             {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
         )
@@ -88,54 +102,141 @@ class HotRoute:
         """The answer to a request, whatever happens."""
         started = self._predictor.clock()
         correlation = correlation_id(scope)
-        path: str = scope["path"]
         loaded: LoadedModel | None = None
         try:
-            name, _ = _named(path)
-            headers = _headers(scope["headers"])
-            came = bodies.bare_type(headers.get(b"content-type", b"").decode("latin-1"))
-            if not bodies.reads_as_json(came):
-                raise bodies.unsupported_type(came, "application/json")
+            headers = dict(scope["headers"])
+            written_in = acceptable(headers.get(b"accept", b"").decode("latin-1"))
+            name, version = _named(scope["path"])
             body = bodies.inflated(
                 await received(receive, self._limits.body_bytes),
                 headers.get(b"content-encoding", b"").decode("latin-1"),
                 self._limits.body_bytes,
             )
-            loaded = self._store.get(name)
-            batch = loaded.codec.decode(body)
+            loaded = self._store.get(name, version)
+            batch, given = _read(
+                body, headers.get(b"content-type", b"").decode("latin-1"), loaded.codec
+            )
+            options = DEFAULT_OPTIONS
+            query = scope.get("query_string")
+            if given or query:
+                options = _options(given, (query or b"").decode("latin-1"))
             prediction = self._predictor.run(loaded, batch)
-            content = loaded.codec.answer(
-                prediction.output,
-                version=prediction.version,
-                prediction_id=prediction.prediction_id,
-                warnings=batch.warnings,
-            )
+            content = self._writer(loaded.codec).write(prediction, options, written_in)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            if isinstance(error, MillraceError):
-                self._predictor.refused(
-                    error, loaded=loaded, started=started, correlation_id=correlation
-                )
-            told = refusal(error, instance=path, correlation=correlation)
-            return Reply(
-                told.status,
-                told.body,
-                (
-                    (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
-                    (b"content-length", b"%d" % len(told.body)),
-                    *((k.lower().encode(), v.encode()) for k, v in told.headers),
-                ),
-            )
+            return self._refused(error, scope, loaded, started, correlation)
         self._predictor.answered(prediction, started=started, correlation_id=correlation)
         return Reply(
             200,
             content,
             (
-                (b"content-type", b"application/json"),
+                (b"content-type", _TYPES[written_in]),
                 (b"content-length", b"%d" % len(content)),
                 (_VERSION_KEY, b"%d" % prediction.version),
                 (_PREDICTION_KEY, prediction.prediction_id.encode()),
             ),
         )
+
+    def _refused(
+        self,
+        error: Exception,
+        scope: Scope,
+        loaded: LoadedModel | None,
+        started: float,
+        correlation: str,
+    ) -> Reply:
+        if isinstance(error, MillraceError):
+            self._predictor.refused(
+                error, loaded=loaded, started=started, correlation_id=correlation
+            )
+        if isinstance(error, RequestTooLargeError):
+            error = _pointed(error, scope["path"])
+        told = refusal(error, instance=scope["path"], correlation=correlation)
+        return Reply(
+            told.status,
+            told.body,
+            (
+                (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
+                (b"content-length", b"%d" % len(told.body)),
+                *((k.lower().encode(), v.encode()) for k, v in told.headers),
+            ),
+        )
+
+    def _writer(self, codec: SignatureCodec) -> Writer:
+        writer = self._writers.get(codec)
+        if writer is None:
+            writer = self._writers[codec] = Writer(codec)
+        return writer
+
+
+def _read(body: bytes, content_type: str, codec: SignatureCodec) -> tuple[Batch, Mapping[str, Any]]:
+    """The rows of a body, and the options it holds.
+
+    Raises:
+        UnsupportedMediaTypeError: Its type is none that is read.
+        InvalidRequestError: It does not fit.
+    """
+    if content_type == Format.JSON:
+        asked = codec.read(body)
+        return asked.batch, asked.options
+    came = bodies.bare_type(content_type)
+    if bodies.reads_as_json(came):
+        asked = codec.read(body)
+        return asked.batch, asked.options
+    if came == Format.CSV:
+        return codec.decode_columns(read_csv(body, codec)), {}
+    if came == Format.ARROW:
+        # Loaded when it is needed: few callers speak Arrow.
+        from millrace.serving.arrow import read_arrow
+
+        return codec.decode_columns(read_arrow(body, codec)), {}
+    raise bodies.unsupported_type(came, *Format)
+
+
+def _options(given: Mapping[str, Any], query: str) -> AnswerOptions:
+    """What the body and the query ask of the answer.
+
+    Raises:
+        InvalidRequestError: Names what is wrong, or is asked for in both or twice.
+    """
+    if not query:
+        return read_options(given)
+    asked: dict[str, Any] = dict(given)
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
+    except ValueError as exc:
+        raise MalformedRequestError("the query has too many parameters") from exc
+    for key, value in pairs:
+        if key not in OPTIONS:
+            continue  # what a proxy adds is none of ours
+        if key in asked:
+            message = "is given twice"
+            raise InvalidRequestError(f"{key}: {message}", [FieldProblem(key, message)])
+        asked[key] = _FROM_QUERY[key](value)
+    return read_options(asked)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+_FROM_QUERY: Final[Mapping[str, Callable[[str], Any]]] = {
+    "outputs": lambda text: text.split(","),
+    "coverage": _number,
+    "form": str,
+}
+
+
+def _pointed(error: RequestTooLargeError, path: str) -> RequestTooLargeError:
+    """The error with what to do about it."""
+    model, _ = asked(path) or ("", None)
+    return RequestTooLargeError(
+        f"{error}, or score them as a batch: POST {_BEGINNING}{model}/batch, or put a file under "
+        f"batch/{model}/",
+        error.problems,
+    )
 
 
 def asked(path: str) -> tuple[str, str | None] | None:
@@ -145,6 +246,8 @@ def asked(path: str) -> tuple[str, str | None] | None:
     parts = path[len(_BEGINNING) : -len(_ENDING)].split("/")
     if len(parts) == 1 and parts[0]:
         return parts[0], None
+    if len(parts) == 3 and parts[0] and parts[1] == _VERSIONS and parts[2]:
+        return parts[0], parts[2]
     return None
 
 
@@ -185,10 +288,10 @@ def _named(path: str) -> tuple[str, int | None]:
     return name, int(version)
 
 
-def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers by name in lower case, as ASGI has them."""
-    return dict(pairs)
-
-
 _VERSION_KEY: Final = VERSION_HEADER.lower().encode()
 _PREDICTION_KEY: Final = PREDICTION_HEADER.lower().encode()
+_TYPES: Final = {
+    Format.JSON: b"application/json",
+    Format.CSV: b"text/csv; charset=utf-8; header=present",
+    Format.ARROW: b"application/vnd.apache.arrow.stream",
+}

@@ -47,6 +47,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/models/{name}/batch", "api", Permission.PREDICT),
     Route("GET", "/v1/models/{name}/batches", "api", Permission.VIEW),
     Route("GET", "/v1/batches/{batch_id}", "api", Permission.PREDICT),
+    Route("POST", "/v1/models/{name}/versions/{version}/predict", "predict", Permission.PREDICT),
     Route("POST", "/v1/models/{name}/aliases/champion", "api", Permission.APPROVE),
     Route("POST", "/v1/models/{name}/retrain", "api", Permission.OPERATE),
     Route("GET", "/v1/specs/{name}", "api", Permission.VIEW),

@@ -11,6 +11,7 @@ from typing import Final
 
 from millrace.http.hot_route import ASGI, HotRoute, Receive, Scope, Send
 from millrace.http.inference import Models, create_inference
+from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Limits
 from millrace.serving.journal import PredictionLog
 from millrace.serving.prediction import Journal, Predictor
@@ -34,14 +35,21 @@ class Service:
         self._inference = create_inference(predictor, store, limits)
         self._described: ASGI | None = None
 
+    @staticmethod
+    def never_waits(method: str, path: str) -> bool:
+        """Whether a request is answered without waiting for anything, its body being there."""
+        return HotRoute.matches(method, path) or _is_inference(path)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one ASGI request."""
         if scope["type"] == _LIFESPAN:
             await _live(receive, send)
-        elif HotRoute.matches(scope):
+        elif HotRoute.matches(scope["method"], scope["path"]):
             await self._hot(scope, receive, send)
-        elif scope["path"] == _INFERENCE or scope["path"].startswith(f"{_INFERENCE}/"):
+            telemetry.flush()
+        elif _is_inference(scope["path"]):
             await self._inference(scope, receive, send)
+            telemetry.flush()
         else:
             if self._described is None:
                 from millrace.http.predict import create_app
@@ -69,6 +77,10 @@ def create_service(
     """
     predictor = Predictor(new_id=new_id, journal=journal or PredictionLog(), clock=clock)
     return Service(store, predictor, limits)
+
+
+def _is_inference(path: str) -> bool:
+    return path.startswith(_INFERENCE) and path[len(_INFERENCE) :][:1] in ("", "/")
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -14,18 +14,17 @@ cut, and the spec's ``null_values`` mean "no value".
 
 import json
 import re
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from millrace.errors import (
-    ArtifactError,
     FieldProblem,
     InvalidRequestError,
     MalformedRequestError,
@@ -42,18 +41,28 @@ from millrace.serving.diagnosis import (
     wrong_shape,
     wrong_value,
 )
+from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
-from millrace.vocabulary import WHITESPACE, ColumnType, Task, null_texts
+from millrace.vocabulary import WHITESPACE, ColumnType, null_texts
 
 _PAIR: Final = re.compile(rb'"\s*:')
 
-_NUMBERS: Final[frozenset[type]] = frozenset({int, float, type(None)})
-_BOOLEANS: Final[frozenset[type]] = frozenset({bool, type(None)})
-_STRINGS: Final[frozenset[type]] = frozenset({str, type(None)})
-_NULL: Final = type(None)
+_NUMBERS: Final[frozenset[type]] = frozenset({int, float})
+_BOOLEANS: Final[frozenset[type]] = frozenset({bool})
+_STRINGS: Final[frozenset[type]] = frozenset({str})
+_NULL: Final = frozenset({type(None)})
 _INT64_DIGITS: Final = 20
 _TWICE: Final = "is given twice in one object"
+_FEW_ROWS: Final = 8
+"""Up to here Python walks the values faster than NumPy makes its arrays."""
+_MAX_REMEMBERED_SHAPES: Final = 4_000
 
+OPTIONS: Final = ("outputs", "form", "coverage")
+"""Keys of a JSON body beside its rows or columns; `answers` says what they mean."""
+_KEYS: Final = frozenset({"rows", "columns", *OPTIONS})
+_SAFE: Final = float(MAX_INTEGER - 1)
+
+type Form = Literal["rows", "columns"]
 type _Getter = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
@@ -111,6 +120,19 @@ class Batch:
     unknown_categories: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a JSON body asks for.
+
+    Attributes:
+        batch: The rows.
+        options: The body's other keys, as they came.
+    """
+
+    batch: Batch
+    options: Mapping[str, Any]
+
+
 class SignatureCodec:
     """Reads requests for, and writes answers of, one model signature.
 
@@ -125,34 +147,73 @@ class SignatureCodec:
         self._by_name = {f.name: f for f in signature.features}
         self._numeric = signature.numeric
         self._categorical = signature.categorical
-        plain = [i for i, f in enumerate(self._numeric) if f.type is not ColumnType.BOOLEAN]
-        flags = [i for i, f in enumerate(self._numeric) if f.type is ColumnType.BOOLEAN]
-        self._groups = tuple(
-            _NumericGroup(tuple(self._numeric[i] for i in positions), np.array(positions), types)
-            for positions, types in ((plain, _NUMBERS), (flags, _BOOLEANS))
-            if positions
+        self._names = [f.name for f in (*self._numeric, *self._categorical)]
+        self._getter = _getter(self._names)
+        self._width = len(self._numeric)
+        self.null_texts = null_texts(signature.null_values)
+        """Texts that mean "no value", after cleaning."""
+        self._texts = tuple(Texts(f, self._cleaned) for f in self._categorical)
+        self._texts_read = tuple(t.read for t in self._texts)
+        self._types = tuple(
+            (_BOOLEANS if f.type is ColumnType.BOOLEAN else _NUMBERS)
+            | (_NULL if f.nullable else set())
+            for f in self._numeric
         )
-        self._null_texts = null_texts(signature.null_values)
-        self._strings = _getter([f.name for f in self._categorical])
-        self._string_required = np.array([not f.nullable for f in self._categorical], dtype=bool)
+        self._booleans = tuple(f.type is ColumnType.BOOLEAN for f in self._numeric)
+        self._integers = np.array([f.type is ColumnType.INTEGER for f in self._numeric], dtype=bool)
+        self._any_integers = bool(self._integers.any())
         self._low = np.array([-np.inf if f.min is None else f.min for f in self._numeric])
         self._high = np.array([np.inf if f.max is None else f.max for f in self._numeric])
-        self._bounded = any(f.min is not None or f.max is not None for f in self._numeric)
-        self._allowed = tuple(
-            (i, f, frozenset(f.allowed) | ({MISSING_CATEGORY} if f.nullable else frozenset()))
-            for i, f in enumerate(self._categorical)
-            if f.allowed is not None
-        )
-        self._labels = np.empty(len(signature.classes), dtype=object)
-        self._labels[:] = [_label(c, signature.target_type) for c in signature.classes]
+        least = np.maximum(self._low, -_SAFE)
+        most = np.minimum(self._high, _SAFE)
+        self._least, self._most = least, most
+        self._bounds = tuple(zip(least.tolist(), most.tolist(), strict=True))
+        # What a row may hold, value by value, without any need for a closer look.
+        self._plain = tuple(
+            (types - {float} if f.type is ColumnType.INTEGER else types)
+            for types, f in zip(self._types, self._numeric, strict=True)
+        ) + tuple(_STRINGS | (_NULL if f.nullable else set()) for f in self._categorical)
+        self._plain_shapes: set[tuple[type, ...]] = set()
+        self.labels = np.empty(len(signature.classes), dtype=object)
+        """The class labels in the target's own type."""
+        self.labels[:] = [_label(c, signature.target_type) for c in signature.classes]
+
+    def feature(self, name: str) -> FeatureField | None:
+        """The feature of a name."""
+        return self._by_name.get(name)
+
+    def refuse_twice(self, names: Sequence[str], place: str) -> None:
+        """Refuses columns of which a name comes twice.
+
+        Args:
+            names: The columns' names.
+            place: What names them, for those that are no features.
+
+        Raises:
+            InvalidRequestError: Some do.
+        """
+        if len(set(names)) == len(names):
+            return
+        report = Report(self.signature.model)
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            known = name in self._by_name
+            report.add(
+                name if known else place, "is given twice" if known else "a name comes twice"
+            )
+        report.refuse()
 
     # ── Requests ────────────────────────────────────────────────────────────────────────────────
 
     def decode(self, body: bytes) -> Batch:
-        """Reads a request body.
+        """The rows of a JSON body; see `read`."""
+        return self.read(body).batch
+
+    def read(self, body: bytes) -> Asked:
+        """Reads a JSON body.
 
         Args:
-            body: JSON, ``{"rows": [{feature: value}]}`` or ``{"columns": {feature: [value]}}``.
+            body: ``{"rows": [{feature: value}]}`` or ``{"columns": {feature: [value]}}``, with the
+                keys of `OPTIONS` beside, if any.
 
         Raises:
             MalformedRequestError: The body is no JSON.
@@ -169,9 +230,11 @@ class SignatureCodec:
         except orjson.JSONDecodeError as exc:
             self._refuse_non_finite(body)
             raise MalformedRequestError(f"the body is not JSON: {exc}") from exc
-        batch = self._read(document, finite=True)
-        self._refuse_duplicate_keys(body, document)
-        return batch
+        form = _form_of(document)
+        batch = self._read(document[form], form, finite=True)
+        self._refuse_duplicate_keys(body, document, form)
+        options = {} if len(document) == 1 else {k: document[k] for k in document if k != form}
+        return Asked(batch, options)
 
     def encode(self, document: Any) -> Batch:
         """The arrays of a request that is parsed already.
@@ -180,7 +243,8 @@ class SignatureCodec:
             RequestTooLargeError: More rows than one request may carry.
             InvalidRequestError: Names every row and field that does not fit.
         """
-        return self._read(document, finite=False)
+        form = _form_of(document)
+        return self._read(document[form], form, finite=False)
 
     def decode_columns(self, columns: Mapping[str, Column]) -> Batch:
         """The arrays of typed columns: of CSV, Arrow, tensors and files.
@@ -199,20 +263,18 @@ class SignatureCodec:
         rows = self._column_rows(columns)
         report = Report(self.signature.model)
         numbers = [numbers_of(f, columns[f.name], report) for f in self._numeric]
-        texts = [texts_of(f, columns[f.name], self._cleaned, report) for f in self._categorical]
+        texts = [texts_of(t, columns[t.feature.name], report) for t in self._texts]
         report.refuse()
-        numeric = np.empty((rows, len(numbers)), dtype=np.float64)
+        numeric = np.empty((len(numbers), rows), dtype=np.float64)
         for position, values in enumerate(numbers):
-            numeric[:, position] = values
-        categorical = np.empty((rows, len(texts)), dtype=object)
-        for position, labels in enumerate(texts):
-            categorical[:, position] = labels
-        return Batch(
-            rows=rows,
-            numeric=numeric.astype(np.float32),
-            categorical=categorical,
-            warnings=self._outside_contract(numeric, categorical),
-        )
+            numeric[position] = values
+        categorical = np.empty((len(texts), rows), dtype=object)
+        odd = []
+        for position, read in enumerate(texts):
+            if read is not None:
+                categorical[position], raises_question = read
+                odd += [position] if raises_question else []
+        return self._batch(rows, numeric, categorical, odd)
 
     def _column_rows(self, columns: Mapping[str, Column]) -> int:
         """How many rows the columns have, when names and lengths are right."""
@@ -251,32 +313,32 @@ class SignatureCodec:
                 [FieldProblem(form, f"has more than {self.limits.rows:,} rows")],
             )
 
-    def _read(self, document: Any, *, finite: bool) -> Batch:
+    def _read(self, data: Any, form: Form, *, finite: bool) -> Batch:
         """Checks and converts; ``finite`` says that no float can be NaN or infinite."""
-        form = _form_of(document)
-        data = document[form]
         by_column = form == "columns"
-        columns = self._columns_of(data) if by_column else None
+        columns: Sequence[Sequence[Any]] | None = self._columns_of(data) if by_column else None
         rows = len(columns[0]) if columns is not None else len(data)
         self._check_rows(rows, form)
-        converted = self._convert(data, rows, by_column=by_column) if finite else None
-        if converted is None:
+        batch: Batch | None = None
+        if finite:
+            batch = self._of_rows(data, rows) if columns is None else self._many(columns, rows)
+        if batch is None:
             self._diagnose(data, by_column=by_column)
-            converted = self._convert(data, rows, by_column=by_column, checked=True)
-        if converted is None:
+            if columns is None:
+                columns = list(zip(*map(self._getter, data), strict=True))
+            batch = self._many(columns, rows, checked=True)
+        if batch is None:
             raise InvalidRequestError("the rows do not fit the signature")
-        numeric, categorical = converted
-        return Batch(
-            rows=rows,
-            numeric=numeric.astype(np.float32),
-            categorical=categorical,
-            warnings=self._outside_contract(numeric, categorical),
-        )
+        return batch
 
     def _columns_of(self, data: Any) -> list[list[Any]]:
-        """The columns in signature order, when names and lengths are right."""
+        """The columns, numeric ones first, when names and lengths are right."""
         if not isinstance(data, dict):
             raise wrong_shape("columns", "an object of arrays", data)
+        if data.keys() == self._by_name.keys():
+            columns = [data[name] for name in self._names]
+            if set(map(type, columns)) == {list} and len(set(map(len, columns))) == 1:
+                return columns
         report = Report(self.signature.model)
         self._check_names(data, report)
         lists = {name: v for name, v in data.items() if isinstance(v, list)}
@@ -285,71 +347,135 @@ class SignatureCodec:
                 report.add(name, f"expected an array of values, got {kind_of(data[name])}")
         self._check_lengths({name: len(v) for name, v in lists.items()}, report)
         report.refuse()
-        return [lists[f.name] for f in self.signature.features]
+        return [lists[name] for name in self._names]
 
-    def _convert(
-        self, data: Any, rows: int, *, by_column: bool, checked: bool = False
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.object_]] | None:
-        """The arrays, or None when some value needs a closer look."""
-        if not by_column and not checked:
-            # dict lookups below find a missing feature; equal lengths then exclude unknown ones
-            if set(map(type, data)) != {dict}:
-                return None
-            if set(map(len, data)) != {len(self._by_name)}:
-                return None
+    def _of_rows(self, data: list[Any], rows: int) -> Batch | None:
+        """The arrays of rows, or None when some value needs a closer look."""
         try:
-            numeric = np.empty((rows, len(self._numeric)), dtype=np.float64)
-            for group in self._groups:
-                values = group.take(data, by_column=by_column)
-                matrix = group.convert(values, by_column=by_column, checked=checked)
-                if matrix is None:
-                    return None
-                if len(self._groups) == 1:
-                    numeric = matrix
-                else:
-                    numeric[:, group.positions] = matrix
-            categorical = self._convert_strings(data, rows, by_column=by_column)
-        except KeyError:
+            # A lookup finds a missing feature; equal lengths then exclude unknown ones.
+            if set(map(len, data)) != {len(self._names)}:
+                return None
+            values = list(map(self._getter, data))
+        except (KeyError, TypeError, IndexError):
             return None
-        return None if categorical is None else (numeric, categorical)
+        if rows <= _FEW_ROWS:
+            batch = self._few(values, rows)
+            if batch is not None:
+                return batch
+        return self._many(list(zip(*values, strict=True)), rows)
 
-    def _convert_strings(
-        self, data: Any, rows: int, *, by_column: bool
-    ) -> npt.NDArray[np.object_] | None:
-        if not self._categorical:
-            return np.empty((rows, 0), dtype=object)
-        values = (
-            [data[f.name] for f in self._categorical]
-            if by_column
-            else list(map(self._strings, data))
+    def _few(self, values: list[tuple[Any, ...]], rows: int) -> Batch | None:
+        """The arrays of a few rows in which nothing is remarkable, else None."""
+        width, read = self._width, self._texts_read
+        numbers: list[Any] = []
+        texts: list[str] = []
+        for row in values:
+            shape = tuple(map(type, row))
+            if shape not in self._plain_shapes and not self._is_plain(shape):
+                return None
+            numeric = row[:width]
+            for value, (least, most) in zip(numeric, self._bounds, strict=True):
+                if value is not None and not least <= value <= most:
+                    return None
+            numbers += numeric
+            try:
+                texts += [r[text] for r, text in zip(read, row[width:], strict=True)]
+            except KeyError:
+                return None
+        return Batch(
+            rows=rows,
+            numeric=np.array(numbers, dtype=np.float32).reshape(rows, width),
+            categorical=np.array(texts, dtype=object).reshape(rows, len(read)),
         )
-        flat = list(chain.from_iterable(values))
-        if not set(map(type, flat)) <= _STRINGS:
+
+    def _is_plain(self, shape: tuple[type, ...]) -> bool:
+        """Whether values of these types need no closer look but at their size."""
+        if not all(kind in kinds for kind, kinds in zip(shape, self._plain, strict=True)):
+            return False
+        if len(self._plain_shapes) < _MAX_REMEMBERED_SHAPES:
+            self._plain_shapes.add(shape)
+        return True
+
+    def _many(
+        self, columns: Sequence[Sequence[Any]], rows: int, *, checked: bool = False
+    ) -> Batch | None:
+        """The arrays of columns, or None when some value needs a closer look.
+
+        Args:
+            columns: In the order of ``_names``.
+            rows: Their length.
+            checked: Every value was looked at: only texts may still be remarkable.
+        """
+        width = self._width
+        numeric = np.empty((width, rows), dtype=np.float64)
+        for position in range(width):
+            if not self._fill(numeric[position], columns[position], position):
+                return None
+        categorical = np.empty((len(self._texts), rows), dtype=object)
+        odd: list[int] = []
+        for position, texts in enumerate(self._texts):
+            read = texts.column(columns[width + position])
+            if read is None:
+                return None
+            categorical[position] = read[0]
+            if read[1]:
+                odd.append(position)
+        if width and not checked and not self._are_readable(numeric):
             return None
-        # Categories repeat: each distinct text is looked at once.
-        cleaned = {text: self._cleaned(text) for text in set(flat)}
-        if any("\0" in text for text in cleaned.values()):
-            return None
-        if any(clean != text for text, clean in cleaned.items()):
-            flat = [cleaned[text] for text in flat]
-        matrix = np.array(flat, dtype=object)
-        if by_column:
-            matrix = np.ascontiguousarray(matrix.reshape(-1, rows).T)
-        else:
-            matrix = matrix.reshape(rows, -1)
-        if (
-            MISSING_CATEGORY in cleaned.values()
-            and ((matrix == MISSING_CATEGORY).any(axis=0) & self._string_required).any()
-        ):
-            return None
-        return matrix
+        return self._batch(rows, numeric, categorical, odd)
+
+    def _fill(self, row: npt.NDArray[np.float64], values: Sequence[Any], position: int) -> bool:
+        """Puts the values of a numeric feature into an array, if they are of its types."""
+        try:
+            if self._booleans[position]:
+                if not set(map(type, values)) <= self._types[position]:
+                    return False
+                row[:] = values
+                return True
+            # Half the time of NumPy's own conversion, and it takes no text and no null.
+            row[:] = array("d", values)
+        except TypeError:
+            if not set(map(type, values)) <= self._types[position]:
+                return False
+            row[:] = values
+            return True
+        except OverflowError:
+            return False
+        # Booleans pass for 0 and 1 there.
+        return not (((row == 0) | (row == 1)).any() and bool in map(type, values))
+
+    def _are_readable(self, numeric: npt.NDArray[np.float64]) -> bool:
+        """Whether 64-bit floats, and the model's 32-bit ones, hold all numbers, integers exactly."""
+        if not np.fmax.reduce(np.abs(numeric), axis=None, initial=0.0) < MAX_INTEGER:
+            return False
+        if self._any_integers:
+            integers = numeric[self._integers]
+            return not (np.abs(integers - np.trunc(integers)) > 0).any()
+        return True
+
+    def _batch(
+        self,
+        rows: int,
+        numeric: npt.NDArray[np.float64],
+        categorical: npt.NDArray[np.object_],
+        odd: Sequence[int],
+    ) -> Batch:
+        """The batch of arrays that lie feature by feature; ``odd`` names texts to look at again."""
+        warnings, unknown = self._remarkable(numeric, categorical, odd)
+        return Batch(
+            rows=rows,
+            numeric=numeric.T.astype(np.float32, order="C"),
+            categorical=np.ascontiguousarray(categorical.T),
+            warnings=warnings,
+            unknown_categories=unknown,
+        )
 
     def _cleaned(self, text: str | None) -> str:
         """A category as ingest would have cleaned it."""
         if text is None:
             return MISSING_CATEGORY
         text = text.strip(WHITESPACE)
-        return MISSING_CATEGORY if text in self._null_texts else text
+        return MISSING_CATEGORY if text in self.null_texts else text
 
     # ── Naming what is wrong ────────────────────────────────────────────────────────────────────
 
@@ -402,16 +528,17 @@ class SignatureCodec:
             document = json.loads(body, parse_int=_integer)
         except (ValueError, RecursionError):
             return
-        self._read(document, finite=False)
+        form = _form_of(document)
+        self._read(document[form], form, finite=False)
 
-    def _refuse_duplicate_keys(self, body: bytes, document: dict[str, Any]) -> None:
+    def _refuse_duplicate_keys(self, body: bytes, document: dict[str, Any], form: Form) -> None:
         """A key given twice would silently lose one value.
 
         The text holds one pair per key, so a count of pairs that equals the keys read proves that
         none is lost; only a count above needs a slow second parse (it may come from a string).
         """
-        (data,) = document.values()
-        inner = len(data) if isinstance(data, dict) else len(data) * len(self._by_name)
+        data = document[form]
+        inner = len(data) if form == "columns" else len(data) * len(self._by_name)
         expected = len(document) + inner
         if body.count(b":") == expected or len(_PAIR.findall(body)) == expected:
             return
@@ -432,125 +559,59 @@ class SignatureCodec:
 
     # ── Outside the training contract ───────────────────────────────────────────────────────────
 
-    def _outside_contract(
-        self, numeric: npt.NDArray[np.float64], categorical: npt.NDArray[np.object_]
-    ) -> tuple[ContractWarning, ...]:
-        found: list[ContractWarning] = []
-        if self._bounded:
-            outside = (numeric < self._low) | (numeric > self._high)
-            if outside.any():
-                for position in np.flatnonzero(outside.any(axis=0)).tolist():
-                    feature = self._numeric[position]
-                    bounds = " and ".join(
-                        f"{word} {bound:g}"
-                        for word, bound in (("min", feature.min), ("max", feature.max))
-                        if bound is not None
-                    )
-                    found.append(_warning(feature, outside[:, position], bounds))
-        for column, feature, allowed in self._allowed:
-            values = categorical[:, column].tolist()
-            if not allowed.issuperset(values):
-                unseen = np.array([v not in allowed for v in values])
-                found.append(_warning(feature, unseen, "the allowed values"))
-        return tuple(found)
-
-    # ── Answers ─────────────────────────────────────────────────────────────────────────────────
-
-    def answer(
+    def _remarkable(
         self,
-        output: npt.NDArray[np.float32],
-        *,
-        version: int,
-        prediction_id: str,
-        warnings: Sequence[ContractWarning] = (),
-    ) -> bytes:
-        """The response body.
-
-        Args:
-            output: Probabilities [rows, classes], or predictions [rows] of a regression.
-            version: The model version that answered.
-            prediction_id: The prediction's id.
-            warnings: Features with values outside the training contract.
+        numeric: npt.NDArray[np.float64],
+        categorical: npt.NDArray[np.object_],
+        odd: Sequence[int],
+    ) -> tuple[tuple[ContractWarning, ...], int]:
+        """Warnings, and how many texts the model was not trained on.
 
         Raises:
-            ArtifactError: The model gave a value that is not finite.
-            RequestTooLargeError: The answer is longer than one response may be.
+            InvalidRequestError: The spec refuses such texts; names row and field.
         """
-        if not np.isfinite(output).all():
-            raise ArtifactError(
-                f"{self.signature.model}@{version}: the model gave a value that is not finite"
-            )
-        predictions: list[dict[str, Any]]
-        if self.signature.task is Task.REGRESSION:
-            predictions = [{"value": v} for v in output.tolist()]
-        else:
-            labels = self._labels[output.argmax(axis=1)].tolist()
-            classes = self.signature.classes
-            predictions = [
-                {"label": label, "probabilities": dict(zip(classes, row, strict=True))}
-                for label, row in zip(labels, output.tolist(), strict=True)
-            ]
-        body = orjson.dumps(
-            {
-                "model": self.signature.model,
-                "version": version,
-                "prediction_id": prediction_id,
-                "predictions": predictions,
-                "warnings": warnings,
-            }
-        )
-        if len(body) > self.limits.answer_bytes:
-            raise RequestTooLargeError(
-                f"the answer to {len(output):,} rows has {len(body):,} bytes and may have "
-                f"{self.limits.answer_bytes:,}: divide the rows over several requests"
-            )
-        return body
-
-
-class _NumericGroup:
-    """Numeric features that accept the same JSON types: numbers, or booleans."""
-
-    def __init__(
-        self,
-        features: tuple[FeatureField, ...],
-        positions: npt.NDArray[np.intp],
-        types: frozenset[type],
-    ) -> None:
-        self.positions = positions
-        self._names = [f.name for f in features]
-        self._types = types
-        self._getter = _getter(self._names)
-        self._required = np.array([not f.nullable for f in features], dtype=bool)
-        self._integers = np.array([f.type is ColumnType.INTEGER for f in features], dtype=bool)
-
-    def take(self, data: Any, *, by_column: bool) -> list[Any]:
-        """The group's values, by row or by column as they came."""
-        return [data[n] for n in self._names] if by_column else list(map(self._getter, data))
-
-    def convert(
-        self, values: list[Any], *, by_column: bool, checked: bool
-    ) -> npt.NDArray[np.float64] | None:
-        """The values as [rows, features], or None when some value needs a closer look."""
-        kinds = set(map(type, chain.from_iterable(values)))
-        if not kinds <= self._types:
-            return None
-        try:
-            matrix = np.array(values, dtype=np.float64)
-        except OverflowError:
-            return None
-        if by_column:
-            matrix = np.ascontiguousarray(matrix.T)
-        if checked:
-            return matrix
-        if not np.fmax.reduce(np.abs(matrix), axis=None, initial=0.0) < MAX_INTEGER:
-            return None
-        if _NULL in kinds and (np.isnan(matrix).any(axis=0) & self._required).any():
-            return None
-        if float in kinds and self._integers.any():
-            integers = matrix[:, self._integers]
-            if (np.abs(integers - np.trunc(integers)) > 0).any():
-                return None
-        return matrix
+        found: list[ContractWarning] = []
+        if len(numeric):
+            # NaN is neither below nor above.
+            above = np.fmax.reduce(numeric, axis=1) > self._high
+            below = np.fmin.reduce(numeric, axis=1) < self._low
+            for position in np.flatnonzero(above | below).tolist():
+                feature, values = self._numeric[position], numeric[position]
+                bounds = " and ".join(
+                    f"{word} {bound:g}"
+                    for word, bound in (("min", feature.min), ("max", feature.max))
+                    if bound is not None
+                )
+                outside = (values < self._low[position]) | (values > self._high[position])
+                found.append(
+                    _warning(feature, outside, f"outside the training contract ({bounds})")
+                )
+        count = 0
+        report = Report(self.signature.model)
+        for position in odd:
+            texts, values = self._texts[position], categorical[position].tolist()
+            outside = np.array(texts.outside(values))
+            unknown = np.array(texts.unknown(values))
+            count += int(unknown.sum())
+            if self.signature.unknown_categories == "refuse":
+                for row in np.flatnonzero(unknown).tolist():
+                    report.add(
+                        texts.feature.name,
+                        f"is none of the {len(texts.known or ()) - 1:,} categories that the model "
+                        "was trained on",
+                        row,
+                    )
+            if outside.any():
+                found.append(
+                    _warning(
+                        texts.feature, outside, "outside the training contract (the allowed values)"
+                    )
+                )
+            unknown &= ~outside
+            if unknown.any():
+                found.append(_warning(texts.feature, unknown, "none that the model was trained on"))
+        report.refuse()
+        return tuple(found), count
 
 
 def _integer(digits: str) -> int | float:
@@ -559,21 +620,22 @@ def _integer(digits: str) -> int | float:
     return value if value is not None and -(2**63) <= value < 2**64 else float(digits)
 
 
-def _form_of(document: Any) -> str:
+def _form_of(document: Any) -> Form:
     """``rows`` or ``columns``, whichever the request is in."""
     if not isinstance(document, dict):
         raise wrong_shape("body", 'an object {"rows": […]} or {"columns": {…}}', document)
     problems = [
-        FieldProblem("body", "unknown key; known: rows, columns")
+        FieldProblem("body", f"unknown key; known: rows, columns, {', '.join(OPTIONS)}")
         for name in document
-        if name not in ("rows", "columns")
+        if name not in _KEYS
     ][:MAX_PROBLEMS]
-    if len(document) != 1 or problems:
+    if problems or ("rows" in document) == ("columns" in document):
         raise InvalidRequestError("expected exactly one of rows and columns", problems)
-    (form,) = document
-    if form == "rows" and not isinstance(document["rows"], list):
+    if "columns" in document:
+        return "columns"
+    if not isinstance(document["rows"], list):
         raise wrong_shape("rows", "an array of objects", document["rows"])
-    return str(form)
+    return "rows"
 
 
 def _getter(names: Sequence[str]) -> _Getter:
@@ -584,10 +646,12 @@ def _getter(names: Sequence[str]) -> _Getter:
     return itemgetter(*names) if names else lambda _: ()
 
 
-def _warning(feature: FeatureField, outside: npt.NDArray[np.bool_], bound: str) -> ContractWarning:
+def _warning(
+    feature: FeatureField, outside: npt.NDArray[np.bool_], message: str
+) -> ContractWarning:
     return ContractWarning(
         field=feature.name,
-        message=f"outside the training contract ({bound})",
+        message=message,
         count=int(outside.sum()),
         first_row=int(outside.argmax()),
     )

@@ -4,7 +4,7 @@ CSV, Arrow, binary tensors and batch files come here: whole columns, each as Num
 what its source calls so: a masked value, NaN among numbers, None among objects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from millrace.serving.diagnosis import (
     Report,
     wrong_value,
 )
+from millrace.serving.texts import Texts
 from millrace.signature import FeatureField
 from millrace.vocabulary import ColumnType
 
@@ -112,67 +113,67 @@ def numbers_of(
 
 
 def texts_of(
-    feature: FeatureField, column: Column, clean: Callable[[str | None], str], report: Report
-) -> npt.NDArray[np.object_] | None:
-    """A string feature's values, cleaned, missing the empty string.
+    texts: Texts, column: Column, report: Report
+) -> tuple[Sequence[str] | npt.NDArray[np.object_], bool] | None:
+    """A string feature's values, cleaned, missing the empty string; and whether some are remarkable.
 
     Args:
-        feature: The feature.
+        texts: The feature's.
         column: Its values.
-        clean: Makes a text what ingest would have made of it.
         report: Collects what is wrong.
     """
     if isinstance(column, Coded):
-        return _from_codes(feature, column, clean, report)
+        return _from_codes(texts, column, report)
+    feature = texts.feature
     array = column if isinstance(column, np.ndarray) else _objects(column)
     if array.dtype.kind not in "OUT":
         _refuse_kind(feature, _KIND_WORDS.get(array.dtype.kind, str(array.dtype)), report)
         return None
     if isinstance(array, np.ma.MaskedArray):
-        array = np.ma.filled(array.astype(object), None)
+        array = _unmasked(array)
     values: list[Any] = array.tolist()
-    distinct = set(values) if set(map(type, values)) <= _TEXTS else None
-    if distinct is not None:
-        cleaned = {text: clean(text) for text in distinct}
-        if not any(wrong_value(feature, text or None) for text in cleaned.values()):
-            made = np.empty(len(values), dtype=object)
-            made[:] = [cleaned[text] for text in values]
-            return made
-    for row, value in enumerate(values):
-        message = wrong_value(feature, clean(value) or None if isinstance(value, str) else value)
-        if message:
-            report.add(feature.name, message, row)
-    return None
-
-
-_TEXTS: Final[frozenset[type]] = frozenset({str, type(None)})
+    read = texts.column(values)
+    if read is None:
+        for row, value in enumerate(values):
+            message = texts.wrong(value)
+            if message:
+                report.add(feature.name, message, row)
+    return read
 
 
 def _from_codes(
-    feature: FeatureField, column: Coded, clean: Callable[[str | None], str], report: Report
-) -> npt.NDArray[np.object_] | None:
+    texts: Texts, column: Coded, report: Report
+) -> tuple[npt.NDArray[np.object_], bool] | None:
+    name = texts.feature.name
     codes = np.asarray(column.codes)
     count = len(column.values)
     if codes.size and int(codes.max()) >= count:
-        _add_rows(feature.name, codes >= count, "has a code beyond its dictionary", report)
+        _add_rows(name, codes >= count, "has a code beyond its dictionary", report)
         return None
-    lookup = np.empty(count + 1, dtype=object)
-    lookup[:] = [*map(clean, column.values), clean(None)]
-    messages = [wrong_value(feature, text or None) for text in lookup.tolist()]
     codes = np.where(codes < 0, count, codes)
-    if any(messages):
-        for code, message in enumerate(messages):
-            if message:
-                _add_rows(feature.name, codes == code, message, report)
+    used = np.bincount(codes, minlength=count + 1) > 0
+    different = [*column.values, None]
+    lookup = np.empty(count + 1, dtype=object)
+    odd = wrong = False
+    for code in np.flatnonzero(used).tolist():
+        message = texts.wrong(different[code])
+        if message:
+            _add_rows(name, codes == code, message, report)
+            wrong = True
+        else:
+            lookup[code], is_odd = texts.one(different[code])
+            odd = odd or is_odd
+    if wrong:
+        return None
     taken: npt.NDArray[np.object_] = lookup[codes]
-    return taken
+    return taken, odd
 
 
 def _from_objects(
     feature: FeatureField, array: npt.NDArray[Any], report: Report
 ) -> npt.NDArray[np.float64] | None:
     if isinstance(array, np.ma.MaskedArray):
-        array = np.ma.filled(array, None)
+        array = _unmasked(array)
     made = np.empty(len(array), dtype=np.float64)
     for row, value in enumerate(array.tolist()):
         missing = value is None or (isinstance(value, float) and value != value)
@@ -181,6 +182,13 @@ def _from_objects(
             report.add(feature.name, message, row)
         else:
             made[row] = np.nan if missing else value
+    return made
+
+
+def _unmasked(array: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    """A masked array's values as objects, None where they are missing."""
+    made = np.asarray(np.ma.getdata(array)).astype(object)
+    made[np.ma.getmaskarray(array)] = None
     return made
 
 

@@ -8,7 +8,7 @@ journal, so that a prediction is counted and captured alike whoever asked for it
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,6 @@ from millrace.serving.telemetry import harmless
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerOptions:
-    """What an answer tells of each row.
-
-    Attributes:
-        labels: The most probable class; nothing for a regression.
-        probabilities: The probability of each class; nothing for a regression.
-        contributions: What each feature contributed.
-        intervals: An interval, or a set of labels, with the coverage it promises.
-    """
-
-    labels: bool = True
-    probabilities: bool = True
-    contributions: bool = False
-    intervals: bool = False
-
-
-DEFAULT_OPTIONS: Final = AnswerOptions()
-
-
-@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a model answered to the rows of one request.
 
@@ -48,14 +28,12 @@ class Prediction:
         batch: The rows, as the model took them.
         prediction_id: The id that ground truth may be sent for.
         output: Probabilities [rows, classes], or predictions [rows] of a regression.
-        options: What the answer tells.
     """
 
     loaded: LoadedModel
     batch: Batch
     prediction_id: str
     output: npt.NDArray[np.float32]
-    options: AnswerOptions = DEFAULT_OPTIONS
 
     @property
     def model(self) -> str:
@@ -119,7 +97,6 @@ class Predictor:
         self,
         loaded: LoadedModel,
         batch: Batch,
-        options: AnswerOptions = DEFAULT_OPTIONS,
         *,
         started: float | None = None,
         correlation_id: str = "",
@@ -129,7 +106,6 @@ class Predictor:
         Args:
             loaded: From the store.
             batch: From the model's codec.
-            options: What the answer shall tell.
             started: The clock when the request came; now, by default.
             correlation_id: The request's id.
 
@@ -137,13 +113,11 @@ class Predictor:
             ArtifactError: The model gave a value that is not finite, or does not fit its signature.
         """
         begun = self.clock() if started is None else started
-        prediction = self.run(loaded, batch, options)
+        prediction = self.run(loaded, batch)
         self.answered(prediction, started=begun, correlation_id=correlation_id)
         return prediction
 
-    def run(
-        self, loaded: LoadedModel, batch: Batch, options: AnswerOptions = DEFAULT_OPTIONS
-    ) -> Prediction:
+    def run(self, loaded: LoadedModel, batch: Batch) -> Prediction:
         """Runs the model; for who calls `answered` when the answer is written.
 
         Raises:
@@ -154,7 +128,7 @@ class Predictor:
             raise ArtifactError(
                 f"{loaded.record.model}@{loaded.version}: the model gave a value that is not finite"
             )
-        return Prediction(loaded, batch, self._new_id(), output, options)
+        return Prediction(loaded, batch, self._new_id(), output)
 
     def answered(self, prediction: Prediction, *, started: float, correlation_id: str = "") -> None:
         """Tells the journal of an answer."""

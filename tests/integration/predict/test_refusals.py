@@ -141,11 +141,12 @@ def test_a_model_without_champion_says_so(serving: Serving) -> None:
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
-        ({"Content-Type": "text/csv"}, 415, "unsupported_media_type"),
+        ({"Content-Type": "application/xml"}, 415, "unsupported_media_type"),
+        ({"Accept": "image/png"}, 406, "not_acceptable"),
         ({"Content-Encoding": "br"}, 415, "unsupported_media_type"),
         ({"Host": "a:b:c"}, 400, "malformed_request"),
     ],
-    ids=["csv", "brotli", "host"],
+    ids=["xml", "png", "brotli", "host"],
 )
 def test_headers_that_cannot_be_met_are_refused(
     serving: Serving, headers: dict[str, str], status: int, code: str

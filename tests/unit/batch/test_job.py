@@ -14,6 +14,7 @@ import pytest
 
 from millrace import layout, onnx_session
 from millrace.errors import ArtifactError, MillraceError, NotFoundError
+from millrace.serving.answers import DEFAULT_OPTIONS, Writer
 from millrace.signature import Signature
 from millrace.spec import Task
 from tests.fakes.onnx_models import churn_signature, stored
@@ -46,8 +47,9 @@ def asked(job: Job, of: list[list[str]]) -> list[dict[str, Any]]:
     batch = job.codec.decode(body)
     session = onnx_session.load_session(job.model.onnx, job.model.sha256, "churn@3")
     output = onnx_session.predict(session, job.codec.signature, batch.numeric, batch.categorical)
-    answer = job.codec.answer(output, version=3, prediction_id="p", warnings=batch.warnings)
-    predictions: list[dict[str, Any]] = json.loads(answer)["predictions"]
+    predictions: list[dict[str, Any]] = json.loads(
+        b"[%b]" % Writer(job.codec).json_rows(output, DEFAULT_OPTIONS)
+    )
     return predictions
 
 

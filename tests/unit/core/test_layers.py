@@ -40,6 +40,7 @@ OWNERS = {
         "millrace.monitoring",
         "millrace.aws.logs",
     ),
+    "nanoarrow": ("millrace.serving.arrow",),
     "prometheus_client": ("millrace.server",),
     "uvicorn": ("millrace.server",),
     "aws_lambda_powertools": ("millrace.observability", "functions"),

@@ -9,7 +9,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from millrace.errors import (
-    ArtifactError,
     InvalidRequestError,
     MalformedRequestError,
     RequestTooLargeError,
@@ -17,7 +16,7 @@ from millrace.errors import (
 from millrace.serving.codec import Limits, SignatureCodec
 from millrace.serving.diagnosis import MAX_PROBLEMS
 from millrace.signature import Signature
-from millrace.spec import WHITESPACE, ColumnType, Task
+from millrace.spec import WHITESPACE
 from tests.fakes.onnx_models import churn_signature
 
 ROW: dict[str, Any] = {"age": 41, "plan": "basic", "tenure": 3.5, "active": True, "city": "Graz"}
@@ -395,55 +394,6 @@ def test_a_model_of_one_text_feature_needs_no_numbers() -> None:
 
     assert batch.numeric.shape == (2, 0)
     assert batch.categorical.tolist() == [["basic"], [""]]
-
-
-# ── Answers ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("classes", "kind", "labels"),
-    [
-        (("0", "1"), ColumnType.INTEGER, [1, 0]),
-        (("false", "true"), ColumnType.BOOLEAN, [True, False]),
-        (("no", "yes"), ColumnType.STRING, ["yes", "no"]),
-    ],
-    ids=["integer", "boolean", "string"],
-)
-def test_labels_come_back_in_the_target_s_type(
-    classes: tuple[str, ...], kind: ColumnType, labels: list[Any]
-) -> None:
-    signature = churn_signature().model_copy(update={"classes": classes, "target_type": kind})
-    output = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32)
-
-    answer = orjson.loads(SignatureCodec(signature).answer(output, version=3, prediction_id="p"))
-
-    assert (answer["model"], answer["version"], answer["prediction_id"]) == ("churn", 3, "p")
-    assert [p["label"] for p in answer["predictions"]] == labels
-    assert [type(p["label"]) for p in answer["predictions"]] == [type(v) for v in labels]
-    assert answer["predictions"][0]["probabilities"] == {classes[0]: 0.25, classes[1]: 0.75}
-    assert answer["warnings"] == []
-
-
-def test_a_regression_answers_with_values() -> None:
-    codec = SignatureCodec(churn_signature(task=Task.REGRESSION))
-
-    answer = orjson.loads(
-        codec.answer(np.array([1.5, -2], dtype=np.float32), version=1, prediction_id="p")
-    )
-
-    assert answer["predictions"] == [{"value": 1.5}, {"value": -2.0}]
-
-
-def test_an_output_that_is_not_finite_is_an_error_not_a_null() -> None:
-    with pytest.raises(ArtifactError, match="churn@2"):
-        CODEC.answer(np.array([[np.nan, 1]], dtype=np.float32), version=2, prediction_id="p")
-
-
-def test_an_answer_longer_than_a_response_may_be_is_refused_with_advice() -> None:
-    codec = SignatureCodec(churn_signature(), Limits(answer_bytes=100))
-
-    with pytest.raises(RequestTooLargeError, match="several requests"):
-        codec.answer(np.full((9, 2), 0.5, dtype=np.float32), version=1, prediction_id="p")
 
 
 def test_signatures_written_before_null_values_still_load() -> None:
