@@ -286,8 +286,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
     alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 21
-    assert on.usd == Decimal("2.10")
+    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 19
+    assert on.usd == Decimal("1.90")
     assert off.usd == 0
 
 
@@ -466,7 +466,7 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
-    assert "$2.1730" in shown
+    assert "$1.9730" in shown
 
 
 def test_page_on_batch_jobs_shows_their_price() -> None:
