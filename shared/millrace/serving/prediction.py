@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from millrace.errors import ArtifactError
 from millrace.serving.codec import Batch
+from millrace.serving.soundness import is_sound
 from millrace.serving.store import LoadedModel
 from millrace.serving.telemetry import harmless
 
@@ -124,9 +125,10 @@ class Predictor:
             ArtifactError: The model gave a value that is not finite, or does not fit its signature.
         """
         output = loaded.run(batch)
-        if not np.isfinite(output).all():
+        if not is_sound(output):
             raise ArtifactError(
-                f"{loaded.record.model}@{loaded.version}: the model gave a value that is not finite"
+                f"{loaded.record.model}@{loaded.version}: the model gave no finite number, or "
+                "probabilities that do not add up to one"
             )
         return Prediction(loaded, batch, self._new_id(), output)
 
