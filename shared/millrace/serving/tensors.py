@@ -673,16 +673,10 @@ class TensorMap:
 
 
 def _every(values: Column, position: int, width: int) -> Column:
-    """One column of a tensor; of coded ones with the texts that are in it alone."""
-    if not isinstance(values, Coded):
-        return values[position::width]
-    codes = values.codes[position::width]
-    present = np.zeros(len(values.values), dtype=bool)
-    present[codes] = True
-    kept = np.flatnonzero(present)
-    renumbered = np.empty(len(present), dtype=np.intp)
-    renumbered[kept] = np.arange(len(kept))
-    return Coded(renumbered[codes], [values.values[i] for i in kept.tolist()])
+    """One column of a tensor; a coded one keeps the texts of all, of which it uses some."""
+    if isinstance(values, Coded):
+        return Coded(values.codes[position::width], values.values)
+    return values[position::width]
 
 
 def _fits(feature: FeatureField, datatype: str) -> bool:
