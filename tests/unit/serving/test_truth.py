@@ -10,18 +10,23 @@ problem for every wrong row and field. Nothing else passes.
 `--examples 1000` looks at that many requests for every pipeline and form.
 """
 
+import io
 import json
 import math
+import struct
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Final
 
 import duckdb
+import nanoarrow as na
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nanoarrow.c_array import c_array_from_buffers
+from nanoarrow.ipc import StreamWriter
 
 from millrace.datasets.contract import cleaned
 from millrace.errors import FieldProblem, InvalidRequestError
@@ -422,6 +427,70 @@ def test_tensors_are_read_as_json_is(
 
     assert seen["answered"]
     assert seen["refused"]
+
+
+ARROW_TYPES: Final = {
+    ColumnType.INTEGER: na.int64(),
+    ColumnType.NUMBER: na.float64(),
+    ColumnType.BOOLEAN: na.bool_(),
+    ColumnType.STRING: na.string(),
+}
+
+
+def as_arrow(request: list[Row]) -> bytes | None:
+    """The request as an Arrow IPC stream of the signature's types; None where they hold it not."""
+    kinds = {c["name"]: ARROW_TYPES[c["type"]] for c in COLUMNS}
+    try:
+        columns = [na.c_array([row[n] for row in request], kind) for n, kind in kinds.items()]
+    except (ValueError, TypeError, OverflowError, AttributeError, struct.error):
+        return None
+    schema = na.struct(kinds, nullable=False)
+    table = c_array_from_buffers(schema, len(request), [None], null_count=0, children=columns)
+    out = io.BytesIO()
+    with StreamWriter.from_writable(out) as writer:
+        writer.write_array(table)
+    return out.getvalue()
+
+
+def test_arrow_is_read_as_json_is(task: Task, pytestconfig: pytest.Config) -> None:
+    made = pipeline(task, Algorithm.LINEAR)
+    service = serve(made.loaded)
+    seen = {"answered": 0, "refused": 0}
+
+    @settings(max_examples=pytestconfig.getoption("--examples"))
+    @given(requests(absent=False))
+    def compare(request: list[Row]) -> None:
+        body = as_arrow(request)
+        assume(body is not None)
+        # As Arrow's types hold it: a number is a double, a truth is one or none.
+        meant = [
+            {c["name"]: held(c["type"], row[c["name"]]) for c in COLUMNS}
+            for row in nan_is_missing(request)
+        ]
+        wrong, truth = expected(made, meant)
+        kind = [("content-type", "application/vnd.apache.arrow.stream")]
+        reply = post(service, body or b"", headers=kind)
+        if truth is None:
+            seen["refused"] += 1
+            assert reply.status == 422, reply.body
+            assert {(e["row"], e["field"]) for e in reply.json["errors"]} == wrong
+            return
+        seen["answered"] += 1
+        assert reply.status == 200, reply.body
+        agree(made, reply.json["predictions"], truth)
+
+    compare()
+
+    assert seen["answered"]
+
+
+def held(kind: ColumnType, value: Any) -> Any:
+    """What a column of an Arrow type holds of a value it took."""
+    if value is None or kind == ColumnType.STRING:
+        return value
+    if kind == ColumnType.BOOLEAN:
+        return bool(value)
+    return float(value) if kind == ColumnType.NUMBER else int(value)
 
 
 # ── One answer ──────────────────────────────────────────────────────────────────────────────────
