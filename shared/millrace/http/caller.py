@@ -6,14 +6,15 @@ from uuid import uuid4
 
 from millrace.vocabulary import ANONYMOUS
 
-_SCOPE_KEY: Final = "millrace.correlation_id"
+CORRELATION_KEY: Final = "millrace.correlation_id"
+"""Where an ASGI scope carries it."""
 
 
 def correlation_id(scope: MutableMapping[str, Any]) -> str:
     """The id on every log line of this request: API Gateway's, or one made for the request."""
-    known = scope.get(_SCOPE_KEY)
+    known = scope.get(CORRELATION_KEY)
     if known is None:
-        known = scope[_SCOPE_KEY] = request_id(scope.get("aws.event") or {})
+        known = scope[CORRELATION_KEY] = request_id(scope.get("aws.event") or {})
     return str(known)
 
 

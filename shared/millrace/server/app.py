@@ -5,19 +5,21 @@ there: API keys, a bound on how long a body may take, health, the OpenAPI docume
 """
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import orjson
 
 import millrace
 from millrace.bundle import Bundle, Shelf
 from millrace.errors import MillraceError, RequestTimeoutError
-from millrace.http.caller import correlation_id
+from millrace.http.caller import CORRELATION_KEY, correlation_id
 from millrace.http.hot_route import ASGI, Message, Receive, Scope, Send
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, problem_body
 from millrace.http.routes import ROUTES
@@ -129,6 +131,9 @@ class Server:
         self._store = store
         self._keys = keys
         self._request_seconds = request_seconds
+        # Unique without asking the system for randomness at each request.
+        self._process = uuid4().hex
+        self._requests = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one ASGI request."""
@@ -136,6 +141,7 @@ class Server:
             await self._live(receive, send)
             return
         started = time.perf_counter()
+        scope[CORRELATION_KEY] = f"{self._process}-{next(self._requests):x}"
         status = 500
 
         async def noted(message: Message) -> None:
