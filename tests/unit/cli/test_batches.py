@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from millrace.errors import NotFoundError, ServiceUnavailableError
 from millrace_cli.batches import START_DEADLINE, batch_summary, batches_table, follow_batch
-from millrace_cli.console import Console
 
 JOB: dict[str, Any] = {
     "batch_id": "churn-batch-1",
