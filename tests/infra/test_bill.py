@@ -33,8 +33,11 @@ from tests.infra.deployment import (
 
 DEFAULT_LIMIT = Decimal("3.00")
 DEV_LIMIT = Decimal("0.10")
-DEARER = {("WebAcl", "on"): Decimal("7.00")}
-"""Choices that cost more than the limit by themselves, off by default."""
+DEARER = {
+    ("WebAcl", "on"): Decimal("7.00"),
+    ("KmsKeyArn", "arn:aws:kms:us-east-1:123456789012:key/customer"): Decimal("1.00"),
+}
+"""Choices that lead beyond the limit, off by default, and by how much."""
 
 STAGES = stages(ROOT / "samconfig.toml")
 CHOICES: dict[str, dict[str, str]] = {"defaults": {}} | {
