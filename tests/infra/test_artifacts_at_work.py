@@ -312,7 +312,9 @@ def test_predict_answers_with_the_champion(stack: Stack, trained: dict[str, Any]
     assert len(answer["predictions"]) == len(rows)
 
 
-@pytest.mark.parametrize("function", ["evaluate", "ingest", "registry", "train", "trigger"])
+@pytest.mark.parametrize(
+    "function", ["capture", "evaluate", "feedback", "ingest", "registry", "train", "trigger"]
+)
 def test_unusable_event_is_refused_by_name(stack: Stack, function: str) -> None:
     with pytest.raises(HandlerError, match=r"^InvalidEventError in "):
         stack.call(function, {"action": "nothing", "input": {"known": "no"}})
