@@ -80,6 +80,7 @@ class METRICS:
     UNKNOWN_CATEGORIES: Final = "UnknownCategories"
     MODEL_LOADS: Final = "ModelLoads"
     MODEL_LOAD_FAILURES: Final = "ModelLoadFailures"
+    CAPTURED_REQUESTS: Final = "CapturedRequests"
     CAPTURED_RECORDS: Final = "CapturedRecords"
     CAPTURE_REJECTED: Final = "CaptureRejected"
     LABELS_ACCEPTED: Final = "LabelsAccepted"

@@ -12,8 +12,8 @@ level, where metrics are read from; a sampled request has the part ``capture`` b
                  "outputs": {"probabilities": [[0.9, 0.1], [0.4, 0.6]]},
                  "rows": [0, 1]}}
 
-``process`` is random per process and ``sequence`` numbers its captured lines from 1 without a gap,
-so that a line that never arrived shows (`missing_lines`). ``rows`` names the request's rows that
+``process`` is random per process and ``sequence`` numbers its captured lines of the model from 1
+without a gap, so that a line that never arrived shows (`missing_lines`). ``rows`` names the request's rows that
 the columns hold, when only some fit. Inputs are what the model was given (`journal`): a missing number
 is null, a missing text "". Private features are never in ``inputs``.
 
@@ -47,7 +47,7 @@ class CapturedPrediction:
         latency_ms: How long the answer took.
         rate: The share of requests that were sampled; its inverse weighs the record.
         process: The predict process that answered.
-        sequence: Number of the line among the captured lines of its process, from 1.
+        sequence: Number of the line among its process's captured lines of the model, from 1.
         rows: The request's rows that ``inputs`` and ``outputs`` hold, 0-based; None for all.
         inputs: Values of each public feature.
         outputs: ``probabilities``, a list per row, or ``prediction``, a number per row.
@@ -134,9 +134,9 @@ def missing_lines(records: Iterable[CapturedPrediction]) -> int:
     A line lost before a process's first or after its last seen here leaves no gap; the metrics
     ``CapturedRequests`` and ``CapturedRecords`` tell of those.
     """
-    seen: dict[str, set[int]] = {}
+    seen: dict[tuple[str, str], set[int]] = {}
     for record in records:
-        seen.setdefault(record.process, set()).add(record.sequence)
+        seen.setdefault((record.process, record.model), set()).add(record.sequence)
     return sum(max(numbers) - min(numbers) + 1 - len(numbers) for numbers in seen.values())
 
 

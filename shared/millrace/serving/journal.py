@@ -65,7 +65,7 @@ class PredictionLog:
         self._now = now
         self._chance = chance
         self._process = ""
-        self._sequence = 0
+        self._sequences: dict[str, int] = {}
         self._metadata: dict[tuple[str | None, tuple[str, ...]], str] = {}
 
     def answered(self, prediction: Prediction, *, seconds: float, correlation_id: str) -> None:
@@ -89,6 +89,9 @@ class PredictionLog:
         record = b""
         if rate > 0 and (rate >= 1 or self._chance() < rate):
             record = self._captured(prediction, rate)
+        if record:
+            fields[METRICS.CAPTURED_REQUESTS] = 1
+            metrics = (*metrics, METRICS.CAPTURED_REQUESTS)
         self._line("predicted", prediction.model, metrics, fields, record)
 
     def refused(
@@ -109,11 +112,11 @@ class PredictionLog:
         if not self._process:
             # Not at construction: processes restored from one snapshot must not share it.
             self._process = os.urandom(8).hex()
-        self._sequence += 1
+        sequence = self._sequences.get(prediction.model, 0) + 1
         about = {
             "schema": SCHEMA,
             "process": self._process,
-            "sequence": self._sequence,
+            "sequence": sequence,
             "rate": rate,
         }
         rows = prediction.batch.rows
@@ -121,10 +124,11 @@ class PredictionLog:
         while len(whole) > _ROOM and rows > 1:
             rows = max(1, min(rows - 1, int(rows * _ROOM / len(whole) * 0.95)))
             whole = _record(prediction, about, np.arange(rows) * prediction.batch.rows // rows)
-        if len(whole) <= _ROOM:
-            return whole
-        self._sequence -= 1
-        return b""
+        if len(whole) > _ROOM:
+            return b""
+        # Only now: a line that is not written leaves no gap in the numbers.
+        self._sequences[prediction.model] = sequence
+        return whole
 
     def _line(
         self,

@@ -279,7 +279,9 @@ def test_one_line_tells_each_request_with_its_metrics(
     assert {m["Name"]: m["Unit"] for m in directive["Metrics"]} == {
         "Predictions": "Count",
         "PredictionLatency": "Milliseconds",
+        "CapturedRequests": "Count",
     }
+    assert told["CapturedRequests"] == 1
 
 
 def test_what_was_asked_and_answered_is_captured_without_private_columns(

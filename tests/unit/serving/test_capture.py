@@ -81,3 +81,12 @@ def test_processes_are_numbered_each_for_itself() -> None:
     arrived = [of_line(capture_line(process=str(n), sequence=n)) for n in range(1, 9)]
 
     assert missing_lines(arrived) == 0
+
+
+def test_models_of_one_process_are_numbered_each_for_itself() -> None:
+    arrived = [
+        of_line(capture_line(model=model, sequence=sequence))
+        for model, sequence in (("churn", 1), ("fraud", 5), ("churn", 2), ("fraud", 6))
+    ]
+
+    assert missing_lines(arrived) == 0
