@@ -30,8 +30,9 @@ def tidy(target: Target, prefix: str) -> list[str]:
         f"executions of {target.outputs.raw['TrainingStateMachineArn']} named {prefix}-* "
         "(Step Functions forgets them after 90 days), logs and metrics",
     ]
+    training = ("incoming", "datasets", "quarantine", "capture", "feedback")
     for bucket, folders in (
-        (target.outputs.data_bucket, ("incoming", "datasets", "quarantine", "capture", "feedback")),
+        (target.outputs.data_bucket, (*training, "batch", "work", "results")),
         (target.outputs.artifact_bucket, ("specs", "models")),
     ):
         for folder in folders:
