@@ -84,13 +84,13 @@ class Model:
         (output,) = self._session.run(None, inputs)
         classes = self.signature["classes"]
         if not classes:
-            return [{"value": value} for value in output.reshape(-1).tolist()]
+            return [{"value": value} for value in _decimals(output.reshape(-1))]
         return [
             {
                 "label": self._label(classes[best]),
-                "probabilities": dict(zip(classes, row, strict=True)),
+                "probabilities": dict(zip(classes, _decimals(row), strict=True)),
             }
-            for best, row in zip(output.argmax(axis=1).tolist(), output.tolist(), strict=True)
+            for best, row in zip(output.argmax(axis=1).tolist(), output, strict=True)
         ]
 
     def _number(self, feature: dict[str, Any], value: Any, row: int) -> float:
@@ -123,6 +123,11 @@ class Model:
         if kind == "integer":
             return int(text)
         return text.lower() in ("true", "1") if kind == "boolean" else text
+
+
+def _decimals(values: np.ndarray) -> list[float]:
+    """Numbers of 32 bits with the digits that tell them apart, as the service writes them."""
+    return [float(str(value)) for value in values]
 
 
 def main() -> None:
