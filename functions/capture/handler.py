@@ -51,7 +51,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     logger.info(
         "capture ends",
         log_stream=delivered.stream,
-        records=sum(kept.captured.values()),
+        record_count=sum(kept.captured.values()),
         rejected=kept.rejected,
         written=kept.written,
         repeated=kept.repeated,

@@ -66,5 +66,5 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
         scorer=scorer,
     )
     count(METRICS.ROWS_SCORED, result.rows, model=task.model)
-    logger.info("chunk ends", chunk=task.chunk, rows=result.rows, skipped=result.skipped)
+    logger.info("chunk ends", chunk=task.chunk, row_count=result.rows, skipped=result.skipped)
     return result.model_dump(mode="json")

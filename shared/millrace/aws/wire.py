@@ -130,6 +130,7 @@ class Wire:
                 credentials=self._credentials(),
                 region=self.region,
                 service=self._service,
+                # nosemgrep: clock-read-in-the-domain -- a signature holds for the minutes it is made in
                 now=datetime.now(UTC),
             )
             try:

@@ -139,6 +139,7 @@ class PredictionLog:
         record: bytes,
     ) -> None:
         now = self._now()
+        # nosemgrep: environment-read-in-the-domain -- Lambda sets it anew for each invocation
         trace = os.environ.get(_TRACE_VARIABLE)
         if trace:
             fields["xray_trace_id"] = trace.partition(";")[0].removeprefix("Root=")
@@ -200,5 +201,6 @@ def _beginning(message: str, model: str | None, metrics: tuple[str, ...]) -> str
 
 def _to_stdout(line: str) -> None:
     # Looked up at each line: Lambda's runtime replaces the stream after import.
+    # nosemgrep: printed-in-a-function -- this is the log: one line, written by hand for its speed
     sys.stdout.write(line)
     sys.stdout.flush()
