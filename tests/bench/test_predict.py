@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
@@ -101,7 +101,11 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def documents(signature: Signature, numeric: Any, categorical: Any) -> list[dict[str, Any]]:
     """Rows as a caller has them."""
-    kinds = {"integer": int, "boolean": bool, "number": lambda v: float(str(v))}
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "integer": int,
+        "boolean": bool,
+        "number": lambda v: float(str(v)),
+    }
     return [
         {
             f.name: None if np.isnan(v) else kinds[f.type](v)
