@@ -28,6 +28,7 @@ from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
 from tests.access.needs import Call, Place
 from tests.access.stack import Stack
+from tests.fakes.cloud import wire_endpoint
 from tests.infra.deployment import BATCH_MACHINE, FUNCTIONS, ROOT, Resolver
 from tests.integration.pipeline.machine import (
     ACCOUNT,
@@ -282,6 +283,10 @@ class Twin:
                 for name, value in variables.items():
                     patched.setenv(name, value)
                 patched.setenv("POWERTOOLS_TRACE_DISABLED", "true")
+                # What calls AWS without boto3 (`aws.wire`) finds the same resources over HTTP.
+                for service in ("DYNAMODB", "S3"):
+                    patched.setenv(f"AWS_ENDPOINT_URL_{service}", wire_endpoint())
+                patched.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
                 self._running.append((function, threading.current_thread()))
                 try:
                     return module.handler(event, context)
