@@ -1,13 +1,19 @@
-"""POST /v1/models/{name}/predict: the champion's answer.
+"""POST /v1/models/{name}/predict: the champion's answer, and the Open Inference Protocol beside it.
 
-Metrics are published by the app, where a failure of theirs cannot harm the answer; and log lines,
-one per prediction, do without the facts about the function that the other handlers add.
+What a cold start imports is kept small here: AWS is called without boto3 (`aws.wire`), and neither
+the web framework nor the X-Ray SDK is loaded on the way to a prediction.
+
+Where an environment is made ahead of its first request, by SnapStart or for provisioned
+concurrency, the champions are loaded ahead as well (`prepare`).
 """
 
+import os
+import random
+import ssl
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from millrace.aws.credentials import CredentialSource
 from millrace.aws.wire import Wire, WireObjects, WireTable
@@ -19,6 +25,9 @@ from millrace.serving.codec import Limits
 from millrace.serving.identity import new_prediction_id
 from millrace.serving.store import ModelStore, capacity_of, unfrozen_clock
 from millrace.settings import EnvironmentSettings
+
+SNAP_START: Final = "snap-start"
+PROVISIONED: Final = "provisioned-concurrency"
 
 
 class PredictSettings(EnvironmentSettings):
@@ -33,7 +42,30 @@ class PredictSettings(EnvironmentSettings):
     api_keys: str = ""
 
 
-def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -> Gateway:
+class Assembly(NamedTuple):
+    """The app and what must be renewed when its environment is restored from a snapshot."""
+
+    gateway: Gateway
+    store: ModelStore
+    credentials: CredentialSource
+    wires: tuple[Wire, ...]
+
+    def renew(self) -> None:
+        """Drops what may not be shared by all environments restored from one snapshot.
+
+        Connections lead nowhere; credentials have expired; what the registry said may be days old,
+        which no monotonic clock noticed. Prediction ids and TLS draw from the operating system and
+        OpenSSL, which are given fresh randomness, and the jitter between tries is seeded anew.
+        """
+        for wire in self.wires:
+            wire.disconnect()
+        self.credentials.forget()
+        self.store.expire()
+        random.seed()
+        ssl.RAND_add(os.urandom(32), 32.0)
+
+
+def assemble(settings: PredictSettings, clock: Callable[[], float] | None = None) -> Assembly:
     """The app and its clients.
 
     Args:
@@ -42,10 +74,11 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
     """
     limits = Limits(rows=settings.max_rows)
     credentials = CredentialSource(time.time)
-    table = WireTable(Wire("dynamodb", credentials), settings.table_name)
+    dynamodb, s3 = Wire("dynamodb", credentials), Wire("s3", credentials)
+    table = WireTable(dynamodb, settings.table_name)
     store = ModelStore(
         ServingReader(table),
-        WireObjects(Wire("s3", credentials)),
+        WireObjects(s3),
         settings.artifact_bucket,
         refresh_seconds=settings.refresh_seconds,
         clock=clock or unfrozen_clock(),
@@ -54,13 +87,61 @@ def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -
     )
     guard = open_guard(settings.authorizer, settings.api_keys, lambda: table)
     service = create_service(store, new_id=new_prediction_id, limits=limits)
-    return Gateway(service, guard, never_waits=service.never_waits)
+    return Assembly(
+        Gateway(service, guard, never_waits=service.never_waits),
+        store,
+        credentials,
+        (dynamodb, s3),
+    )
+
+
+def build(settings: PredictSettings, clock: Callable[[], float] | None = None) -> Gateway:
+    """The app alone; arguments as `assemble`."""
+    return assemble(settings, clock).gateway
+
+
+@cache
+def assembly() -> Assembly:
+    """The app of this environment, built at the first request."""
+    return assemble(PredictSettings.from_environment())
 
 
 @cache
 def gateway() -> Gateway:
-    """The app of this environment, built at the first request."""
-    return build(PredictSettings.from_environment())
+    """Its door."""
+    return assembly().gateway
+
+
+def prepare(initialization: str) -> None:
+    """Loads champions before the first request, where an environment is made before it.
+
+    Args:
+        initialization: ``AWS_LAMBDA_INITIALIZATION_TYPE``. An environment ``on-demand`` is made for
+            a request that waits, and loads nothing but what that one asks for.
+    """
+    if initialization == PROVISIONED:
+        assembly().store.preload()
+    elif initialization == SNAP_START:
+        from snapshot_restore_py import register_after_restore, register_before_snapshot
+
+        register_before_snapshot(freeze)
+        register_after_restore(thaw)
+
+
+def freeze() -> None:
+    """Before the snapshot: the champions and all that could be imported later go into it."""
+    from millrace.http import predict  # noqa: F401 - the framework, for errors and descriptions
+
+    assembly().store.preload()
+    assembly().renew()
+
+
+def thaw() -> None:
+    """After the snapshot is restored, before the first request."""
+    assembly().renew()
+
+
+prepare(os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", ""))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

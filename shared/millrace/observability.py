@@ -4,46 +4,77 @@ The *service*, in Powertools' sense, is the deployment: all functions of a stack
 that what two functions count is one series, and two stacks in one account are two. Log lines name
 their function besides. Dimensions stay few: the service, and the service with the model.
 
-The tracer is made when it is first named: the X-Ray SDK that it brings takes longer to import than
-all that a prediction needs, and the predict function does without.
+All three are made when they are first named. Powertools takes longer to import than a prediction's
+model to load, and the X-Ray SDK behind the tracer longer than all else that a prediction needs; the
+predict function writes its lines itself (`serving.journal`) and comes here when something is wrong.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Final
-
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools import Tracer
+    from aws_lambda_powertools import Logger, Metrics, Tracer
+    from aws_lambda_powertools.metrics import MetricUnit
+
+    logger: Logger
+    metrics: Metrics
+    tracer: Tracer
 
 NAMESPACE: Final = "Millrace"
 SERVICE: Final = os.environ.get("POWERTOOLS_SERVICE_NAME", "millrace")
-
-logger = Logger(service=SERVICE, utc=True)
-metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
 
 __all__ = [
     "METRICS",
     "MetricUnit",
     "bind",
+    "correlate",
+    "correlation",
     "count",
     "logger",
     "metrics",
     "publish",
     "published",
-    "tracer",  # noqa: F822 - made by `__getattr__`
+    "tracer",
 ]
 
+_correlation = ""
 
-def __getattr__(name: str) -> "Tracer":
-    """The tracer."""
-    if name != "tracer":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _tracer()
+
+def __getattr__(name: str) -> Any:
+    """Logger, metrics, tracer and the units of metrics, made when they are first named."""
+    match name:
+        case "logger":
+            return _logger()
+        case "metrics":
+            return _metrics()
+        case "tracer":
+            return _tracer()
+        case "MetricUnit":
+            from aws_lambda_powertools.metrics import MetricUnit
+
+            return MetricUnit
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _logger() -> "Logger":
+    from aws_lambda_powertools import Logger
+
+    made = Logger(service=SERVICE, utc=True)
+    if _correlation:
+        made.set_correlation_id(_correlation)
+    return made
+
+
+@cache
+def _metrics() -> "Metrics":
+    from aws_lambda_powertools import Metrics
+
+    return Metrics(namespace=NAMESPACE, service=SERVICE)
 
 
 @cache
@@ -89,14 +120,28 @@ class METRICS:
     LABELS_REJECTED: Final = "LabelsRejected"
 
 
+def correlate(identifier: str) -> None:
+    """Puts a request's id on every line that follows."""
+    global _correlation  # noqa: PLW0603 - the logger, which keeps it too, may not be made yet
+    _correlation = identifier
+    if _logger.cache_info().currsize:
+        _logger().set_correlation_id(identifier)
+
+
+def correlation() -> str:
+    """The id of the request being answered."""
+    return _correlation
+
+
 def bind(*, correlation_id: str, run_id: str = "", model: str = "") -> None:
     """Puts the ids that join a log line to its upload, run and model on every line that follows."""
-    logger.set_correlation_id(correlation_id)
-    logger.append_keys(run_id=run_id, model=model)
+    correlate(correlation_id)
+    _logger().set_correlation_id(correlation_id)
+    _logger().append_keys(run_id=run_id, model=model)
 
 
 def count(
-    metric: str, value: float = 1, *, model: str = "", unit: MetricUnit = MetricUnit.Count
+    metric: str, value: float = 1, *, model: str = "", unit: "MetricUnit | None" = None
 ) -> None:
     """Adds a value to a metric, to be published with the others of this invocation.
 
@@ -106,9 +151,10 @@ def count(
         metric: One of `METRICS`.
         value: The value.
         model: A model that is known to exist: names that callers invent are no dimension.
-        unit: The value's unit.
+        unit: The value's unit; a count by default.
     """
-    metrics.add_metric(name=metric, unit=unit, value=value)
+    metrics = _metrics()
+    metrics.add_metric(name=metric, unit=unit or "Count", value=value)
     of_model = {"service": SERVICE, "model": model}
     if model and of_model not in metrics.provider.dimension_sets:
         metrics.add_dimensions(**of_model)
@@ -125,6 +171,9 @@ def published() -> Iterator[None]:
 
 def publish() -> None:
     """Writes what was counted as one line; nothing when nothing was."""
+    if not _metrics.cache_info().currsize:
+        return
+    metrics = _metrics()
     if metrics.provider.metric_set:
         metrics.flush_metrics()
     else:

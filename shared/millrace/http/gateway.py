@@ -27,11 +27,11 @@ from mangum.handlers import APIGateway
 from mangum.handlers.utils import get_server_and_port
 from mangum.types import ASGI, Response, Scope
 
+from millrace import observability
 from millrace.errors import MillraceError
 from millrace.http.caller import request_id
 from millrace.http.guard import Guard, Refusal
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, RETRY_AFTER_SECONDS, problem_body
-from millrace.observability import logger
 
 _TEXT: Final = ("application/json", PROBLEM_MEDIA_TYPE, "text/", "application/yaml")
 _ASGI_VERSION: Final = {"version": "3.0", "spec_version": "2.0"}
@@ -152,7 +152,7 @@ class Gateway:
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Answers one proxy event."""
         identifier = request_id(event)
-        logger.set_correlation_id(identifier)
+        observability.correlate(identifier)
         refused = self._refused(event, identifier)
         if refused is not None:
             return refused
@@ -162,7 +162,7 @@ class Gateway:
             return self._mangum(event, context)
         except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as exc:
             # Mangum answers whatever the app raises; what comes out of it is the event's fault.
-            logger.warning("event cannot be read", exc_info=exc)
+            observability.logger.warning("event cannot be read", exc_info=exc)
             detail = (
                 "the request cannot be read: expected an API Gateway proxy event with a valid Host "
                 "header and a body in the encoding it names"
@@ -176,12 +176,14 @@ class Gateway:
         try:
             refusal = self._guard.refusal(event)
         except MillraceError as exc:
-            logger.error("roles of the caller cannot be read", exc_info=exc)
+            observability.logger.error("roles of the caller cannot be read", exc_info=exc)
             busy = "who you are cannot be looked up now; try again shortly"
             return _answer(event, identifier, Refusal(503, "roles_unavailable", busy))
         if refusal is None:
             return None
-        logger.info("caller refused", extra={"code": refusal.code, "status": refusal.status})
+        observability.logger.info(
+            "caller refused", extra={"code": refusal.code, "status": refusal.status}
+        )
         return _answer(event, identifier, refusal)
 
 

@@ -36,7 +36,7 @@ from millrace.serving.codec import Limits, SignatureCodec
 from millrace.serving.prediction import Predictor
 from millrace.serving.store import LoadedModel, ModelState
 from millrace.serving.tensors import TensorMap, read_request
-from millrace.spec import MODEL_NAME_PATTERN
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 PLATFORM: Final = "onnxruntime_onnx"
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository(index)")

@@ -31,6 +31,7 @@ from typing import Final
 
 import orjson
 
+from millrace import observability
 from millrace.errors import (
     AccessDeniedError,
     ConflictError,
@@ -49,7 +50,6 @@ from millrace.errors import (
     UnsupportedMediaTypeError,
     UploadRefusedError,
 )
-from millrace.observability import logger
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 2
@@ -151,7 +151,7 @@ def refusal(error: Exception, *, instance: str, correlation: str) -> Refusal:
                 problems=getattr(error, "problems", ()),
             ),
         )
-    logger.error(
+    observability.logger.error(
         "request failed",
         exc_info=error,
         extra={"error": type(error).__name__, "status": status},

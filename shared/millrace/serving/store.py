@@ -267,10 +267,17 @@ class ModelStore:
     def preload(self) -> int:
         """Loads the champions that fit into memory, before the first request.
 
+        A registry that cannot be reached only costs the head start: the first request asks again.
+
         Returns:
             How many are in memory.
         """
-        for state in self.models():
+        try:
+            states = self.models()
+        except MillraceError as exc:
+            telemetry.note_not_preloaded(model="", error=exc)
+            states = ()
+        for state in states:
             if state.version is None:
                 continue
             if sum(r.cost for r in self._loaded.values()) >= self._capacity:

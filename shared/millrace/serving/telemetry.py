@@ -1,11 +1,17 @@
 """What the serving path tells the world, so that it can never harm an answer."""
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Protocol
 
+import orjson
+
+from millrace import observability
 from millrace.errors import MillraceError
-from millrace.observability import METRICS, count, logger, publish
+from millrace.observability import METRICS, NAMESPACE, SERVICE, count, publish
 
 
 @contextmanager
@@ -14,7 +20,7 @@ def harmless() -> Iterator[None]:
     try:
         yield
     except Exception as exc:  # noqa: BLE001 - monitoring is whatever it is; the answer stands
-        logger.error("telemetry failed", exc_info=exc)
+        observability.logger.error("telemetry failed", exc_info=exc)
 
 
 class Observer(Protocol):
@@ -43,19 +49,38 @@ def unobserve() -> None:
 
 
 def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
-    """A version was loaded."""
+    """A version was loaded: a log line that is its metric as well, as `journal` writes them.
+
+    The first answer of every environment comes after it, and waits for no logger to be imported.
+    """
     with harmless():
-        logger.info(
-            "model loaded",
-            extra={
-                "model": model,
-                "version": version,
-                "bytes": size,
-                "milliseconds": round(seconds * 1e3, 1),
+        now = time.time()
+        metric = METRICS.MODEL_LOADS
+        line = {
+            "level": "INFO",
+            "message": "model loaded",
+            "timestamp": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
+            "service": SERVICE,
+            "correlation_id": observability.correlation(),
+            "model": model,
+            "version": version,
+            "bytes": size,
+            "milliseconds": round(seconds * 1e3, 1),
+            metric: 1,
+            "_aws": {
+                "Timestamp": int(now * 1e3),
+                "CloudWatchMetrics": [
+                    {
+                        "Namespace": NAMESPACE,
+                        "Dimensions": [["service"], ["service", "model"]],
+                        "Metrics": [{"Name": metric, "Unit": "Count"}],
+                    }
+                ],
             },
-        )
+        }
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        sys.stdout.flush()
     with harmless():
-        count(METRICS.MODEL_LOADS, model=model)
         for observer in _observers:
             observer.loaded(model)
 
@@ -65,7 +90,7 @@ def note_load_failure(
 ) -> None:
     """A version could not be loaded; an alarm watches the metric."""
     with harmless():
-        logger.error(
+        observability.logger.error(
             "model cannot be loaded",
             exc_info=error,
             extra={
@@ -84,7 +109,7 @@ def note_load_failure(
 def note_stale(*, model: str, version: int, error: Exception | None) -> None:
     """The registry could not say who the champion is; the last known one goes on answering."""
     with harmless():
-        logger.warning(
+        observability.logger.warning(
             "champion not confirmed",
             extra={"model": model, "version": version, "error": type(error).__name__},
         )
@@ -93,7 +118,7 @@ def note_stale(*, model: str, version: int, error: Exception | None) -> None:
 def note_not_preloaded(*, model: str, error: MillraceError) -> None:
     """A champion could not be loaded ahead of the first request; that request tries again."""
     with harmless():
-        logger.warning(
+        observability.logger.warning(
             "champion not preloaded", extra={"model": model, "error": type(error).__name__}
         )
 

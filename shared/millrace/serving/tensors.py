@@ -42,7 +42,7 @@ from millrace.signature import (
     FeatureField,
     Signature,
 )
-from millrace.spec import ColumnType, Task
+from millrace.vocabulary import ColumnType, Task
 
 LABEL_OUTPUT: Final = "label"
 MAX_TENSORS: Final = 10_000

@@ -54,4 +54,4 @@ def test_service_is_the_deployment_of_the_environment(monkeypatch: pytest.Monkey
     spec.loader.exec_module(module)
 
     assert module.SERVICE == module.logger.service == "millrace-prod"
-    assert module.metrics.provider.service == module.tracer.service == "millrace-prod"
+    assert module.metrics.provider.service == "millrace-prod"

@@ -1,7 +1,7 @@
 """Which version answers, how often the registry is asked, and what survives a bad artifact."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -22,6 +22,7 @@ from millrace.errors import (
 from millrace.observability import METRICS, metrics
 from millrace.registry.serving import Offer, ServingRecord
 from millrace.serving import store as store_module
+from millrace.serving import telemetry
 from millrace.serving.store import AHEAD, ModelState, ModelStore, footprint
 from tests.fakes.onnx_models import StoredModel, churn_signature, stored
 from tests.fakes.store import FakeStore
@@ -102,6 +103,30 @@ class World:
         self.objects.write(BUCKET, key, bytes(body), content_type="x")
 
 
+@dataclass
+class Loads:
+    """Counts loads, as a server on premises does."""
+
+    count: int = 0
+
+    def loaded(self, model: str) -> None:
+        self.count += 1
+
+    def load_failed(self, model: str | None) -> None:
+        """Counted by the metric."""
+
+
+LOADS = Loads()
+
+
+@pytest.fixture(autouse=True)
+def loads() -> Iterator[None]:
+    LOADS.count = 0
+    telemetry.observe(LOADS)
+    yield
+    telemetry.unobserve()
+
+
 @pytest.fixture
 def world() -> World:
     metrics.provider.clear_metrics()
@@ -109,6 +134,8 @@ def world() -> World:
 
 
 def counted(metric: str) -> float:
+    if metric == METRICS.MODEL_LOADS:
+        return LOADS.count
     held = metrics.provider.metric_set.get(metric)
     return float(sum(held["Value"])) if held else 0.0
 
