@@ -122,7 +122,11 @@ def prepare(initialization: str) -> None:
     if initialization == PROVISIONED:
         assembly().store.preload()
     elif initialization == SNAP_START:
-        from snapshot_restore_py import register_after_restore, register_before_snapshot
+        # Only Lambda's runtime has it.
+        from snapshot_restore_py import (  # type: ignore[import-not-found]
+            register_after_restore,
+            register_before_snapshot,
+        )
 
         register_before_snapshot(freeze)
         register_after_restore(thaw)

@@ -124,6 +124,7 @@ class _Stack:
             self._counted("dashboards", "AWS::CloudWatch::Dashboard", "dashboard"),
             self._keys(),
             *self._firewalls(),
+            *self._warm(),
             self._counted("secrets", "AWS::SecretsManager::Secret", "secret"),
             self._line(
                 "custom metrics", "none gets data while nothing flows", Decimal(0), "custom-metric"
@@ -174,6 +175,30 @@ class _Stack:
         yield self._line("firewalls", f"{count}" if count else "none", Decimal(count), "web-acl")
         yield self._line(
             "rules of firewalls", f"{rules}" if rules else "none", Decimal(rules), "web-acl-rule"
+        )
+
+    def _warm(self) -> Iterable[Line]:
+        """Snapshots and provisioned environments of the predict function, for a whole month."""
+        memory = self._memory("PredictFunction")
+        seconds = self._assumed["month_hours"] * 3600
+        function = self._of("AWS::Lambda::Function")["PredictFunction"]
+        kept = function.get("SnapStart", {}).get("ApplyOn", "None") != "None"
+        yield self._line(
+            "snapshot of the predict function",
+            f"{_plain(memory)} GB" if kept else "none",
+            memory * seconds if kept else Decimal(0),
+            "lambda-snapshot",
+        )
+        warm = sum(
+            Decimal(settings["ProvisionedConcurrentExecutions"])
+            for alias in self._of("AWS::Lambda::Alias").values()
+            if (settings := alias.get("ProvisionedConcurrencyConfig"))
+        )
+        yield self._line(
+            "provisioned environments",
+            f"{warm} of {_plain(memory)} GB" if warm else "none",
+            warm * memory * seconds,
+            "lambda-provisioned",
         )
 
     def _counted(self, item: str, type_: str, price: str) -> Line:

@@ -20,6 +20,9 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "JwtAudience": ("millrace",),
     "JwtRolesClaim": ("cognito:groups",),
     "JwtRoleMapping": ("team=operator",),
+    "PredictWarmFrom": ("cron(0 7 ? * MON-FRI *)",),
+    "PredictWarmUntil": ("cron(0 19 ? * MON-FRI *)",),
+    "PredictWarmTimezone": ("Europe/Vienna",),
     "PermissionsBoundaryArn": ("arn:aws:iam::123456789012:policy/boundary",),
 }
 """Values of the parameters whose values the template does not list."""

@@ -105,7 +105,16 @@ def _bucket(properties: Properties) -> str | None:
     return ", ".join(found) or None
 
 
+def _scheduled(properties: Properties) -> str | None:
+    if properties.get("ScheduledActions"):
+        return "provisioned concurrency is billed for every second between its two schedules"
+    return None
+
+
 KINDS: dict[str, Kind] = {
+    "AWS::ApplicationAutoScaling::ScalableTarget": Kind(
+        (Billing.FREE,), "changes what is provisioned, by the clock", _scheduled
+    ),
     "AWS::ApiGateway::Account": Kind((Billing.FREE,), "a setting of the account"),
     "AWS::ApiGateway::ApiKey": Kind((Billing.FREE,), "a key has no price"),
     "AWS::ApiGateway::Deployment": Kind((Billing.FREE,), "a copy of the API's definition"),

@@ -44,6 +44,14 @@ CHOICES: dict[str, dict[str, str]] = {
         "TableDeletionProtection": "true",
     },
     "tokens": {**TOKENS, "WebAcl": "on"},
+    "snapshots": {"PredictSnapStart": "on", "CodeVersion": "0123abc"},
+    "warm": {"PredictProvisionedConcurrency": "2", "CodeVersion": "0123abc"},
+    "warm by day": {
+        "PredictProvisionedConcurrency": "2",
+        "PredictWarmFrom": "cron(0 7 ? * MON-FRI *)",
+        "PredictWarmUntil": "cron(0 19 ? * MON-FRI *)",
+        "CodeVersion": "0123abc",
+    },
 }
 
 # Actions that know no resource; everything else names what it may touch.
@@ -681,9 +689,8 @@ def _of(choice: dict[str, str], kind: str) -> dict[str, dict[str, Any]]:
 
 
 def _target(operation: dict[str, Any]) -> str:
-    [name] = re.findall(
-        r"\$\{(\w+)Function\.Arn\}", operation["x-amazon-apigateway-integration"]["uri"]
-    )
+    uri = operation["x-amazon-apigateway-integration"]["uri"]
+    [name] = re.findall(r"\$\{(\w+)(?:Function\.Arn|Alias)\}", str(uri))
     return str(name)
 
 
