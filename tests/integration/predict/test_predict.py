@@ -134,6 +134,52 @@ def test_a_thousand_rows_are_one_answer(serving: Serving) -> None:
     np.testing.assert_allclose(given, expected, atol=1e-6)
 
 
+def test_csv_is_answered_in_csv(serving: Serving) -> None:
+    serving.crown(1)
+    body = "age,plan,tenure,active,city\r\n41,basic,3.5,true,Graz\r\n41,,,no,Graz\r\n"
+
+    reply = serving.predict(body, headers={"Content-Type": "text/csv", "Accept": "text/csv"})
+
+    assert reply.status == 200, reply.body
+    header, first, _, last = reply.body.split("\r\n")
+    assert (header, last) == ("label,probability_0,probability_1", "")
+    assert float(first.split(",")[2]) == pytest.approx(probability(ROW, 1.0), abs=1e-6)
+    assert reply.headers["x-millrace-model-version"] == "1"
+
+
+def test_only_what_the_query_asks_for_is_told(serving: Serving) -> None:
+    serving.crown(1)
+
+    reply = serving.call(
+        "POST", "/v1/models/churn/predict?outputs=labels&form=columns", {"rows": [ROW]}
+    )
+
+    assert reply.json["columns"] == {"label": [1]}
+
+
+def test_an_option_given_twice_is_refused(serving: Serving) -> None:
+    serving.crown(1)
+
+    reply = serving.call(
+        "POST", "/v1/models/churn/predict?form=rows", {"rows": [ROW], "form": "columns"}
+    )
+
+    assert [e.field for e in problem(reply, 422, "invalid_request").errors] == ["form"]
+
+
+def test_a_named_version_answers_on_its_own_route(serving: Serving) -> None:
+    serving.crown(1)
+    serving.crown(2)
+
+    def asked(version: str) -> Any:
+        return serving.call("POST", f"/v1/models/churn/versions/{version}/predict", {"rows": [ROW]})
+
+    assert asked("1").json["version"] == 1
+    assert serving.predict({"rows": [ROW]}).json["version"] == 2
+    for absent in ("7", "0", "one", "1.0"):
+        problem(asked(absent), 404, "not_found")
+
+
 # ── Which version answers ───────────────────────────────────────────────────────────────────────
 
 

@@ -122,6 +122,7 @@ def test_a_huge_batch_is_told_what_to_do(serving: Serving) -> None:
 
     assert "at most 5,000 rows, got 5,001" in told.detail
     assert "several requests" in told.detail
+    assert "POST /v1/models/churn/batch" in told.detail
 
 
 @pytest.mark.parametrize("name", ["nobody", "No-Such", "a", "x" * 60, "..%2f..%2fetc"])
