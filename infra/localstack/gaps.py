@@ -39,8 +39,10 @@ object-key  EventBridgeNotifier                       the key in an upload's eve
 dead-letter TargetSender.process_event                an event that its target refuses is gone:
                                                       no dead letter
 lines       (logs) provider.get_pattern_matcher,      a log subscription is sent every line,
-            provider.connect_to                       whatever its pattern; its function is
-                                                      waited for, and what it fails is gone
+            provider.connect_to,                      whatever its pattern; its function is
+            MotoLogGroup                              waited for, and what it fails is gone; a
+            .describe_subscription_filters            stream of a group that has one cannot be
+                                                      made, and its first lines are lost
 stop        Environment.set_error,                    what a stop interrupts counts as a failure
             BaseExecutionWorkerCommunication          of the execution, and nobody is told who
             ._reflect_execution_status                stopped it, or why
@@ -574,6 +576,13 @@ class _WithoutWaiting:
         return _WithoutWaiting(self._of(*positional, **named))
 
 
+class _Described(list[Any]):
+    """Filters that can be asked for by place, as LocalStack does, and one by one, as moto does."""
+
+    def __getitem__(self, place: Any) -> Any:
+        return super().__getitem__(place).to_json()
+
+
 def _deliver_lines() -> None:
     provider = _module("services.logs.provider")
 
@@ -584,7 +593,13 @@ def _deliver_lines() -> None:
         return matcher
 
     _replace(provider, "get_pattern_matcher", matching)
+
+    def described(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda group: _Described(original(group))
+
     _replace(provider, "connect_to", _WithoutWaiting)
+    group = _attribute(provider, "MotoLogGroup")
+    _replace(group, "describe_subscription_filters", described)
 
 
 def _let_stopped_executions_be() -> None:
