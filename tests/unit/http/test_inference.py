@@ -206,7 +206,7 @@ def test_an_answer_is_the_native_route_s(client: Client) -> None:
     [row] = native["predictions"]
     assert label.data == [row["label"]]
     values = np.array(probabilities.data, dtype=np.float32)
-    assert values.tolist() == np.float32(list(row["probabilities"].values())).tolist()
+    assert values.tolist() == np.array([*row["probabilities"].values()], np.float32).tolist()
 
 
 def test_a_named_version_answers(client: Client) -> None:
