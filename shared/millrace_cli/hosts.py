@@ -18,7 +18,9 @@ LOCAL_REGION = "us-east-1"
 LOCAL_ACCOUNT = "000000000000"
 TOOLS_VARIABLE = "MILLRACE_TOOLS"
 WORKERS_PER_FUNCTION = 2
-UNSUPPORTED = "AWS::WAFv2::WebACL,AWS::WAFv2::WebACLAssociation"
+UNSUPPORTED = (
+    "AWS::ApplicationAutoScaling::ScalableTarget,AWS::WAFv2::WebACL,AWS::WAFv2::WebACLAssociation"
+)
 """Types that LocalStack passes over, since it would refuse a template that has them behind a condition."""
 LOCALSTACK_LIBRARIES = Path("usr", "lib", "localstack")
 """Below its root, what comes with LocalStack: the index of AWS's APIs (``infra/localstack/index``)."""
