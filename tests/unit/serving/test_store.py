@@ -365,6 +365,22 @@ def test_memory_is_bounded_and_the_least_recently_used_goes_first() -> None:
     assert world.store.get("model-a") is not first
 
 
+def test_one_hot_model_among_a_hundred_is_never_loaded_twice() -> None:
+    models = [stored("run-1", name=f"model-{number:03d}") for number in range(100)]
+    world = World(capacity=10 * footprint(len(models[0].onnx)))
+    for model in models:
+        world.publish(1, model)
+    hot = world.store.get("model-000")
+
+    for turn in range(2):
+        for number in range(1, 100):
+            world.store.get(f"model-{number:03d}")
+            assert world.store.get("model-000") is hot, turn
+
+    assert len(world.store._loaded) == 10
+    assert world.source.asked.count("model-000") == 1
+
+
 def test_a_model_larger_than_the_memory_still_answers() -> None:
     world = World(capacity=1)
     world.publish(1)
