@@ -158,6 +158,8 @@ class Stack:
                     MILLRACE_DATA_BUCKET=DATA,
                     MILLRACE_ARTIFACT_BUCKET=STORE,
                     MILLRACE_STATE_MACHINE_ARN=self.machine,
+                    MILLRACE_BATCH_MACHINE_ARN=self.machine,
+                    MILLRACE_BATCH_MACHINE="batch",
                     MILLRACE_TOPIC_ARN=self.topic,
                     MILLRACE_TRIGGER_FUNCTION="trigger",
                     MILLRACE_REFRESH_SECONDS="0",

@@ -166,7 +166,7 @@ EVERYTHING = {
     ("ExecutionRole", "FindLogGroups"): "log groups are found by listing",
     ("ExecutionRole", "Subscriptions"): "IAM knows no resource type for a subscription",
     ("ExecutionRole", "KeepBoundary"): "a refusal",
-    ("ExecutionRole", "Warmth"): "a scaling target's name is nobody's choice; of Lambda alone",
+    ("ExecutionRole", "SeeWarmth"): "describing scaling targets knows no resources",
 }
 
 each_stage = pytest.mark.parametrize("stage", STAGES)

@@ -122,6 +122,7 @@ def test_a_right_on_what_its_action_is_about_is_well(action: str, resource: str)
 
 UNLISTED = {
     "apigateway": "the reference names the resources of HTTP APIs alone under this prefix",
+    "iam:CreateServiceLinkedRole": "the reference names roles without the path that services' roles have",
     "cloudformation:CreateChangeSet": "a transform is a resource too, as CloudFormation's guide says",
 }
 

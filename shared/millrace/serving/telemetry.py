@@ -54,6 +54,7 @@ def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
     The first answer of every environment comes after it, and waits for no logger to be imported.
     """
     with harmless():
+        # nosemgrep: clock-read-in-the-domain -- the time of a log line, as a logger would stamp it
         now = time.time()
         metric = METRICS.MODEL_LOADS
         line = {
@@ -78,6 +79,7 @@ def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
                 ],
             },
         }
+        # nosemgrep: printed-in-a-function -- this is the log: the logger's import would delay the answer
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
         sys.stdout.flush()
     with harmless():
