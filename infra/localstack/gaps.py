@@ -32,6 +32,8 @@ api-name    ApiGatewayRestApiProvider.create          a REST API is not named by
 alarms      AlarmScheduler.schedule_metric_alarm      an alarm is looked at once per
                                                       evaluation range, and one on metric math
                                                       or a percentile never
+equals      ChangeSetModelPreproc.visit_node_     a condition that compares a parameter of type
+            intrinsic_function_fn_equals              Number with a text never holds
 updates     (CloudFormation) providers.update         a stack's update leaves most resources as
                                                       they were, and says that it changed them
 object-key  EventBridgeNotifier                       the key in an upload's event is encoded as
@@ -138,6 +140,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "api-name": _name_apis_by_title,
         "alarms": lambda: _evaluate_alarms(scale),
         "waits": lambda: _shorten_waits(scale),
+        "equals": _compare_as_texts,
         "updates": _change_resources,
         "object-key": _name_objects_plainly,
         "dead-letter": _keep_undeliverable_events,
@@ -739,6 +742,30 @@ def _shorten_waits(scale: float) -> None:
         return SimpleNamespace(sleep=lambda seconds: original.sleep(seconds * scale))
 
     _replace(_module(f"{asl}.common.retry.retrier_decl"), "time", scaled)
+
+
+def _compare_as_texts() -> None:
+    """CloudFormation's parameters are texts, numbers too; here the latter become numbers."""
+    module = _module("services.cloudformation.engine.v2.change_set_model_preproc")
+
+    def comparing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def visit(self: Any, node: Any) -> Any:
+            arguments = self.visit(node.arguments)
+            if not isinstance(arguments.after, list) or len(arguments.after) != 2:
+                return original(self, node)
+            return self._cached_apply(
+                scope=node.scope,
+                arguments_delta=arguments,
+                resolver=lambda pair: str(pair[0]) == str(pair[1]),
+            )
+
+        return visit
+
+    _replace(
+        _attribute(module, "ChangeSetModelPreproc"),
+        "visit_node_intrinsic_function_fn_equals",
+        comparing,
+    )
 
 
 def _read_definitions_in_yaml() -> None:
