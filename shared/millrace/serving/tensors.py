@@ -537,8 +537,6 @@ class TensorMap:
     def columns(self, request: InferenceRequest) -> dict[str, Column]:
         """The request's tensors as columns by feature, in either form.
 
-        Names that are no feature's stay in: the codec says so, as of any request.
-
         Raises:
             InvalidRequestError: Names every tensor whose datatype or shape does not fit.
         """
@@ -557,7 +555,9 @@ class TensorMap:
                     f"expected shape [n] or [n, 1], got {list(tensor.shape)}",
                 )
             feature = self._features.get(tensor.name)
-            if feature is not None and not _fits(feature, tensor.datatype):
+            if feature is None:
+                report.add(f"inputs[{position}]", f"is no feature of model {self.signature.model}")
+            elif not _fits(feature, tensor.datatype):
                 report.add(feature.name, _wrong_datatype(feature, tensor.datatype))
             columns[tensor.name] = tensor.values
         report.refuse()

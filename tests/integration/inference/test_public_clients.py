@@ -124,7 +124,7 @@ REFUSALS = {
     "wrong datatype": ("400", "age: expected datatype INT64 or another numeric one, got BYTES"),
     "wrong shape": ("400", "age: expected shape [n] or [n, 1], got [3, 2]"),
     "missing input": ("400", "age: is missing"),
-    "unknown input": ("400", "unheard-of: is no feature of model churn"),
+    "unknown input": ("400", "inputs[5]: is no feature of model churn"),
     "unknown output": ("400", "outputs[0] is none of model churn"),
     "ragged rows": ("400", "city: has 2 values where the longest column has 3"),
 }

@@ -282,6 +282,15 @@ def test_a_body_that_the_gateway_has_decompressed_is_taken_as_it_is(client: Clie
         (gzip.compress(b" " * 7_000_000), "gzip", 413, "after decompression"),
         (zlib.compress(b" " * 7_000_000), "deflate", 413, "after decompression"),
     ],
+    ids=[
+        "gzip cut",
+        "deflate cut",
+        "gzip damaged",
+        "deflate damaged",
+        "brotli",
+        "gzip bomb",
+        "deflate bomb",
+    ],
 )
 def test_damaged_and_overlong_bodies_are_refused(
     client: Client, body: bytes, encoding: str, status: int, message: str

@@ -329,7 +329,7 @@ def test_what_is_no_request_is_refused(document: Any, message: str) -> None:
         (inputs(plan={"datatype": "INT64", "data": [1, 2]}), "plan: expected datatype BYTES"),
         (inputs(age={"shape": [1, 2]}), "age: expected shape [n] or [n, 1], got [1, 2]"),
         (inputs()[1:], "age: is missing"),
-        ([*inputs(), tensor("agee", "INT64", [1, 2])], "agee: is no feature"),
+        ([*inputs(), tensor("agee", "INT64", [1, 2])], "inputs[5]: is no feature"),
         (inputs(age={"data": [2**53 + 1, 1]}), "row 0, age"),
         (inputs(age={"data": [2.0**53 + 2, 1]}), "row 0, age"),
         (inputs(age={"data": [1.0, 2**53 + 1]}), "row 1, age"),
