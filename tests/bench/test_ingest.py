@@ -33,7 +33,7 @@ def test_ingest_time_over_reading_and_writing(
         rows = ingest_file(census, spec, store, tmp_path).rows.accepted
 
     def read_and_write() -> None:
-        with duckdb.connect(config={"threads": 2}) as db:
+        with duckdb.connect(config={"threads": 1}) as db:
             db.read_csv(str(census)).write_parquet(str(tmp_path / "bare.parquet"))
 
     measured = compare("ingest", ingest_it, read_and_write, rounds=5)

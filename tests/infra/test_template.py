@@ -130,7 +130,7 @@ def test_every_parameter_is_described_and_constrained() -> None:
             assert "ConstraintDescription" in parameter, name
             assert re.match(parameter["AllowedPattern"], parameter["Default"]), name
         if "MinValue" in parameter:
-            assert parameter["MinValue"] <= int(parameter["Default"]) <= parameter["MaxValue"], name
+            assert parameter["MinValue"] <= parameter["Default"] <= parameter["MaxValue"], name
         if "AllowedValues" in parameter:
             assert parameter["Default"] in parameter["AllowedValues"], name
 

@@ -221,10 +221,7 @@ class _Splitting:
                     f"s3://{source.bucket}/{source.key}: expected {source.size:,} bytes, got {size:,}"
                 )
             self._refuse_large(size)
-            # One thread: with two, DuckDB keeps the rows of a large CSV in another order than the
-            # file's, whatever preserve_insertion_order says, and the result would be in that order.
-            alone = self._limits.model_copy(update={"threads": 1})
-            with engine(self._workspace, alone, path) as connection:
+            with engine(self._workspace, self._limits, path) as connection:
                 made = self._examine(connection, path)
         except UploadRefusedError as exc:
             return self._result(

@@ -121,7 +121,7 @@ def check_file(path: Path, spec: ModelSpec, *, limits: Limits | None = None) -> 
     Args:
         path: A file with one of the supported suffixes.
         spec: The model's spec.
-        limits: Memory, threads and sizes.
+        limits: Memory and sizes.
     """
     with tempfile.TemporaryDirectory(prefix="millrace-") as workspace:
         return prepare(
@@ -150,7 +150,7 @@ def prepare(
         name: Its name as uploaded, which tells the format.
         spec: The model's spec.
         workspace: An empty directory; the caller removes it.
-        limits: Memory, threads and sizes.
+        limits: Memory and sizes.
         keep: Whether to write files; without, only the report is made.
     """
     began = time.monotonic()

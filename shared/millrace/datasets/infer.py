@@ -90,7 +90,7 @@ def infer_spec(
         name: The model's name.
         target: The column to predict.
         task: What to predict; worked out from the target when None.
-        limits: Memory and threads.
+        limits: Memory.
 
     Returns:
         The spec, and a sentence per column.

@@ -32,7 +32,7 @@ from tests.fakes.store import FakeStore
 
 DATA, ARTIFACTS = "data-bucket", "artifact-bucket"
 HEADER = ["customer", "age", "plan", "tenure", "active", "city"]
-LIMITS = Limits(memory_mb=256, threads=1)
+LIMITS = Limits(memory_mb=256)
 
 type Row = list[str]
 
