@@ -5,6 +5,7 @@ messages of the TRAINING machine come with it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
@@ -34,6 +35,44 @@ class VersionStatus(StrEnum):
     """Was champion once; a rollback may bring it back."""
 
 
+class RolloutStrategy(StrEnum):
+    """How a version takes the traffic."""
+
+    ALL_AT_ONCE = "all-at-once"
+    CANARY = "canary"
+    LINEAR = "linear"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRoute:
+    """What a rollout does to the traffic, on the item that predictions read.
+
+    Attributes:
+        rollout_id: The rollout; decides with the entity which version answers.
+        step: Its step, from 0.
+        strategy: ``shadow`` scores with the challenger and answers with the champion.
+        weight: Percent, 0 to 100: entities that the challenger answers, or requests it shadows.
+        version: The challenger.
+        run_id: Of the challenger, as the fields below.
+        model_key: Where its ONNX lies.
+        sha256: Of its ONNX.
+        signature_key: Where its signature lies.
+        signature_sha256: Of its signature.
+    """
+
+    rollout_id: str
+    step: int
+    strategy: RolloutStrategy
+    weight: float
+    version: int
+    run_id: str
+    model_key: str
+    sha256: str
+    signature_key: str
+    signature_sha256: str
+
+
 class ServingRecord(BaseModel):
     """The one item per model that the predict function reads."""
 
@@ -49,6 +88,8 @@ class ServingRecord(BaseModel):
     updated_at: datetime
     capture_rate: float = 1.0
     """The spec's ``monitor.capture_rate``: carried here, it changes without a training."""
+    rollout: RolloutRoute | None = None
+    """Whom a rollout sends which part of the traffic; None when the champion answers all of it."""
 
 
 class Offer(NamedTuple):
