@@ -11,9 +11,11 @@ from millrace.aws.lambda_ import LambdaInvoker
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
-from millrace.http.api import Collaborators, create_app
+from millrace.http.api import create_app
+from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
+from millrace.http.operations import Trigger
 from millrace.monitoring.feedback import Feedback
 from millrace.monitoring.labelbook import LabelBook
 from millrace.observability import logger, published, tracer
@@ -57,8 +59,7 @@ def gateway() -> Gateway:
                 data_bucket=settings.data_bucket,
                 presign=objects.presigned_get,
                 steps=StateMachine(client("stepfunctions"), settings.state_machine_arn).steps,
-                invoker=LambdaInvoker(client("lambda")),
-                trigger_function=settings.trigger_function,
+                trigger=Trigger(LambdaInvoker(client("lambda")), settings.trigger_function),
                 notifier=SnsNotifier(client("sns"), settings.topic_arn),
                 stage=settings.stage,
                 code_version=settings.code_version,

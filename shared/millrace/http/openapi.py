@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 import millrace
-from millrace.http import api, feedback, inference_models, predict
+from millrace.http import api, inference_models, predict
+from millrace.http.endpoints import feedback
+from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.problems import Problem, documented
 from millrace.http.roles import holders_of
 from millrace.http.routes import ROUTES, Route
@@ -65,7 +67,7 @@ def document() -> dict[str, Any]:
     """The document, from the apps as they are now."""
     apps: dict[str, FastAPI] = {
         # Only routes are read: nothing is asked of the collaborators.
-        "api": api.create_app(cast("api.Collaborators", _Unasked())),
+        "api": api.create_app(cast("Collaborators", _Unasked())),
         "predict": predict.create_app(cast("Any", _Unasked())),
     }
     described = {name: app.openapi() for name, app in apps.items()}

@@ -1,6 +1,7 @@
 """What the API does beyond reading: specs, champions, retraining, batch jobs. Plain functions on ports."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import orjson
@@ -55,6 +56,45 @@ class Invoker(Protocol):
             MillraceError: What the function raised.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """The one door to trainings and batch jobs, as the API knocks at it."""
+
+    invoker: Invoker
+    function_name: str
+
+    def ask(
+        self, detail_type: str, detail: Mapping[str, Any], *, correlation_id: str, what: str
+    ) -> tuple[str, bool]:
+        """Asks for a training or a job.
+
+        Args:
+            detail_type: What is asked for.
+            detail: Its particulars.
+            correlation_id: The request's id, which the run carries on.
+            what: What is asked for in words, for the error.
+
+        Returns:
+            The id of the run or job, and whether this request started it.
+
+        Raises:
+            ServiceUnavailableError: The trigger named none.
+        """
+        answer = self.invoker.invoke(
+            self.function_name,
+            {
+                "id": correlation_id,
+                "source": API_SOURCE,
+                "detail-type": detail_type,
+                "detail": detail,
+            },
+        )
+        run_id = answer.get("run_id") if isinstance(answer, dict) else None
+        if not isinstance(run_id, str) or not run_id:
+            raise ServiceUnavailableError(f"the trigger gave no {what}")
+        return run_id, bool(answer.get("started"))
 
 
 # ── Specs ───────────────────────────────────────────────────────────────────────────────────────
@@ -290,8 +330,7 @@ def start_batch(
     registry: Registry,
     objects: Objects,
     bucket: str,
-    invoker: Invoker,
-    trigger_function: str,
+    trigger: Trigger,
     actor: str,
     correlation_id: str,
 ) -> BatchAccepted:
@@ -317,22 +356,13 @@ def start_batch(
         size=facts.size,
         etag=facts.etag,
     )
-    answer = invoker.invoke(
-        trigger_function,
-        {
-            "id": correlation_id,
-            "source": API_SOURCE,
-            "detail-type": BATCH_DETAIL_TYPE,
-            "detail": {
-                "model": name,
-                "source": source.model_dump(mode="json"),
-                "requested_by": actor,
-            },
-        },
+    batch_id, started = trigger.ask(
+        BATCH_DETAIL_TYPE,
+        {"model": name, "source": source.model_dump(mode="json"), "requested_by": actor},
+        correlation_id=correlation_id,
+        what=f"batch job for model {name}",
     )
-    if not isinstance(answer, dict) or not answer.get("run_id"):
-        raise ServiceUnavailableError(f"the trigger gave no batch job for model {name}")
-    return BatchAccepted(batch_id=answer["run_id"], started=bool(answer.get("started")))
+    return BatchAccepted(batch_id=batch_id, started=started)
 
 
 # ── Retraining ──────────────────────────────────────────────────────────────────────────────────
@@ -344,8 +374,7 @@ def retrain(
     reason: str,
     token: str | None,
     registry: Registry,
-    invoker: Invoker,
-    trigger_function: str,
+    trigger: Trigger,
     actor: str,
     correlation_id: str,
     new_token: Callable[[], str],
@@ -357,8 +386,7 @@ def retrain(
         reason: Why, for the audit.
         token: The caller's idempotency key; the same one again gives the same run.
         registry: Knows the models.
-        invoker: Runs the trigger function.
-        trigger_function: Its name.
+        trigger: The door to training.
         actor: Who asks.
         correlation_id: The request's id, which the run carries on.
         new_token: Makes a token for a caller without one.
@@ -367,20 +395,15 @@ def retrain(
         NotFoundError: No such model, or it has no dataset yet.
     """
     registry.get_model(name)
-    answer = invoker.invoke(
-        trigger_function,
+    run_id, started = trigger.ask(
+        RETRAIN_DETAIL_TYPE,
         {
-            "id": correlation_id,
-            "source": API_SOURCE,
-            "detail-type": RETRAIN_DETAIL_TYPE,
-            "detail": {
-                "model": name,
-                "token": token or new_token(),
-                "reason": reason,
-                "requested_by": actor,
-            },
+            "model": name,
+            "token": token or new_token(),
+            "reason": reason,
+            "requested_by": actor,
         },
+        correlation_id=correlation_id,
+        what=f"run for model {name}",
     )
-    if not isinstance(answer, dict) or not isinstance(answer.get("run_id"), str):
-        raise ServiceUnavailableError(f"the trigger gave no run for model {name}")
-    return RetrainAccepted(run_id=answer["run_id"], started=bool(answer.get("started", True)))
+    return RetrainAccepted(run_id=run_id, started=started)

@@ -1,0 +1,50 @@
+"""What the endpoints of the registry's app work with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millrace.aws.sns import Notifier
+from millrace.aws.stepfunctions import StepProgress
+from millrace.http import operations
+from millrace.monitoring.feedback import Feedback
+from millrace.registry.batches import Batches
+from millrace.registry.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collaborators:
+    """What the app works with.
+
+    Attributes:
+        registry: The registry.
+        batches: Batch jobs.
+        objects: Reads and writes specs, looks at files to be scored.
+        artifact_bucket: Where specs and reports lie.
+        data_bucket: Where quarantine reports lie.
+        presign: Signs an address of an object (bucket, key).
+        steps: Tells the steps of an execution by its ARN.
+        trigger: The door to trainings and batch jobs.
+        notifier: Tells people.
+        stage: Name of the deployment's stage.
+        code_version: Version of the deployed code.
+        new_token: Makes an idempotency token.
+        feedback: Takes labels.
+    """
+
+    registry: Registry
+    batches: Batches
+    objects: operations.Objects
+    artifact_bucket: str
+    data_bucket: str
+    presign: Callable[[str, str], str]
+    steps: Callable[[str], tuple[StepProgress, ...]]
+    trigger: operations.Trigger
+    notifier: Notifier
+    stage: str
+    code_version: str
+    new_token: Callable[[], str]
+    feedback: Feedback
+
+    def link(self, bucket: str, key: str) -> str | None:
+        """A signed address of an object; none without a key."""
+        return self.presign(bucket, key) if key else None
