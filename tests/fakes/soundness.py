@@ -4,17 +4,16 @@ from collections import Counter
 from collections.abc import Iterable
 
 from millrace.aws.dynamodb import Item
+from millrace.registry.ledger import digest_of
 from millrace.registry.records import VersionStatus
 
 
-def check_model(items: Iterable[Item], model: str, *, in_order: bool = True) -> None:
+def check_model(items: Iterable[Item], model: str) -> None:
     """Asserts the invariants of one model.
 
     Args:
         items: Every item of the table.
         model: The model.
-        in_order: Whether audit entries stand in the order of their commits, which holds for one
-            writer at a time.
     """
     everything = list(items)
     mine = {i["SK"]: i for i in everything if i["PK"] == f"MODEL#{model}"}
@@ -28,10 +27,40 @@ def check_model(items: Iterable[Item], model: str, *, in_order: bool = True) -> 
         for i in everything
         if i["PK"].startswith("RUN#") and i["SK"] == "META" and i["model"] == model
     }
+    _check_chain(mine, audit)
     _check_champion(meta, mine, versions)
+    _check_traffic(mine, audit)
     _check_versions(meta, versions, runs)
-    _check_audit(meta, versions, audit, in_order=in_order)
+    _check_audit(meta, versions, audit)
     _check_runs(runs, mine)
+    _check_nothing_lost(meta, runs, mine, audit)
+
+
+def _check_chain(mine: dict[str, Item], audit: list[Item]) -> None:
+    """Each entry follows the one before, without a gap, up to the head."""
+    previous, at = "", ""
+    for number, entry in enumerate(audit, 1):
+        assert entry["SK"] == f"AUDIT#{number:012d}"
+        assert entry["sequence"] == number
+        assert entry["previous_hash"] == previous
+        assert entry["hash"] == digest_of(entry)
+        assert entry["at"] >= at
+        previous, at = entry["hash"], entry["at"]
+    head = mine["LEDGER"]
+    assert (head["sequence"], head["hash"], head["at"]) == (len(audit), previous, at)
+
+
+def _check_traffic(mine: dict[str, Item], audit: list[Item]) -> None:
+    """Each change of the champion stands in the record of what was live, in the same order."""
+    crowned = [
+        (e["sequence"], int(e["after"].rsplit("@", 1)[1]))
+        for e in audit
+        if e["action"] in ("promoted", "forced_promotion", "rolled_back")
+    ]
+    live = [i for sk, i in sorted(mine.items()) if sk.startswith("LIVE#")]
+    assert [(i["sequence"], i["version"]) for i in live if "rollout" not in i] == crowned
+    if crowned:
+        assert mine["SERVING"]["sequence"] >= crowned[-1][0]
 
 
 def _check_champion(meta: Item, mine: dict[str, Item], versions: dict[int, Item]) -> None:
@@ -59,9 +88,7 @@ def _check_versions(meta: Item, versions: dict[int, Item], runs: dict[str, Item]
             assert versions[run["model_version"]]["run_id"] == run["run_id"]
 
 
-def _check_audit(
-    meta: Item, versions: dict[int, Item], audit: list[Item], *, in_order: bool
-) -> None:
+def _check_audit(meta: Item, versions: dict[int, Item], audit: list[Item]) -> None:
     crownings = [e for e in audit if e["action"] in ("promoted", "forced_promotion", "rolled_back")]
     balance = Counter[str]()
     for entry in crownings:
@@ -79,8 +106,7 @@ def _check_audit(
             assert entry["reason"]
         elif entry["action"] == "promoted":
             assert versions[number]["verdict"] == "passed"
-    if in_order:
-        assert _replayed(audit) == {f"{meta['name']}@{n}": v["status"] for n, v in versions.items()}
+    assert _replayed(audit) == {f"{meta['name']}@{n}": v["status"] for n, v in versions.items()}
 
 
 def _replayed(audit: list[Item]) -> dict[str, str]:
@@ -107,3 +133,20 @@ def _check_runs(runs: dict[str, Item], mine: dict[str, Item]) -> None:
         assert closed == ("outcome" in run) == ("ended_at" in run)
         if run.get("outcome") == "promoted":
             assert mine[f"VERSION#{run['model_version']:06d}"]["verdict"] == "passed"
+
+
+def _check_nothing_lost(
+    meta: Item, runs: dict[str, Item], mine: dict[str, Item], audit: list[Item]
+) -> None:
+    """Every state that is stored was told once."""
+
+    def subjects(action: str) -> list[str]:
+        return sorted(e["subject"] for e in audit if e["action"] == action)
+
+    assert subjects("run_created") == sorted(runs)
+    told = {e["subject"]: e["after"] for e in audit if e["action"] == "run_created"}
+    ended = [r for r, run in runs.items() if "outcome" in run and told[r] != run["outcome"]]
+    assert subjects("run_finished") == sorted(ended)
+    assert len(subjects("spec_applied")) == meta["spec_version"]
+    datasets = [i["dataset_version"] for sk, i in mine.items() if sk.startswith("DATASET#")]
+    assert subjects("dataset_recorded") == sorted(datasets)

@@ -52,6 +52,7 @@ class FakeTable:
         *,
         prefix: str = "",
         since: str = "",
+        until: str = "",
         index: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
@@ -67,6 +68,7 @@ class FakeTable:
             for r in rows
             if r[pk_name] == pk
             and (r[sk_name].startswith(prefix) if prefix else r[sk_name] >= since)
+            and (not until or prefix != "" or r[sk_name] <= until)
         ]
         rows.sort(key=lambda r: (r[sk_name].encode(), r[PK], r[SK]), reverse=newest_first)
         if start is not None:

@@ -96,6 +96,7 @@ class DynamoTable:
         *,
         prefix: str = "",
         since: str = "",
+        until: str = "",
         index: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
@@ -107,13 +108,20 @@ class DynamoTable:
             pk: The partition: of the table, or of the index.
             prefix: Only sort keys that begin so.
             since: Only sort keys from this one on; used without ``prefix``.
+            until: Only sort keys up to this one; used with ``since``.
             index: Ask the index (eventually consistent) and not the table.
             newest_first: Descending order.
             limit: Most items to return; without it the whole partition, page after page.
             start: ``last`` of the page before.
         """
         request = query_request(
-            self._name, pk, prefix=prefix, since=since, index=index, newest_first=newest_first
+            self._name,
+            pk,
+            prefix=prefix,
+            since=since,
+            until=until,
+            index=index,
+            newest_first=newest_first,
         )
         items: list[Item] = []
         last = start

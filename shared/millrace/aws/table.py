@@ -102,6 +102,7 @@ class Table(ItemReader, Protocol):
         *,
         prefix: str = "",
         since: str = "",
+        until: str = "",
         index: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
@@ -134,6 +135,7 @@ def query_request(
     *,
     prefix: str = "",
     since: str = "",
+    until: str = "",
     index: bool = False,
     newest_first: bool = False,
 ) -> dict[str, Any]:
@@ -144,7 +146,13 @@ def query_request(
     if prefix or since:
         names["#sk"] = INDEX_SK if index else SK
         values[":sk"] = to_attribute(prefix or since)
-        expression += " AND begins_with(#sk, :sk)" if prefix else " AND #sk >= :sk"
+        if prefix:
+            expression += " AND begins_with(#sk, :sk)"
+        elif until:
+            values[":until"] = to_attribute(until)
+            expression += " AND #sk BETWEEN :sk AND :until"
+        else:
+            expression += " AND #sk >= :sk"
     request: dict[str, Any] = {
         "TableName": table,
         "KeyConditionExpression": expression,

@@ -18,7 +18,7 @@ Every write names the attempt it belongs to: what an earlier attempt still says 
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +41,8 @@ from millrace.errors import (
 )
 from millrace.messages import FinishResult, SplitResult
 from millrace.registry import items
-from millrace.registry.changes import audit_write, list_page, with_fresh_reads
+from millrace.registry.changes import BACKOFF, Backoff, list_page, with_fresh_reads
+from millrace.registry.ledger import Ledger
 from millrace.registry.pages import Page
 from millrace.registry.records import (
     PIPELINE,
@@ -88,6 +89,7 @@ class Batches:
         registry: Knows the models.
         clock: Gives the time of a change, aware and in UTC.
         ids: Gives the ids of audit entries, never the same twice.
+        backoff: How long a change that lost a race waits.
     """
 
     def __init__(
@@ -97,8 +99,11 @@ class Batches:
         *,
         clock: Callable[[], datetime],
         ids: Callable[[], str],
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self._table = table
+        self._ledger = Ledger(table)
+        self._backoff = backoff
         self._registry = registry
         self._clock = clock
         self._ids = ids
@@ -122,7 +127,7 @@ class Batches:
             writes: list[Write] = [
                 Put("batch", items.batch_key(batch.batch_id), items.from_batch(batch), ABSENT),
                 Check("model", items.model_key(batch.model)),
-                self._audit(
+                *self._audit(
                     batch,
                     "batch_created",
                     entry_id,
@@ -144,7 +149,7 @@ class Batches:
             self._table.transact(writes, f"create batch job {batch.batch_id}")
             return True
 
-        return with_fresh_reads(f"create batch job {batch.batch_id}", change)
+        return with_fresh_reads(f"create batch job {batch.batch_id}", change, self._backoff)
 
     def get(self, batch_id: str) -> Batch:
         """A job.
@@ -247,7 +252,7 @@ class Batches:
                         values,
                         {"status": batch.status.value, "attempt": attempt},
                     ),
-                    self._audit(
+                    *self._audit(
                         batch,
                         "batch_finished",
                         entry_id,
@@ -261,7 +266,7 @@ class Batches:
             )
             return True
 
-        return with_fresh_reads(f"close batch job {batch_id}", change)
+        return with_fresh_reads(f"close batch job {batch_id}", change, self._backoff)
 
     def resume(self, batch_id: str, *, actor: str, execution_arn: Callable[[int], str]) -> Batch:
         """Opens a failed job again, for its next attempt.
@@ -306,7 +311,7 @@ class Batches:
                         values,
                         {"status": RunStatus.FAILED.value, "attempt": batch.attempt},
                     ),
-                    self._audit(
+                    *self._audit(
                         batch,
                         "batch_resumed",
                         entry_id,
@@ -320,7 +325,7 @@ class Batches:
             )
             return self.get(batch_id)
 
-        return with_fresh_reads(f"resume batch job {batch_id}", change)
+        return with_fresh_reads(f"resume batch job {batch_id}", change, self._backoff)
 
     def _update(
         self, batch_id: str, values: Mapping[str, Any], when: Mapping[str, Expected]
@@ -346,8 +351,8 @@ class Batches:
         before: str = "",
         reason: str = "",
         actor: str = PIPELINE,
-    ) -> Put:
-        return audit_write(
+    ) -> Sequence[Write]:
+        return self._ledger.append(
             AuditEntry(
                 model=batch.model,
                 at=at,
@@ -360,7 +365,7 @@ class Batches:
                 reason=reason,
                 correlation_id=batch.correlation_id,
             )
-        )
+        ).writes
 
 
 def _facts(result: FinishResult | SplitResult | None) -> dict[str, Any]:

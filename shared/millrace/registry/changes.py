@@ -1,36 +1,71 @@
 """What every change and listing of the registry has in common."""
 
+import secrets
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from millrace.aws.dynamodb import ABSENT, Item, Put, Table
+from millrace.aws.dynamodb import Item, Table
 from millrace.errors import ConcurrentWriteError, ConditionFailedError
-from millrace.registry import items
 from millrace.registry.pages import Page, check_limit, decode_token, encode_token
-from millrace.registry.records import AuditEntry
-
-ATTEMPTS: Final = 10
-"""Fresh reads before a lost race is given back to the caller."""
 
 
-def with_fresh_reads[T](what: str, change: Callable[[], T]) -> T:
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long a change that lost a race waits before it reads anew: full jitter.
+
+    Writers of one model meet at the head of its ledger; waits that double and are drawn at random
+    let them pass one by one (Brooker, "Exponential backoff and jitter", AWS Architecture Blog).
+
+    Attributes:
+        first: Seconds that the first wait lasts at most.
+        longest: Seconds that any wait lasts at most.
+        deadline: Seconds after which the race is given back to the caller.
+        clock: Seconds that pass.
+        wait: Waits for seconds.
+        draw: A number between two.
+    """
+
+    first: float = 0.01
+    longest: float = 0.4
+    deadline: float = 8.0
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[float], None] = time.sleep
+    draw: Callable[[float, float], float] = secrets.SystemRandom().uniform
+
+    def pause(self, lost: int) -> float:
+        """Seconds to wait after so many races lost."""
+        return self.draw(0.0, min(self.longest, self.first * 2.0 ** min(lost, 20)))
+
+
+BACKOFF: Final = Backoff()
+
+
+def with_fresh_reads[T](what: str, change: Callable[[], T], backoff: Backoff = BACKOFF) -> T:
     """Repeats a change that lost a race; it reads anew what it builds on.
 
+    Args:
+        what: The change, for the error's text.
+        change: Reads, decides, and writes one transaction.
+        backoff: How long to wait, and when to give up.
+
     Raises:
-        ConcurrentWriteError: It lost every race.
+        ConcurrentWriteError: It lost every race until the deadline.
     """
-    lost: Exception | None = None
-    for _ in range(ATTEMPTS):
+    end = backoff.clock() + backoff.deadline
+    lost = 0
+    while True:
         try:
             return change()
         except (ConditionFailedError, ConcurrentWriteError) as exc:
-            lost = exc
-    raise ConcurrentWriteError(f"{what}: lost {ATTEMPTS} races in a row, try again later") from lost
-
-
-def audit_write(entry: AuditEntry) -> Put:
-    """The write of an audit entry; it stands in the transaction of what it tells."""
-    return Put("audit", items.audit_key(entry), entry.model_dump(mode="json"), ABSENT)
+            lost += 1
+            pause = backoff.pause(lost - 1)
+            if backoff.clock() + pause > end:
+                raise ConcurrentWriteError(
+                    f"{what}: lost {lost} races in a row, try again later"
+                ) from exc
+        backoff.wait(pause)
 
 
 def list_page[T](

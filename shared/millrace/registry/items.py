@@ -13,7 +13,6 @@ from millrace.aws.dynamodb import INDEX_PK, INDEX_SK, SK, Item, Key
 from millrace.messages import ChampionRef
 from millrace.registry.records import (
     CHAMPION,
-    AuditEntry,
     Batch,
     DatasetVersion,
     ModelVersion,
@@ -35,7 +34,6 @@ from millrace.spec import canonical_json
 SPEC: Final = "SPEC#"
 DATASET: Final = "DATASET#"
 TRAINED: Final = "TRAINED#"
-AUDIT: Final = "AUDIT#"
 TRIAL: Final = "TRIAL#"
 PARAM: Final = "PARAM#"
 METRIC: Final = "METRIC#"
@@ -91,11 +89,6 @@ def dataset_key(model: str, dataset_version: str) -> Key:
 def trained_key(model: str, dataset_version: str, spec_digest: str) -> Key:
     """That a dataset version was trained on with a spec."""
     return Key(model_pk(model), f"{TRAINED}{dataset_version}#{spec_digest}")
-
-
-def audit_key(entry: AuditEntry) -> Key:
-    """An audit entry: in order of time."""
-    return Key(model_pk(entry.model), f"{AUDIT}{sortable(entry.at)}#{entry.entry_id}")
 
 
 def run_key(run_id: str) -> Key:
@@ -222,11 +215,6 @@ def to_dataset(item: Item, trained: Iterable[Item]) -> DatasetVersion:
 def to_champion_ref(item: Item) -> ChampionRef:
     """The champion, as a candidate is compared with it, of the serving item."""
     return ChampionRef.model_validate(item)
-
-
-def to_audit(item: Item) -> AuditEntry:
-    """The audit entry of an item."""
-    return AuditEntry.model_validate(item)
 
 
 def param_value(value: Any) -> str:

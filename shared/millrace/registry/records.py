@@ -264,3 +264,10 @@ class AuditEntry(Record):
     after: str = ""
     reason: str = ""
     correlation_id: str = ""
+    facts: dict[str, Any] = {}
+    """What else the change decided, small and in JSON: a rollout's step and weights, where the
+    evidence lies."""
+    sequence: int = 0
+    """Its place in the model's ledger, from 1; `registry.ledger` gives it."""
+    previous_hash: str = ""
+    hash: str = ""

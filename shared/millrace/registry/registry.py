@@ -56,7 +56,9 @@ from millrace.registry.champions import (
     promotion_of,
     step_back,
 )
-from millrace.registry.changes import audit_write, list_page, with_fresh_reads
+from millrace.registry.changes import BACKOFF, Backoff, list_page, with_fresh_reads
+from millrace.registry.ledger import AUDIT, Ledger, to_entry
+from millrace.registry.live import live_write
 from millrace.registry.pages import Page
 from millrace.registry.records import (
     CHAMPION,
@@ -100,12 +102,20 @@ class Registry:
         table: The table.
         clock: Gives the time of a change, aware and in UTC.
         ids: Gives the ids of audit entries and changes, never the same twice.
+        backoff: How long a change that lost a race waits.
     """
 
     def __init__(
-        self, table: Table, *, clock: Callable[[], datetime], ids: Callable[[], str]
+        self,
+        table: Table,
+        *,
+        clock: Callable[[], datetime],
+        ids: Callable[[], str],
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self._table = table
+        self._ledger = Ledger(table)
+        self._backoff = backoff
         self._clock = clock
         self._ids = ids
 
@@ -207,7 +217,7 @@ class Registry:
                         applied.model_dump(mode="json"),
                         ABSENT,
                     ),
-                    self._audit(
+                    *self._audit(
                         AuditEntry(
                             model=spec.name,
                             at=now,
@@ -258,29 +268,30 @@ class Registry:
         Raises:
             NotFoundError: There is no such model.
         """
-        writes: list[Write] = [
-            Put("run", items.run_key(run.run_id), items.from_run(run), ABSENT),
-            Check("model", items.model_key(run.model)),
-            self._audit(
-                AuditEntry(
-                    model=run.model,
-                    at=run.started_at,
-                    entry_id=self._ids(),
-                    actor=run.requested_by or PIPELINE,
-                    action="run_created",
-                    subject=run.run_id,
-                    after=str(run.outcome or run.status),
-                    reason=run.reason,
-                    correlation_id=run.correlation_id,
-                )
-            ),
-        ]
+        entry = AuditEntry(
+            model=run.model,
+            at=run.started_at,
+            entry_id=self._ids(),
+            actor=run.requested_by or PIPELINE,
+            action="run_created",
+            subject=run.run_id,
+            after=str(run.outcome or run.status),
+            reason=run.reason,
+            correlation_id=run.correlation_id,
+        )
 
         def change() -> bool:
             if self._table.get(items.run_key(run.run_id)) is not None:
                 return False
             self.get_model(run.model)
-            self._table.transact(writes, f"create run {run.run_id}")
+            self._table.transact(
+                [
+                    Put("run", items.run_key(run.run_id), items.from_run(run), ABSENT),
+                    Check("model", items.model_key(run.model)),
+                    *self._audit(entry),
+                ],
+                f"create run {run.run_id}",
+            )
             return True
 
         return self._with_fresh_reads(f"create run {run.run_id}", change)
@@ -355,7 +366,9 @@ class Registry:
             self._table.transact(
                 [
                     self._run_update(run_id, {**(facts or {}), **closing}),
-                    self._run_finished(run, outcome, reason, now, entry_id, actor, correlation_id),
+                    *self._audit(
+                        _run_finished(run, outcome, reason, now, entry_id, actor, correlation_id)
+                    ),
                 ],
                 f"close run {run_id}",
             )
@@ -489,6 +502,7 @@ class Registry:
                 items.trained_key(task.model, ingest.dataset_version, task.spec_digest)
             )
             decision = _decide(task, ingest, trained, stored is None, train_on_upload)
+            told: list[AuditEntry] = []
             writes: list[Write] = [
                 Update(
                     "model",
@@ -510,18 +524,16 @@ class Registry:
                     created_by_run=task.run_id,
                 )
                 writes.append(Put("dataset", key, items.from_dataset(dataset), ABSENT))
-                writes.append(
-                    self._audit(
-                        AuditEntry(
-                            model=task.model,
-                            at=now,
-                            entry_id=created_id,
-                            actor=PIPELINE,
-                            action="dataset_recorded",
-                            subject=ingest.dataset_version,
-                            after=f"{ingest.rows.accepted} rows",
-                            correlation_id=task.correlation_id,
-                        )
+                told.append(
+                    AuditEntry(
+                        model=task.model,
+                        at=now,
+                        entry_id=created_id,
+                        actor=PIPELINE,
+                        action="dataset_recorded",
+                        subject=ingest.dataset_version,
+                        after=f"{ingest.rows.accepted} rows",
+                        correlation_id=task.correlation_id,
                     )
                 )
             else:
@@ -534,9 +546,9 @@ class Registry:
             if decision.decision != "train":
                 outcome = RunOutcome(decision.decision)
                 facts |= _closing(outcome, decision.reason, "", now)
-                writes.append(self._run_finished(run, outcome, decision.reason, now, closed_id))
+                told.append(_run_finished(run, outcome, decision.reason, now, closed_id))
             writes.append(self._run_update(task.run_id, facts))
-            self._table.transact(writes, what)
+            self._table.transact([*writes, *self._audit(*told)], what)
             return decision
 
         return self._with_fresh_reads(what, change)
@@ -655,12 +667,24 @@ class Registry:
                 created_at=now,
                 updated_at=now,
             )
+            appended = self._ledger.append(
+                AuditEntry(
+                    model=task.model,
+                    at=now,
+                    entry_id=entry_id,
+                    actor=PIPELINE,
+                    action="version_registered",
+                    subject=subject,
+                    after=version.status.value,
+                    correlation_id=task.correlation_id,
+                )
+            )
             self._table.transact(
                 [
                     Put(
                         "version",
                         items.version_key(task.model, number),
-                        items.from_version(version),
+                        {**items.from_version(version), **_told_by(appended.entries[0])},
                         ABSENT,
                     ),
                     Update(
@@ -675,18 +699,7 @@ class Registry:
                         {"model_version": number},
                         {"status": _OPEN, "model_version": None},
                     ),
-                    self._audit(
-                        AuditEntry(
-                            model=task.model,
-                            at=now,
-                            entry_id=entry_id,
-                            actor=PIPELINE,
-                            action="version_registered",
-                            subject=subject,
-                            after=version.status.value,
-                            correlation_id=task.correlation_id,
-                        )
-                    ),
+                    *appended.writes,
                 ],
                 what,
             )
@@ -783,6 +796,30 @@ class Registry:
             after = transition(current.status, event, subject)
             judged = evaluation.model_dump(mode="json")
             facts: dict[str, Any] = {"report_key": evaluation.report_key}
+            told = [
+                AuditEntry(
+                    model=task.model,
+                    at=now,
+                    entry_id=entry_id,
+                    actor=PIPELINE,
+                    action="version_validated" if passed else "version_rejected",
+                    subject=subject,
+                    before=current.status.value,
+                    after=after.value,
+                    reason=evaluation.reason,
+                    correlation_id=task.correlation_id,
+                    facts={
+                        "report_key": evaluation.report_key,
+                        "evaluation_key": evaluation.evaluation_key,
+                    },
+                )
+            ]
+            outcome: RunOutcome | None = None
+            if verdict.decision != "promote":
+                outcome = RunOutcome.AWAITING_APPROVAL if passed else RunOutcome.GATES_FAILED
+                facts |= _closing(outcome, evaluation.reason, "", now)
+                told.append(_run_finished(run, outcome, evaluation.reason, now, closed_id))
+            appended = self._ledger.append(*told)
             writes: list[Write] = [
                 Update(
                     "version",
@@ -797,31 +834,14 @@ class Registry:
                         "evaluation_key": evaluation.evaluation_key,
                         "report_key": evaluation.report_key,
                         "updated_at": _text(now),
+                        **_told_by(appended.entries[0]),
                     },
                     {"status": current.status.value, "run_id": task.run_id},
                 ),
-                self._audit(
-                    AuditEntry(
-                        model=task.model,
-                        at=now,
-                        entry_id=entry_id,
-                        actor=PIPELINE,
-                        action="version_validated" if passed else "version_rejected",
-                        subject=subject,
-                        before=current.status.value,
-                        after=after.value,
-                        reason=evaluation.reason,
-                        correlation_id=task.correlation_id,
-                    )
-                ),
+                *appended.writes,
             ]
-            if verdict.decision != "promote":
-                outcome = RunOutcome.AWAITING_APPROVAL if passed else RunOutcome.GATES_FAILED
-                facts |= _closing(outcome, evaluation.reason, "", now)
-                writes += [
-                    self._run_finished(run, outcome, evaluation.reason, now, closed_id),
-                    self._trained(run, current, outcome),
-                ]
+            if outcome is not None:
+                writes.append(self._trained(run, current, outcome))
             writes.append(self._run_update(task.run_id, facts))
             self._table.transact(writes, f"record the evaluation of {subject}")
             return verdict
@@ -936,9 +956,7 @@ class Registry:
 
     def audit(self, model: str, *, limit: int = 50, token: str | None = None) -> Page[AuditEntry]:
         """Audit entries of a model, the newest first."""
-        return self._list(
-            items.model_pk(model), items.to_audit, limit, token, prefix=items.AUDIT, model=model
-        )
+        return self._list(items.model_pk(model), to_entry, limit, token, prefix=AUDIT, model=model)
 
     # ── Inside ──────────────────────────────────────────────────────────────────────────────────
 
@@ -993,12 +1011,21 @@ class Registry:
                 after=f"{model}@{number}",
                 reason=reason,
                 correlation_id=correlation_id or version.correlation_id,
+                facts={"sha256": version.sha256, "run_id": version.run_id},
             )
+            closing = (
+                []
+                if run is None
+                else [_run_finished(run, RunOutcome.PROMOTED, reason, now, closed_id)]
+            )
+            appended = self._ledger.append(entry, *closing)
             predecessor = item.get("predecessor") if restore else meta.champion_version
-            writes = self._crowning_writes(meta, version, event, predecessor, entry)
+            writes = self._crowning_writes(
+                meta, version, event, predecessor, appended.entries[0], item.get("approval")
+            )
             if run is not None:
-                writes += self._promoted_writes(run, version, reason, now, closed_id)
-            self._table.transact(writes, what)
+                writes += self._promoted_writes(run, version, reason, now)
+            self._table.transact([*writes, *appended.writes], what)
             return Promotion(version=number, previous=meta.champion_version)
 
         return self._with_fresh_reads(what, change)
@@ -1010,6 +1037,7 @@ class Registry:
         event: Event,
         predecessor: int | None,
         entry: AuditEntry,
+        approval: Mapping[str, Any] | None,
     ) -> list[Write]:
         """Alias, serving item, model and both versions: all name the same champion, or none does.
 
@@ -1018,7 +1046,8 @@ class Registry:
             version: The version that becomes champion.
             event: By what.
             predecessor: Where a rollback from it leads.
-            entry: The change's audit entry.
+            entry: The change's audit entry, as it stands in the ledger.
+            approval: Who approved the version, if somebody did.
         """
         model, number, champion = meta.name, version.version, meta.champion_version
         now = _text(entry.at)
@@ -1027,6 +1056,7 @@ class Registry:
                 **version.model_dump(exclude={"updated_at"}),
                 "updated_at": entry.at,
                 "capture_rate": meta.capture_rate,
+                "sequence": entry.sequence,
             }
         )
         after = transition(version.status, event, entry.subject)
@@ -1066,10 +1096,23 @@ class Registry:
             Update(
                 "version",
                 items.version_key(model, number),
-                {"status": after.value, "predecessor": predecessor, "updated_at": now},
+                {
+                    "status": after.value,
+                    "predecessor": predecessor,
+                    "updated_at": now,
+                    **_told_by(entry),
+                },
                 {"status": version.status.value},
             ),
-            self._audit(entry),
+            live_write(
+                model,
+                at=entry.at,
+                sequence=entry.sequence,
+                version=number,
+                sha256=version.sha256,
+                run_id=version.run_id,
+                approval=approval,
+            ),
         ]
         if champion is not None:
             demoted = transition(VersionStatus.CHAMPION, Event.DEMOTE, f"{model}@{champion}")
@@ -1077,19 +1120,18 @@ class Registry:
                 Update(
                     "old champion",
                     items.version_key(model, champion),
-                    {"status": demoted.value, "updated_at": now},
+                    {"status": demoted.value, "updated_at": now, **_told_by(entry)},
                     {"status": VersionStatus.CHAMPION.value},
                 )
             )
         return writes
 
     def _promoted_writes(
-        self, run: Run, version: ModelVersion, reason: str, now: datetime, entry_id: str
+        self, run: Run, version: ModelVersion, reason: str, now: datetime
     ) -> list[Write]:
         outcome = RunOutcome.PROMOTED
         return [
             self._run_update(run.run_id, _closing(outcome, reason, "", now)),
-            self._run_finished(run, outcome, reason, now, entry_id),
             self._trained(run, version, outcome),
         ]
 
@@ -1099,7 +1141,10 @@ class Registry:
         if run.model_version is None:
             raise ConflictError(f"run {run.run_id} made no version that could be promoted")
         version = self.get_version(run.model, run.model_version)
-        self._table.transact(self._promoted_writes(run, version, reason, now, entry_id), what)
+        entry = _run_finished(run, RunOutcome.PROMOTED, reason, now, entry_id)
+        self._table.transact(
+            [*self._promoted_writes(run, version, reason, now), *self._audit(entry)], what
+        )
 
     def _by_alias(self, model: str, alias: str) -> ModelVersion:
         item = self._table.get(items.alias_key(model, alias))
@@ -1147,31 +1192,6 @@ class Registry:
     def _run_update(self, run_id: str, values: Mapping[str, Any]) -> Update:
         return Update("run", items.run_key(run_id), values, {"status": _OPEN})
 
-    def _run_finished(
-        self,
-        run: Run,
-        outcome: RunOutcome,
-        reason: str,
-        now: datetime,
-        entry_id: str,
-        actor: str = PIPELINE,
-        correlation_id: str = "",
-    ) -> Put:
-        return self._audit(
-            AuditEntry(
-                model=run.model,
-                at=now,
-                entry_id=entry_id,
-                actor=actor,
-                action="run_finished",
-                subject=run.run_id,
-                before=run.status.value,
-                after=outcome.value,
-                reason=reason,
-                correlation_id=correlation_id or run.correlation_id,
-            )
-        )
-
     def _trained(self, run: Run, version: ModelVersion, outcome: RunOutcome) -> Put:
         """That the run's training came to an end; in the transaction that closes the run."""
         # nosemgrep: registry-write-without-assumption -- the latest wins; the run's close has conditions
@@ -1186,8 +1206,9 @@ class Registry:
             },
         )
 
-    def _audit(self, entry: AuditEntry) -> Put:
-        return audit_write(entry)
+    def _audit(self, *entries: AuditEntry) -> list[Write]:
+        """The writes that put entries at the end of their model's ledger."""
+        return self._ledger.append(*entries).writes
 
     def _list[T](
         self,
@@ -1216,7 +1237,7 @@ class Registry:
         return page
 
     def _with_fresh_reads[T](self, what: str, change: Callable[[], T]) -> T:
-        return with_fresh_reads(what, change)
+        return with_fresh_reads(what, change, self._backoff)
 
 
 def _decide(
@@ -1262,6 +1283,34 @@ def _closing(outcome: RunOutcome, reason: str, error: str, now: datetime) -> dic
         "error": error[:_MAX_TEXT],
         "ended_at": _text(now),
     }
+
+
+def _run_finished(
+    run: Run,
+    outcome: RunOutcome,
+    reason: str,
+    now: datetime,
+    entry_id: str,
+    actor: str = PIPELINE,
+    correlation_id: str = "",
+) -> AuditEntry:
+    return AuditEntry(
+        model=run.model,
+        at=now,
+        entry_id=entry_id,
+        actor=actor,
+        action="run_finished",
+        subject=run.run_id,
+        before=run.status.value,
+        after=outcome.value,
+        reason=reason,
+        correlation_id=correlation_id or run.correlation_id,
+    )
+
+
+def _told_by(entry: AuditEntry) -> dict[str, Any]:
+    """What a version's item says of the entry that told of its state."""
+    return {"ledger_sequence": entry.sequence}
 
 
 def _closed(run: Run) -> ConflictError:

@@ -90,6 +90,8 @@ class ServingRecord(BaseModel):
     """The spec's ``monitor.capture_rate``: carried here, it changes without a training."""
     rollout: RolloutRoute | None = None
     """Whom a rollout sends which part of the traffic; None when the champion answers all of it."""
+    sequence: int = 0
+    """Of the ledger's entry that last set traffic; 0 for a version asked for by number."""
 
 
 class Offer(NamedTuple):

@@ -75,5 +75,5 @@ def test_writers_at_once_leave_one_champion(stack: cloud.Cloud) -> None:
 
     assert unexpected == []
     stored = client("dynamodb").scan(TableName=cloud.TABLE)["Items"]
-    check_model([from_item(i) for i in stored], cases.MODEL, in_order=False)
+    check_model([from_item(i) for i in stored], cases.MODEL)
     assert stack.registry.get_model(cases.MODEL).latest_version == WRITERS * 2

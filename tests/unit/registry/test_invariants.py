@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from millrace.errors import ConcurrentWriteError, FinalError, RetryableError
 from millrace.messages import ChampionRef, TrainingInput
 from millrace.registry.champions import ANY_CHAMPION
+from millrace.registry.changes import Backoff
 from millrace.registry.records import RunOutcome
 from millrace.registry.registry import Registry
 from tests.fakes import cases
@@ -164,7 +165,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def the_record_is_true(self) -> None:
         # The rival's entries are written within another's change, whose time was taken before.
-        check_model(self.items.items(), M, in_order=False)
+        check_model(self.items.items(), M)
 
     @invariant()
     def outcomes_stay(self) -> None:
@@ -285,19 +286,23 @@ def test_eight_writers_at_once(items: FakeTable, seed: int) -> None:
 
     assert unexpected == []
     assert not any(t.is_alive() for t in threads)
-    check_model(items.items(), M, in_order=False)
+    check_model(items.items(), M)
     assert any(i["SK"] == "SERVING" for i in items.items())
 
 
 def test_races_lost_without_end_are_given_back_as_retryable(items: FakeTable) -> None:
     table = FaultyTable(items)
-    registry = Registry(table, clock=FakeClock(), ids=counting_ids())
+    waits: list[float] = []
+    patient = Backoff(clock=lambda: sum(waits), wait=waits.append, draw=lambda _, most: most)
+    registry = Registry(table, clock=FakeClock(), ids=counting_ids(), backoff=patient)
     task = cases.candidate(registry, 1)
     table.transactions = 0
     table.plan(*[Fault.CONFLICT] * 100)
 
-    with pytest.raises(ConcurrentWriteError, match="lost 10 races in a row"):
+    with pytest.raises(ConcurrentWriteError, match="lost 25 races in a row"):
         registry.promote(M, 1, actor="ann", reason="why", force=True)
 
-    assert table.transactions == 10
+    assert table.transactions == 25
+    assert waits[:7] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.4]
+    assert sum(waits) <= patient.deadline
     assert registry.champion(task.model) is None
