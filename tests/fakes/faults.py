@@ -1,9 +1,9 @@
 """A table that fails as AWS does: before a commit, after it, or because somebody was faster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
-from millrace.aws.dynamodb import Item, Key, QueryPage, Table, Write
+from millrace.aws.dynamodb import Expected, Item, Key, QueryPage, Table, Write
 from millrace.errors import ConcurrentWriteError, ServiceUnavailableError
 
 
@@ -51,6 +51,7 @@ class FaultyTable:
         newest_first: bool = False,
         limit: int | None = None,
         start: Item | None = None,
+        where: Mapping[str, Expected] | None = None,
     ) -> QueryPage:
         """See `Table.query`."""
         return self._inner.query(
@@ -62,6 +63,7 @@ class FaultyTable:
             newest_first=newest_first,
             limit=limit,
             start=start,
+            where=where,
         )
 
     def transact(self, writes: Sequence[Write], what: str) -> None:

@@ -9,6 +9,7 @@ from millrace.aws.dynamodb import (
     INDEX_SK,
     MAX_WRITES,
     PK,
+    PRESENT,
     SK,
     Check,
     Expected,
@@ -57,6 +58,7 @@ class FakeTable:
         newest_first: bool = False,
         limit: int | None = None,
         start: Item | None = None,
+        where: Mapping[str, Expected] | None = None,
     ) -> QueryPage:
         """See `Table.query`."""
         self.calls.append("query")
@@ -78,11 +80,12 @@ class FakeTable:
                 for r in rows
                 if (r[sk_name].encode() < mark if newest_first else r[sk_name].encode() > mark)
             ]
-        if limit is None or len(rows) <= limit:
-            return QueryPage(tuple(rows), None)
         kept = rows[:limit]
+        found = tuple(r for r in kept if _matches(r, where or {}))
+        if len(kept) == len(rows):
+            return QueryPage(found, None)
         names = (PK, SK, INDEX_PK, INDEX_SK) if index else (PK, SK)
-        return QueryPage(tuple(kept), {n: kept[-1][n] for n in names})
+        return QueryPage(found, {n: kept[-1][n] for n in names})
 
     def transact(self, writes: Sequence[Write], what: str) -> None:
         """See `Table.transact`."""
@@ -142,6 +145,10 @@ class FakeTable:
 
 def _matches(item: Mapping[str, Any], when: Mapping[str, Expected]) -> bool:
     for attribute, expected in when.items():
+        if expected is PRESENT:
+            if item.get(attribute) is None:
+                return False
+            continue
         allowed = expected.values if isinstance(expected, OneOf) else (expected,)
         if item.get(attribute) not in allowed:
             return False

@@ -7,6 +7,7 @@ A value that is None is an attribute that is absent, so ``{"version": None}`` as
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final, Protocol
 
 PK: Final = "PK"
@@ -36,7 +37,15 @@ class OneOf:
     values: tuple[str | int | None, ...]
 
 
-type Expected = str | int | OneOf | None
+class Present(Enum):
+    """A condition's expectation: the attribute is there, whatever it is."""
+
+    PRESENT = "present"
+
+
+PRESENT: Final = Present.PRESENT
+
+type Expected = str | int | OneOf | Present | None
 """What a condition expects of an attribute; None expects it to be absent."""
 
 ABSENT: Final[Mapping[str, Expected]] = {PK: None}
@@ -107,8 +116,13 @@ class Table(ItemReader, Protocol):
         newest_first: bool = False,
         limit: int | None = None,
         start: Item | None = None,
+        where: Mapping[str, Expected] | None = None,
     ) -> QueryPage:
-        """Items of one partition in the order of their sort key."""
+        """Items of one partition in the order of their sort key.
+
+        With ``where`` it is one request that looks at ``limit`` items and returns those of them
+        that have these attributes: few or none, and still not the end.
+        """
         ...
 
     def transact(self, writes: Sequence[Write], what: str) -> None:

@@ -2,11 +2,11 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from millrace.aws.dynamodb import Item, Table
+from millrace.aws.dynamodb import Expected, Item, Table
 from millrace.errors import ConcurrentWriteError, ConditionFailedError
 from millrace.registry.pages import Page, check_limit, decode_token, encode_token
 
@@ -40,6 +40,12 @@ class Backoff:
 
 
 BACKOFF: Final = Backoff()
+
+LOOK: Final = 1_000
+"""Items that one request of a filtered listing looks at, at most; a megabyte ends it, too."""
+
+LOOKS: Final = 3
+"""Requests of one page of a filtered listing, at most."""
 
 
 def with_fresh_reads[T](what: str, change: Callable[[], T], backoff: Backoff = BACKOFF) -> T:
@@ -76,10 +82,16 @@ def list_page[T](
     token: str | None,
     *,
     prefix: str = "",
+    since: str = "",
+    until: str = "",
     index: bool = False,
     descending: bool = True,
+    where: Mapping[str, Expected] | None = None,
 ) -> Page[T]:
-    """One page of a partition.
+    """One page of a partition, in a bounded number of requests.
+
+    A filtered page may be short, even empty, and still carry a token: it looks at so many items and
+    no more, and the token goes on where it stopped looking.
 
     Args:
         table: The table.
@@ -88,23 +100,34 @@ def list_page[T](
         limit: Most records.
         token: Where the page before ended.
         prefix: What sort keys begin with.
+        since: The least sort key; without a prefix.
+        until: The greatest sort key; with ``since``.
         index: Whether it is a partition of the index.
         descending: Whether the last comes first.
+        where: What the items must have.
 
     Raises:
         InvalidEventError: The limit is none, or the token is not of this listing.
     """
     wanted = check_limit(limit)
-    page = table.query(
-        pk,
-        prefix=prefix,
-        index=index,
-        newest_first=descending,
-        limit=wanted + 1,
-        start=decode_token(token, pk=pk, prefix=prefix, index=index) if token else None,
-    )
-    shown = page.items[:wanted]
-    more = len(page.items) > wanted
-    return Page(
-        tuple(convert(i) for i in shown), encode_token(shown[-1], index=index) if more else None
-    )
+    bounds = {"prefix": prefix, "since": since, "until": until}
+    start = decode_token(token, pk=pk, **bounds, index=index) if token else None
+    found: list[Item] = []
+    for _ in range(LOOKS if where else 1):
+        page = table.query(
+            pk,
+            **bounds,
+            index=index,
+            newest_first=descending,
+            limit=LOOK if where else wanted + 1,
+            start=start,
+            where=where,
+        )
+        found += page.items
+        start = page.last
+        if len(found) > wanted or start is None:
+            break
+    shown = found[:wanted]
+    # More was found than is shown: go on after what is shown. Else where looking stopped.
+    last = shown[-1] if len(found) > wanted else start
+    return Page(tuple(convert(i) for i in shown), encode_token(last, index=index) if last else None)

@@ -71,6 +71,11 @@ def batches_index_pk(model: str) -> str:
     return f"MODEL#{model}#BATCHES"
 
 
+def audit_index_pk(model: str) -> str:
+    """Index partition of a model's audit entries, in the order of time."""
+    return f"MODEL#{model}#AUDIT"
+
+
 def spec_key(model: str, version: int) -> Key:
     """A version of the spec."""
     return Key(model_pk(model), f"{SPEC}{version:06d}")

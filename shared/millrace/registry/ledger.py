@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from millrace.aws.table import ABSENT, PK, SK, Item, ItemReader, Key, Put, Write
+from millrace.aws.table import ABSENT, INDEX_PK, INDEX_SK, PK, SK, Item, ItemReader, Key, Put, Write
 from millrace.errors import ConfigurationError, InvalidEventError
+from millrace.registry import items
 from millrace.registry.records import AuditEntry
 from millrace.registry.serving import model_pk
 from millrace.spec import canonical_json
@@ -102,8 +103,12 @@ def digest_of(entry: Mapping[str, Any]) -> str:
 
 
 def from_entry(entry: AuditEntry) -> Item:
-    """The item of an entry."""
-    return entry.model_dump(mode="json")
+    """The item of an entry; its place in the index is under the hash like the rest."""
+    return {
+        **entry.model_dump(mode="json"),
+        INDEX_PK: items.audit_index_pk(entry.model),
+        INDEX_SK: f"{items.sortable(entry.at)}#{entry.sequence:012d}",
+    }
 
 
 def to_entry(item: Item) -> AuditEntry:

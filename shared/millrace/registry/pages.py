@@ -41,7 +41,9 @@ def encode_token(item: Item, *, index: bool) -> str:
     return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 
-def decode_token(token: str, *, pk: str, prefix: str, index: bool) -> Item:
+def decode_token(
+    token: str, *, pk: str, prefix: str, index: bool, since: str = "", until: str = ""
+) -> Item:
     """The key to go on from.
 
     Args:
@@ -49,6 +51,8 @@ def decode_token(token: str, *, pk: str, prefix: str, index: bool) -> Item:
         pk: The partition being listed: a token of another listing is refused.
         prefix: What the listing's sort keys begin with.
         index: Whether the listing reads the index.
+        since: The listing's least sort key.
+        until: Its greatest.
 
     Raises:
         InvalidEventError: The token is damaged, made up, or of another listing.
@@ -66,5 +70,8 @@ def decode_token(token: str, *, pk: str, prefix: str, index: bool) -> Item:
         raise refusal from exc
     listed_pk, listed_sk = (key[INDEX_PK], key[INDEX_SK]) if index else (key[PK], key[SK])
     if listed_pk != pk or not listed_sk.startswith(prefix):
+        raise refusal
+    # DynamoDB refuses a key outside the range, too, but as a fault of ours.
+    if listed_sk < since or (until and listed_sk > until):
         raise refusal
     return key

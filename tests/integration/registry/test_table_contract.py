@@ -12,6 +12,7 @@ from millrace.aws.clients import client
 from millrace.aws.dynamodb import (
     ABSENT,
     MAX_WRITES,
+    PRESENT,
     Check,
     DynamoTable,
     Key,
@@ -176,6 +177,47 @@ def test_pages_join_without_gap_or_repetition(table: Table, newest_first: bool) 
 
     assert sorted(seen, reverse=newest_first) == seen
     assert len(seen) == 7
+
+
+def test_query_between_two_keys(table: Table) -> None:
+    for number in range(6):
+        put(table, f"B#{number}")
+
+    found = table.query("P", since="B#1", until="B#3", newest_first=True)
+
+    assert [i["SK"] for i in found.items] == ["B#3", "B#2", "B#1"]
+
+
+def test_a_filter_leaves_out_what_it_looked_at_and_says_where_it_stopped(table: Table) -> None:
+    for number in range(6):
+        put(table, f"B#{number}", colour="red" if number % 3 == 0 else "blue", n=number)
+
+    first = table.query("P", prefix="B#", limit=3, where={"colour": "red"})
+    rest = table.query("P", prefix="B#", limit=9, start=first.last, where={"colour": "red"})
+    none = table.query("P", prefix="B#", limit=3, where={"colour": "green"})
+
+    assert [i["SK"] for i in first.items] == ["B#0"]
+    assert first.last == {"PK": "P", "SK": "B#2"}
+    assert ([i["SK"] for i in rest.items], rest.last) == (["B#3"], None)
+    assert (none.items, none.last) == ((), {"PK": "P", "SK": "B#2"})
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"a": PRESENT}, ["B#1", "B#2"]),
+        ({"a": None}, ["B#3"]),
+        ({"a": OneOf(("x", None))}, ["B#1", "B#3"]),
+        ({"a": PRESENT, "b": 2}, ["B#2"]),
+    ],
+    ids=["present", "absent", "one of", "both"],
+)
+def test_a_filter_may_ask_for_presence(table: Table, where: Any, expected: list[str]) -> None:
+    put(table, "B#1", a="x", b=1)
+    put(table, "B#2", a="y", b=2)
+    put(table, "B#3", b=2)
+
+    assert [i["SK"] for i in table.query("P", prefix="B#", where=where).items] == expected
 
 
 def test_index_lists_by_its_own_key(table: Table) -> None:
