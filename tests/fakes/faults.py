@@ -66,6 +66,10 @@ class FaultyTable:
             where=where,
         )
 
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
+        """See `Table.get_many`."""
+        return self._inner.get_many(keys)
+
     def transact(self, writes: Sequence[Write], what: str) -> None:
         """See `Table.transact`."""
         self.transactions += 1

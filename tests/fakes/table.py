@@ -117,6 +117,11 @@ class FakeTable:
                 raise ConditionFailedError(f"{write.key.pk}: {write.name}", (write.name,))
             self._apply(write)
 
+    def remove(self, key: Key) -> None:
+        """Takes an item away, as only somebody with the table's rights can."""
+        with self._lock:
+            del self._items[key.pk, key.sk]
+
     def items(self) -> list[Item]:
         """Every item, for assertions on invariants."""
         with self._lock:

@@ -125,6 +125,10 @@ class Table(ItemReader, Protocol):
         """
         ...
 
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
+        """Those of the items that are there, as they are now (strongly consistent)."""
+        ...
+
     def transact(self, writes: Sequence[Write], what: str) -> None:
         """All writes or none.
 

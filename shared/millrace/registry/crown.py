@@ -254,6 +254,7 @@ class Crown(Versions):
                     "change_id": entry.entry_id,
                     "actor": entry.actor,
                     "updated_at": now,
+                    **told_by(entry),
                 },
                 {"version": champion},
             ),

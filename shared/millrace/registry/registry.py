@@ -10,6 +10,7 @@ the part it points to.
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from millrace.errors import NoChampionError
 from millrace.registry import items
 from millrace.registry.crown import Crown
 from millrace.registry.datasets import Datasets
-from millrace.registry.ledger import AUDIT, to_entry
+from millrace.registry.ledger import AUDIT, Anchor, to_entry
 from millrace.registry.live import Live, list_live, live_at
 from millrace.registry.pages import Page
 from millrace.registry.records import AuditEntry, ServingRecord
 from millrace.registry.serving import ServingReader
+from millrace.registry.verification import Verification, verify
 from millrace.registry.writer import text_of
 
 if TYPE_CHECKING:
@@ -68,3 +70,14 @@ class Registry(Datasets, Crown):
         if not page.items and not token:
             self.get_model(model)
         return page
+
+    def verify(
+        self,
+        model: str,
+        *,
+        anchors: Sequence[Anchor] = (),
+        limit: int | None = None,
+        token: str | None = None,
+    ) -> Verification:
+        """See `verification.verify`."""
+        return verify(self._table, model, anchors=anchors, limit=limit, token=token)
