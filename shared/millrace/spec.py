@@ -7,6 +7,7 @@ an unknown key is an error, never ignored.
 import hashlib
 import json
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
@@ -226,10 +227,167 @@ class ApproveSection(_Section):
     mode: Literal["automatic", "manual"] = "automatic"
 
 
+type Duration = Annotated[
+    str,
+    StringConstraints(pattern=r"^[1-9][0-9]{0,5}[smhd]$"),
+]
+"""A whole number of seconds, minutes, hours or days: ``90s``, ``30m``, ``24h``, ``14d``."""
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds_of(duration: str) -> int:
+    """Seconds of a `Duration`."""
+    return int(duration[:-1]) * _UNITS[duration[-1]]
+
+
+class ErrorsCondition(_Section):
+    """The challenger must not fail more requests than the champion does at the same time."""
+
+    max_increase: float = Field(
+        0.01, ge=0, lt=1, description="Tolerated difference in the share of failed requests."
+    )
+
+
+class LatencyCondition(_Section):
+    """The challenger must not answer more slowly than the champion does at the same time."""
+
+    max_increase: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Tolerated difference in the share of slow requests; 0.05 means that one in "
+        "ten of the challenger's requests may be slower than the champion's p95.",
+    )
+    max_ms: float | None = Field(
+        None, gt=0, description="What is slow. Default: the champion's 95th percentile."
+    )
+
+
+class ScoresCondition(_Section):
+    """The challenger's scores must be spread much as the champion's are at the same time."""
+
+    max_shift: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Tolerated difference between the shares of scores below any bound "
+        "(Kolmogorov and Smirnov's distance).",
+    )
+
+
+class DisagreementCondition(_Section):
+    """In a shadow rollout, the challenger must mostly predict what the champion does."""
+
+    max_share: float = Field(
+        0.2, gt=0, lt=1, description="Tolerated share of rows with another prediction."
+    )
+
+
+class FeedbackCondition(_Section):
+    """Where labels arrive in time, the challenger must not be wrong more often."""
+
+    max_increase: float = Field(
+        0.05, ge=0, lt=1, description="Tolerated difference in the share of wrong predictions."
+    )
+
+
+class HealthSection(_Section):
+    """What a rollout is judged by. A condition set to null is not judged."""
+
+    errors: ErrorsCondition | None = ErrorsCondition()
+    latency: LatencyCondition | None = LatencyCondition()
+    scores: ScoresCondition | None = ScoresCondition()
+    disagreement: DisagreementCondition | None = DisagreementCondition()
+    feedback: FeedbackCondition | None = None
+    alarms: tuple[Annotated[str, StringConstraints(min_length=1, max_length=255)], ...] = Field(
+        (), max_length=20, description="CloudWatch alarms: one in ALARM is a breach."
+    )
+
+
+_STEPS: Final[dict[str, tuple[float, ...]]] = {
+    "all-at-once": (),
+    "canary": (5.0, 25.0, 50.0),
+    "linear": tuple(float(w) for w in range(10, 100, 10)),
+    "shadow": (100.0,),
+}
+
+
 class RolloutSection(_Section):
     """How a new champion takes the traffic."""
 
-    strategy: Literal["all-at-once"] = "all-at-once"
+    strategy: Literal["all-at-once", "canary", "linear", "shadow"] = "all-at-once"
+    steps: tuple[Annotated[float, Field(gt=0, le=100)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=50,
+        description="Percent of the traffic, rising. Default: 5, 25, 50 for canary; 10 to 90 by "
+        "tens for linear; 100 for shadow, where it is the share of requests scored twice.",
+    )
+    bake: Duration = Field("30m", description="How long each step is watched at least.")
+    looks: int = Field(6, ge=1, le=100, description="How often it is judged within a bake.")
+    min_requests: int = Field(
+        200, ge=1, description="Requests of either version that a step needs before the next."
+    )
+    max_wait: Duration = Field(
+        "24h", description="How long a step may wait for so many requests, its bake included."
+    )
+    when_short_of_traffic: Literal["hold", "promote", "roll_back"] = Field(
+        "hold", description="What happens then; hold leaves the traffic and asks a person."
+    )
+    finish: Literal["promote", "hold"] = Field(
+        "promote", description="After the last step: promote, or hold until a person resumes it."
+    )
+    on_conflict: Literal["wait", "supersede"] = Field(
+        "wait", description="While another rollout of the model runs: wait for it, or end it."
+    )
+    alpha: float = Field(
+        0.01,
+        gt=0,
+        le=0.2,
+        description="Chance of rolling a version back by mistake, over all looks, conditions and "
+        "steps of a rollout.",
+    )
+    health: HealthSection = HealthSection()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.strategy == "all-at-once":
+            if self.steps is not None:
+                raise ValueError("strategy all-at-once has no steps")
+            return self
+        weights = self.weights
+        for before, after in pairwise(weights):
+            if after <= before:
+                raise ValueError(
+                    f"steps must rise, and {_percent(after)} follows {_percent(before)}"
+                )
+        if seconds_of(self.max_wait) < seconds_of(self.bake):
+            raise ValueError(f"max_wait {self.max_wait} is shorter than bake {self.bake}")
+        if seconds_of(self.bake) < self.looks:
+            raise ValueError(f"bake {self.bake} is too short for {self.looks} looks")
+        if seconds_of(self.max_wait) > _UNITS["d"] * 90:
+            raise ValueError(f"max_wait {self.max_wait} is longer than 90d")
+        return self
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The steps with their default worked out."""
+        return _STEPS[self.strategy] if self.steps is None else self.steps
+
+    @property
+    def look_seconds(self) -> int:
+        """Seconds from one look to the next."""
+        return max(1, seconds_of(self.bake) // self.looks)
+
+    @property
+    def max_looks(self) -> int:
+        """Looks at a step before it is said to be short of traffic."""
+        return max(self.looks, seconds_of(self.max_wait) // self.look_seconds)
+
+
+def _percent(weight: float) -> str:
+    return f"{weight:g} %"
 
 
 class ServeSection(_Section):
@@ -464,7 +622,9 @@ class ModelSpec(_Section):
         a spec written before it keeps its digest.
         """
         silent = {name for name, section in _ADDED.items() if getattr(self, name) == section}
-        return self.model_dump(mode="json", exclude=silent)
+        document = self.model_dump(mode="json", exclude=silent)
+        spoken = self.rollout.model_dump(mode="json", exclude_defaults=True)
+        return document | {"rollout": {"strategy": self.rollout.strategy} | spoken}
 
 
 _ADDED: Final[dict[str, _Section]] = {"serve": ServeSection(), "monitor": MonitorSection()}
@@ -531,6 +691,8 @@ def _message(error: Any) -> str:
         return "unknown key"
     if error["type"] == "missing":
         return "is required"
+    if error["type"] == "string_pattern_mismatch" and "smhd" in str(error.get("ctx")):
+        return f"{error['input']!r} must be a number and a unit: 90s, 30m, 24h or 14d"
     if error["type"] == "string_pattern_mismatch":
         return (
             f"{error['input']!r} must be 2 to 40 lower-case letters, digits and hyphens, "

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from millrace.aws.dynamodb import Put, Update, Write
 from millrace.errors import ConflictError, NotFoundError
@@ -31,10 +31,18 @@ from millrace.registry.records import (
     ServingRecord,
     VersionStatus,
 )
+from millrace.registry.rollout_records import Rollout, ended_by
 from millrace.registry.runs import closed, closing, run_finished
 from millrace.registry.states import Event, transition
 from millrace.registry.versions import Versions, told_by
 from millrace.registry.writer import text_of
+
+
+class ClosedRun(NamedTuple):
+    """The writes that close a run, and what the ledger says of it."""
+
+    writes: list[Write]
+    entry: AuditEntry
 
 
 class Crown(Versions):
@@ -51,6 +59,7 @@ class Crown(Versions):
         force: bool = False,
         correlation_id: str = "",
         finishing_run: str | None = None,
+        by_rollout: Rollout | None = None,
     ) -> Promotion:
         """Makes a version the champion and archives the one before, in one transaction.
 
@@ -68,6 +77,7 @@ class Crown(Versions):
             force: Promote a version that did not pass its gates; needs a named actor and a reason.
             correlation_id: The request's or upload's id.
             finishing_run: A run that this closes as promoted, in the same transaction.
+            by_rollout: The rollout that ends with this; any other that is under way is overtaken.
 
         Raises:
             NotFoundError: There is no such model or version.
@@ -90,6 +100,7 @@ class Crown(Versions):
             force=force,
             correlation_id=correlation_id,
             finishing_run=finishing_run,
+            by_rollout=by_rollout,
         )
 
     def rollback(
@@ -106,7 +117,8 @@ class Crown(Versions):
         """Brings an archived version back as champion.
 
         By default the one that the champion replaced when it was promoted, so that two rollbacks
-        go two steps back. Idempotent with an expectation.
+        go two steps back. A rollout that is under way is aborted in the same write. Idempotent with
+        an expectation.
 
         Args:
             model: The model.
@@ -152,10 +164,11 @@ class Crown(Versions):
         force: bool,
         correlation_id: str,
         finishing_run: str | None,
+        by_rollout: Rollout | None = None,
     ) -> Promotion:
         """The one way a champion changes. Without a target a rollback goes one step back."""
         now = self._clock()
-        change_id, closed_id = self._ids(), self._ids()
+        change_id, closed_id, ended_id = self._ids(), self._ids(), self._ids()
         what = f"roll {model} back" if restore else f"promote {model}@{target}"
 
         def change() -> Promotion:
@@ -198,6 +211,9 @@ class Crown(Versions):
                 if run is None
                 else [run_finished(run, RunOutcome.PROMOTED, reason, now, closed_id)]
             )
+            ended = ended_by(self._table, meta, number, restore, by_rollout, entry, ended_id)
+            if ended is not None:
+                ending.append(ended.entry)
             appended = self._ledger.append(entry, *ending)
             predecessor = item.get("predecessor") if restore else meta.champion_version
             writes = self._crowning_writes(
@@ -205,6 +221,8 @@ class Crown(Versions):
             )
             if run is not None:
                 writes += self._promoted_writes(run, version, reason, now)
+            if ended is not None:
+                writes += ended.writes
             self._table.transact([*writes, *appended.writes], what)
             return Promotion(version=number, previous=meta.champion_version)
 
@@ -270,9 +288,15 @@ class Crown(Versions):
                 {
                     "champion_version": number,
                     "previous_champion_version": predecessor,
+                    "rollout_id": None,
+                    "challenger_version": None,
                     "updated_at": now,
                 },
-                {"champion_version": champion, "spec_version": meta.spec_version},
+                {
+                    "champion_version": champion,
+                    "spec_version": meta.spec_version,
+                    "rollout_id": meta.rollout_id,
+                },
             ),
             Update(
                 "version",
@@ -306,6 +330,31 @@ class Crown(Versions):
                 )
             )
         return writes
+
+    def rolling_out(
+        self, run_id: str, version: ModelVersion, rollout_id: str, now: datetime
+    ) -> ClosedRun:
+        """The writes that close a run whose version is rolled out, for the rollout's transaction.
+
+        Args:
+            run_id: The run.
+            version: Its version.
+            rollout_id: The rollout.
+            now: When.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ConflictError: It is closed.
+        """
+        run = self._run(run_id)
+        if run.outcome is not None:
+            raise closed(run)
+        outcome, reason = RunOutcome.ROLLING_OUT, f"rollout {rollout_id}"
+        facts = {**closing(outcome, reason, "", now), "rollout_id": rollout_id}
+        return ClosedRun(
+            [self._run_update(run_id, facts), self._trained(run, version, outcome)],
+            run_finished(run, outcome, reason, now, self._ids()),
+        )
 
     def _promoted_writes(
         self, run: Run, version: ModelVersion, reason: str, now: datetime

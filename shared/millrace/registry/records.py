@@ -23,6 +23,7 @@ from millrace.vocabulary import ANONYMOUS
 
 __all__ = [
     "ANONYMOUS",
+    "CHALLENGER",
     "CHAMPION",
     "PIPELINE",
     "AuditEntry",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
 
 PIPELINE: Final = "pipeline"
 """Actor of what the TRAINING machine does by itself."""
@@ -64,6 +66,12 @@ class RunOutcome(StrEnum):
     """How a finished run ended, in a person's terms."""
 
     PROMOTED = "promoted"
+    ROLLING_OUT = "rolling_out"
+    """Its version takes the traffic step by step; what becomes of it replaces this outcome."""
+    ROLLED_BACK = "rolled_back"
+    """The rollout found its version worse, and took the traffic back."""
+    NOT_PROMOTED = "not_promoted"
+    """Its rollout was aborted, or another version came first."""
     AWAITING_APPROVAL = "awaiting_approval"
     GATES_FAILED = "gates_failed"
     REFUSED = "refused"
@@ -96,6 +104,12 @@ class RegisteredModel(Record):
     latest_version: int = 0
     champion_version: int | None = None
     previous_champion_version: int | None = None
+    rollout_id: str | None = None
+    """The rollout that may have traffic."""
+    challenger_version: int | None = None
+    """Its version: the alias ``challenger``."""
+    waiting_rollout_id: str | None = None
+    """The rollout that comes after it."""
     latest_dataset_version: str = ""
     capture_rate: float = 1.0
     """Of the current spec: the serving item carries it on."""

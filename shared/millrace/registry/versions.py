@@ -15,7 +15,15 @@ from millrace.messages import (
 )
 from millrace.registry import items
 from millrace.registry.pages import Page
-from millrace.registry.records import CHAMPION, PIPELINE, AuditEntry, ModelVersion, Run, RunOutcome
+from millrace.registry.records import (
+    CHALLENGER,
+    CHAMPION,
+    PIPELINE,
+    AuditEntry,
+    ModelVersion,
+    Run,
+    RunOutcome,
+)
 from millrace.registry.runs import OPEN, Runs, closed, closing, run_finished
 from millrace.registry.states import Event, transition
 from millrace.registry.writer import text_of
@@ -269,6 +277,11 @@ class Versions(Runs):
         return self._with_fresh_reads(f"record the evaluation of {subject}", change)
 
     def _by_alias(self, model: str, alias: str) -> ModelVersion:
+        if alias == CHALLENGER:
+            challenger = self.get_model(model).challenger_version
+            if challenger is None:
+                raise NotFoundError(f"model {model!r} has no challenger: no rollout is under way")
+            return self.get_version(model, challenger)
         item = self._table.get(items.alias_key(model, alias))
         if item is not None:
             return self.get_version(model, int(item["version"]))

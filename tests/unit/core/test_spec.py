@@ -68,7 +68,20 @@ def test_defaults_are_worked_out_by_task() -> None:
             "no column 'region'",
         ),
         ("evaluate.metrics", [{"metric": "roc_auc"}], "evaluate.metrics[0]", "give min or max"),
-        ("rollout", {"strategy": "canary"}, "rollout.strategy", "'all-at-once'"),
+        ("rollout", {"strategy": "blue-green"}, "rollout.strategy", "'all-at-once', 'canary'"),
+        ("rollout", {"strategy": "canary", "steps": [50, 25]}, "rollout", "25 % follows 50 %"),
+        ("rollout", {"strategy": "canary", "steps": [5, 5]}, "rollout", "steps must rise"),
+        ("rollout", {"strategy": "canary", "steps": [0]}, "rollout.steps[0]", "greater than 0"),
+        ("rollout", {"strategy": "canary", "steps": [120]}, "rollout.steps[0]", "equal to 100"),
+        ("rollout", {"strategy": "canary", "steps": []}, "rollout.steps", "at least 1 item"),
+        ("rollout", {"steps": [50]}, "rollout", "all-at-once has no steps"),
+        ("rollout", {"strategy": "canary", "bake": "soon"}, "rollout.bake", "'soon'"),
+        (
+            "rollout",
+            {"strategy": "canary", "bake": "2h", "max_wait": "1h"},
+            "rollout",
+            "max_wait 1h is shorter than bake 2h",
+        ),
         ("data.columns.1.type", "timestamp", "data.columns[1]", "min and max"),
     ],
 )
@@ -140,3 +153,17 @@ def test_a_section_that_says_something_is_stored_and_read_back() -> None:
 def test_a_capture_rate_is_a_share(rate: float) -> None:
     with pytest.raises(InvalidSpecError, match=r"monitor\.capture_rate"):
         ModelSpec.from_document(_with("monitor.capture_rate", rate))
+
+
+def test_a_rollout_that_says_nothing_new_leaves_the_stored_document_as_it_was() -> None:
+    stored = json.loads(ModelSpec.from_document(GOOD).to_json())
+
+    assert stored["rollout"] == {"strategy": "all-at-once"}
+
+
+def test_a_rollout_works_its_defaults_out() -> None:
+    spec = ModelSpec.from_document(_with("rollout", {"strategy": "canary", "bake": "1h"}))
+
+    assert spec.rollout.weights == (5.0, 25.0, 50.0)
+    assert (spec.rollout.look_seconds, spec.rollout.max_looks) == (600, 144)
+    assert ModelSpec.from_yaml(spec.to_json()) == spec
