@@ -8,11 +8,13 @@ Outputs: classification ``probabilities`` (float32, [n, classes], in `Signature.
 regression ``prediction`` (float32, [n, 1]).
 """
 
+import dataclasses
+import json
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from millrace.typed import make
 from millrace.vocabulary import Algorithm, ColumnType, Task
 
 NUMERIC_INPUT = "numeric"
@@ -21,11 +23,15 @@ PROBABILITIES_OUTPUT = "probabilities"
 PREDICTION_OUTPUT = "prediction"
 MISSING_CATEGORY = ""
 
+_CLOSED: Final = {"extra": "forbid"}
+"""What pydantic is told of these dataclasses where they are part of its models."""
 
-class FeatureField(BaseModel):
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureField:
     """One feature as the caller sends it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = _CLOSED
 
     name: str
     type: ColumnType
@@ -40,14 +46,15 @@ class FeatureField(BaseModel):
     version made before this was kept."""
 
 
-class Reference(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Reference:
     """One typical row, which contributions are measured from.
 
     Every value is an aggregate over the rows of the fit, and missing for a private feature: no
     person's row is in it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = _CLOSED
 
     numeric: tuple[float | None, ...]
     """The median of each feature of the ``numeric`` input; None: missing."""
@@ -55,10 +62,11 @@ class Reference(BaseModel):
     """The most frequent value of each feature of the ``categorical`` input; "": missing."""
 
 
-class Conformal(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Conformal:
     """What split conformal prediction learned from the rows held back for it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = _CLOSED
 
     method: Literal["absolute_residual", "lac"]
     """``absolute_residual``: |value - prediction| of a regression (Lei et al. 2018). ``lac``: one
@@ -74,10 +82,11 @@ class Conformal(BaseModel):
     past."""
 
 
-class Signature(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Signature:
     """Inputs and outputs of one model version."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = _CLOSED
 
     model: str
     task: Task
@@ -107,3 +116,21 @@ class Signature(BaseModel):
     def categorical(self) -> tuple[FeatureField, ...]:
         """Features of the ``categorical`` input, in order."""
         return tuple(f for f in self.features if f.type is ColumnType.STRING)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Signature":
+        """The signature of a stored document.
+
+        Raises:
+            ValueError: It is no JSON.
+            WrongValue: A field is wrong, missing or unknown.
+        """
+        return make(cls, json.loads(text))
+
+    def document(self) -> dict[str, Any]:
+        """The signature as it is stored: a JSON document."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> bytes:
+        """The document as text; ``spec.canonical_json`` gives the one that digests are over."""
+        return json.dumps(self.document(), ensure_ascii=False).encode()

@@ -1,11 +1,9 @@
 """The signature of a model version in the artifact bucket: read back only if it was registered."""
 
-from pydantic import ValidationError
-
 from millrace.aws.objects import ObjectReader, verify_sha256
-from millrace.decoding import in_words, wrong_fields
 from millrace.errors import ArtifactError
 from millrace.signature import Signature
+from millrace.typed import WrongValue
 
 
 def read_signature(store: ObjectReader, bucket: str, key: str, sha256: str, what: str) -> Signature:
@@ -27,7 +25,9 @@ def read_signature(store: ObjectReader, bucket: str, key: str, sha256: str, what
     body = store.read(bucket, key)
     verify_sha256(body, sha256, where)
     try:
-        return Signature.model_validate_json(body)
-    except ValidationError as exc:
-        # The chain is cut: pydantic shows what it read, a private column's values among it.
-        raise ArtifactError(f"{where}, is none: {in_words(wrong_fields(exc))}") from None
+        return Signature.from_json(body)
+    except WrongValue as exc:
+        raise ArtifactError(f"{where}, is none: {exc}") from None
+    except ValueError:
+        # The chain is cut: the error of the parser quotes what it read.
+        raise ArtifactError(f"{where}, is none: it is not JSON") from None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final
@@ -78,7 +79,7 @@ def export(
             contents,
             kind=kind,
             serving=serving,
-            task=Signature.model_validate_json(_body(contents, "signature")).task,
+            task=Signature.from_json(_body(contents, "signature")).task,
             algorithm=record.algorithm,
             trained_at=record.created_at,
         )
@@ -116,7 +117,7 @@ def chosen_version(
     if serving.version != record.version:
         raise ConcurrentWriteError(f"the champion of {model} changed meanwhile: export it again")
     # When a version was crowned is the registry's to tell; its bundle stays the same.
-    return record, serving.model_copy(update={"updated_at": record.created_at})
+    return record, replace(serving, updated_at=record.created_at)
 
 
 def collect(
@@ -150,7 +151,7 @@ def collect(
         stored("signature.json", "signature", serving.signature_key, serving.signature_sha256),
     ]
     if kind == "edge":
-        signature = Signature.model_validate_json(contents[1].body)
+        signature = Signature.from_json(contents[1].body)
         rows = {"rows": example_rows(signature)}
         contents.append(
             Content(

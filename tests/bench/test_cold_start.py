@@ -123,7 +123,7 @@ def world(learned: Learned) -> Iterator[World]:
 def _publish(endpoint: str, learned: Learned) -> None:
     session = boto3.Session("testing", "testing", region_name="us-east-1")
     name, onnx = learned.spec.name, learned.fit.onnx
-    signature = learned.signature.model_dump_json().encode()
+    signature = learned.signature.to_json()
     s3 = session.client("s3", endpoint_url=endpoint)
     table = session.client("dynamodb", endpoint_url=endpoint)
     s3.create_bucket(Bucket=BUCKET)

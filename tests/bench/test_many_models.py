@@ -20,7 +20,7 @@ from millrace.serving.codec import SignatureCodec
 from millrace.signature import Signature
 body, text = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]).read_bytes()
 def load():
-    signature = Signature.model_validate_json(text)
+    signature = Signature.from_json(text)
     return load_session(body, sys.argv[3], "model"), SignatureCodec(signature)
 def resident():
     ctypes.CDLL(None).malloc_trim(0)
@@ -40,7 +40,7 @@ def test_memory_per_loaded_model_over_its_file(
 ) -> None:
     body = learned.fit.onnx
     (tmp_path / "model").write_bytes(body)
-    (tmp_path / "signature").write_text(learned.signature.model_dump_json(), encoding="utf-8")
+    (tmp_path / "signature").write_text(learned.signature.to_json().decode(), encoding="utf-8")
     digest = hashlib.sha256(body).hexdigest()
 
     done = subprocess.run(

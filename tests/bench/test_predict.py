@@ -67,7 +67,7 @@ class OneModel:
 def gateway(mixed: Learned) -> Gateway:
     """The predict function's service on objects in memory."""
     name, store = mixed.spec.name, FakeStore()
-    body = mixed.signature.model_dump_json().encode()
+    body = mixed.signature.to_json()
     for key, content in (
         (layout.model_key(name, RUN), mixed.fit.onnx),
         (layout.signature_key(name, RUN), body),

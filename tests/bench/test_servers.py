@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,14 +138,12 @@ def data(pipeline: Pipeline) -> Data:
 def folder(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model as each server wants it."""
     place = tmp_path_factory.mktemp("servers")
-    signature = pipeline.signature.model_dump_json().encode()
+    signature = pipeline.signature.to_json()
     (place / "model.onnx").write_bytes(pipeline.fit.onnx)
     (place / "signature.json").write_bytes(signature)
     # For the peers that load nothing else; see plain_sklearn.py.
     joblib.dump(pipeline.fit.model.estimator, place / "model.joblib")
-    record = pipeline.loaded.record.model_copy(
-        update={"signature_sha256": hashlib.sha256(signature).hexdigest()}
-    )
+    record = replace(pipeline.loaded.record, signature_sha256=hashlib.sha256(signature).hexdigest())
     write_bundle(
         place / "truth.bundle",
         [

@@ -40,7 +40,7 @@ class StoredModel:
     @property
     def signature_body(self) -> bytes:
         """The signature as stored."""
-        return self.signature.model_dump_json().encode()
+        return self.signature.to_json()
 
     @property
     def signature_sha256(self) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -71,7 +72,7 @@ def unpacked(task: Task, algorithm: Algorithm, tmp_path: Path) -> Path:
 
 def unpack(of: Pipeline, folder: Path) -> Path:
     """Writes an edge bundle and unpacks it as a person would."""
-    signature = of.signature.model_dump_json().encode()
+    signature = of.signature.to_json()
     record = of.loaded.record
     archive = folder / default_name(record.model, record.version, "edge")
     manifest = write_bundle(
@@ -82,7 +83,7 @@ def unpack(of: Pipeline, folder: Path) -> Path:
             *(Content(name, "example", (EDGE / name).read_bytes()) for name in EXAMPLES),
         ],
         kind="edge",
-        serving=record.model_copy(update={"signature_sha256": _sha256(signature)}),
+        serving=replace(record, signature_sha256=_sha256(signature)),
         task=of.signature.task,
         algorithm=of.signature.algorithm,
         trained_at=TRAINED_AT,

@@ -194,9 +194,13 @@ class BatchDoor:
             except NotFoundError:
                 serving = self._registry.get_serving(wanted.model)
             pinned = wanted.model_copy(
-                update=serving.model_dump(
-                    include={"version", "model_key", "sha256", "signature_key", "signature_sha256"}
-                )
+                update={
+                    "version": serving.version,
+                    "model_key": serving.model_key,
+                    "sha256": serving.sha256,
+                    "signature_key": serving.signature_key,
+                    "signature_sha256": serving.signature_sha256,
+                }
             )
             try:
                 if self._batches.create(pinned):

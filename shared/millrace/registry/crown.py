@@ -249,7 +249,7 @@ class Crown(Versions):
         """
         model, number, champion = meta.name, version.version, meta.champion_version
         now = text_of(entry.at)
-        serving = ServingRecord.model_validate(
+        serving = ServingRecord.from_item(
             {
                 **version.model_dump(exclude={"updated_at"}),
                 "updated_at": entry.at,
@@ -279,7 +279,7 @@ class Crown(Versions):
             Put(
                 "serving",
                 items.serving_key(model),
-                serving.model_dump(mode="json"),
+                serving.to_item(),
                 {"version": champion},
             ),
             Update(

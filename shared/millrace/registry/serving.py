@@ -4,16 +4,16 @@ It stands apart from `registry.registry` because a cold start imports it: neithe
 messages of the TRAINING machine come with it.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Final, NamedTuple, Protocol
 
 from millrace.aws.table import Item, ItemReader, Key, QueryPage
-from millrace.errors import ConflictError, NoChampionError, NotFoundError
+from millrace.errors import ArtifactError, ConflictError, NoChampionError, NotFoundError
+from millrace.typed import WrongValue, make
 
 META: Final = "META"
 MODELS: Final = "MODELS"
@@ -73,10 +73,9 @@ class RolloutRoute:
     signature_sha256: str
 
 
-class ServingRecord(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class ServingRecord:
     """The one item per model that the predict function reads."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
     model: str
     version: int
@@ -92,6 +91,25 @@ class ServingRecord(BaseModel):
     """Whom a rollout sends which part of the traffic; None when the champion answers all of it."""
     sequence: int = 0
     """Of the ledger's entry that last set traffic; 0 for a version asked for by number."""
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any]) -> "ServingRecord":
+        """The record of a serving item, or of a version's, which holds the same and more.
+
+        Raises:
+            ArtifactError: A field is wrong or missing.
+        """
+        try:
+            return make(cls, item, ignore_unknown=True)
+        except WrongValue as exc:
+            raise ArtifactError(
+                f"the registry's item of {item.get('model')}@{item.get('version')} is wrong: {exc}"
+            ) from None
+
+    def to_item(self) -> dict[str, Any]:
+        """The record as it is stored."""
+        moment = self.updated_at.isoformat().replace("+00:00", "Z")
+        return dataclasses.asdict(self) | {"updated_at": moment}
 
 
 class Offer(NamedTuple):
@@ -155,7 +173,7 @@ class ServingReader:
         if item is None:
             self._expect_model(model)
             raise NoChampionError(f"model {model!r} has no champion yet")
-        return ServingRecord.model_validate(item)
+        return ServingRecord.from_item(item)
 
     def list_serving(self) -> Sequence[Offer]:
         """Every registered model by name, with its champion."""
@@ -174,7 +192,7 @@ class ServingReader:
             )
         # The version is immutable; what is captured of its answers follows the current spec.
         rate = self._expect_model(model).get("capture_rate", 1.0)
-        return ServingRecord.model_validate(item | {"capture_rate": rate})
+        return ServingRecord.from_item(item | {"capture_rate": rate})
 
     def _expect_model(self, model: str) -> Item:
         item = self._table.get(model_key(model))

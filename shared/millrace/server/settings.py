@@ -1,12 +1,13 @@
 """Settings of the server: the environment's, which `millrace serve` writes from its options."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from millrace.settings import PREFIX, EnvironmentSettings
+from millrace.settings import PREFIX, given, wrong_environment
 
 STDOUT: Final = "-"
 OFF: Final = "off"
@@ -16,8 +17,10 @@ def _paths(value: object) -> object:
     return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
 
-class ServerSettings(EnvironmentSettings):
+class ServerSettings(BaseModel):
     """Environment of the server; ``MILLRACE_BUNDLES`` and the like, all but it with a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundles: Annotated[tuple[Path, ...], BeforeValidator(_paths), Field(min_length=1)]
     """Bundle files and folders of them, as PATH lists folders."""
@@ -42,6 +45,21 @@ class ServerSettings(EnvironmentSettings):
     """Per worker; the least recently used model goes first."""
     run_folder: Path | None = None
     """What several workers share while they run; `server.__main__` makes and removes it."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Reads and checks the settings.
+
+        Args:
+            environ: The environment; the process's own by default.
+
+        Raises:
+            ConfigurationError: Names the variables that are missing or wrong.
+        """
+        try:
+            return cls.model_validate(given(cls.model_fields, environ))
+        except ValidationError as exc:
+            raise wrong_environment((str(e["loc"][0]), e["msg"]) for e in exc.errors()) from exc
 
     def as_environment(self) -> dict[str, str]:
         """The variables that give these settings."""

@@ -65,7 +65,7 @@ def test_run_ends_with_a_model_that_answers_by_its_signature(new_run: NewRun, na
     assert fitted["size_bytes"] == len(body)
     assert fitted["parity"]["max_difference"] <= fitted["parity"]["tolerance"] == 1e-4
     table = held_out(run)
-    signature = Signature.model_validate_json(signature_body)
+    signature = Signature.from_json(signature_body)
     session = load_session(body, fitted["sha256"], "sample")
     served = predict(session, signature, *table.features())
     if name == "diabetes":

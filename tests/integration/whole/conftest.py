@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from functions.predict import handler as predict
 from functions.trigger import handler as trigger
 from millrace.aws.clients import client
 from millrace.observability import metrics
-from millrace.signature import Conformal, FeatureField, Reference, Signature
+from millrace.signature import Conformal, Reference, Signature
 from tests.fakes import cases, cloud
 from tests.fakes.front import Front
 from tests.fakes.gateway import Handler
@@ -57,19 +57,16 @@ def signature() -> Signature:
     """A champion's signature that answers everything: intervals, contributions, categories."""
     plain = churn_signature()
     features = tuple(
-        FeatureField(**{**f.model_dump(), "categories": ("basic", "premium")})
-        if f.name == "plan"
-        else f
+        replace(f, categories=("basic", "premium")) if f.name == "plan" else f
         for f in plain.features
     )
-    return plain.model_copy(
-        update={
-            "features": features,
-            "reference": Reference(numeric=(40.0, 3.0, 1.0), categorical=("basic", "")),
-            "conformal": Conformal(
-                method="lac", rows=20, levels=(0.5, 0.8, 0.9), quantiles=(0.4, 0.6, 0.8)
-            ),
-        }
+    return replace(
+        plain,
+        features=features,
+        reference=Reference(numeric=(40.0, 3.0, 1.0), categorical=("basic", "")),
+        conformal=Conformal(
+            method="lac", rows=20, levels=(0.5, 0.8, 0.9), quantiles=(0.4, 0.6, 0.8)
+        ),
     )
 
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 from millrace import layout, onnx_session
 from millrace.errors import ArtifactError, MillraceError, NotFoundError
 from millrace.serving.answers import DEFAULT_OPTIONS, Writer
-from millrace.signature import Signature
 from millrace.spec import Task
 from tests.fakes.onnx_models import churn_signature, stored
 from tests.unit.batch.jobs import ARTIFACTS, DATA, HEADER, Job, csv_bytes, rows, spec_document
@@ -242,19 +242,17 @@ def test_values_outside_the_training_data_are_answered_and_counted(job: Job) -> 
 
 def test_unknown_categories_are_quarantined_where_a_request_is_refused(tmp_path: Path) -> None:
     known = {"plan": ("basic", "premium"), "city": ("Graz", "Linz")}
-    signature = churn_signature().model_copy(
-        update={
-            "unknown_categories": "refuse",
-            "features": tuple(
-                f.model_copy(update={"categories": known.get(f.name)})
-                for f in churn_signature().features
-            ),
-        }
+    signature = replace(
+        churn_signature(),
+        unknown_categories="refuse",
+        features=tuple(
+            replace(f, categories=known.get(f.name)) for f in churn_signature().features
+        ),
     )
     job = Job(
         tmp_path,
         sections={"batch": {"max_quarantined": 0.5}},
-        model=stored("run-1", signature=Signature.model_validate(signature.model_dump())),
+        model=stored("run-1", signature=signature),
     )
     given = rows(30)
     given[7][2] = "gold"

@@ -65,6 +65,7 @@ FREE_OF_ALL = (
     "millrace.settings",
     "millrace.signature",
     "millrace.spec",
+    "millrace.typed",
     "millrace.vocabulary",
 )
 """The core: it imports nothing of ours but itself."""

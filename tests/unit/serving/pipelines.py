@@ -158,7 +158,7 @@ def trained(
         spec, schema, algorithm, seen=done.seen, conformal=done.calibrate(done.onnx, spec)
     )
     # As it is stored and read back, not as it was made.
-    signature = Signature.model_validate_json(signature.model_dump_json())
+    signature = Signature.from_json(signature.to_json())
     sha256 = hashlib.sha256(done.onnx).hexdigest()
     return Pipeline(
         spec=spec,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -82,16 +83,15 @@ def told(output: Any, options: AnswerOptions = DEFAULT_OPTIONS, **how: Any) -> A
 
 def explained(task: Task = Task.BINARY) -> Signature:
     """A signature that can tell contributions and intervals."""
-    return churn_signature(task=task).model_copy(
-        update={
-            "reference": Reference(numeric=(40.0, 2.0, 1.0), categorical=("basic", "")),
-            "conformal": Conformal(
-                method="lac" if task is Task.BINARY else "absolute_residual",
-                rows=100,
-                levels=(0.8, 0.9),
-                quantiles=(0.5, 0.75),
-            ),
-        }
+    return replace(
+        churn_signature(task=task),
+        reference=Reference(numeric=(40.0, 2.0, 1.0), categorical=("basic", "")),
+        conformal=Conformal(
+            method="lac" if task is Task.BINARY else "absolute_residual",
+            rows=100,
+            levels=(0.8, 0.9),
+            quantiles=(0.5, 0.75),
+        ),
     )
 
 
@@ -108,7 +108,7 @@ def explained(task: Task = Task.BINARY) -> Signature:
 def test_labels_come_back_in_the_target_s_type(
     classes: tuple[str, ...], kind: ColumnType, labels: list[Any]
 ) -> None:
-    signature = churn_signature().model_copy(update={"classes": classes, "target_type": kind})
+    signature = replace(churn_signature(), classes=classes, target_type=kind)
     output = [[0.25, 0.75], [0.5, 0.5]]
 
     by_row = told(output, signature=signature)
@@ -144,8 +144,8 @@ def test_json_written_around_the_numbers_is_json_of_the_numbers(classes: int, da
         )
     )
     names = tuple(f"class {i}" for i in range(classes))
-    signature = churn_signature().model_copy(
-        update={"classes": names, "target_type": ColumnType.STRING, "task": Task.MULTICLASS}
+    signature = replace(
+        churn_signature(), classes=names, target_type=ColumnType.STRING, task=Task.MULTICLASS
     )
 
     by_row = told(rows, signature=signature)["predictions"]
@@ -214,8 +214,8 @@ def test_every_format_tells_the_same(task: Task) -> None:
 
 
 def test_csv_quotes_what_needs_it() -> None:
-    signature = churn_signature().model_copy(
-        update={"classes": ('say "no"', "a,b"), "target_type": ColumnType.STRING}
+    signature = replace(
+        churn_signature(), classes=('say "no"', "a,b"), target_type=ColumnType.STRING
     )
     writer, made = prediction([[0.25, 0.75]], signature)
 

@@ -1,5 +1,7 @@
 """Intervals and label sets around answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,12 +15,11 @@ LABELS = np.array([0, 1], dtype=object)
 
 
 def test_a_regression_is_surrounded_on_both_sides() -> None:
-    signature = churn_signature(task=Task.REGRESSION).model_copy(
-        update={
-            "conformal": Conformal(
-                method="absolute_residual", rows=20, levels=(0.5, 0.9), quantiles=(1.5, 4.0)
-            )
-        }
+    signature = replace(
+        churn_signature(task=Task.REGRESSION),
+        conformal=Conformal(
+            method="absolute_residual", rows=20, levels=(0.5, 0.9), quantiles=(1.5, 4.0)
+        ),
     )
     output = np.array([10.0, -1.0], dtype=np.float32)
 
@@ -30,12 +31,9 @@ def test_a_regression_is_surrounded_on_both_sides() -> None:
 
 
 def test_a_classification_is_a_set_of_labels_that_is_never_empty() -> None:
-    signature = churn_signature().model_copy(
-        update={
-            "conformal": Conformal(
-                method="lac", rows=20, levels=(0.5, 0.9), quantiles=(0.25, 0.625)
-            )
-        }
+    signature = replace(
+        churn_signature(),
+        conformal=Conformal(method="lac", rows=20, levels=(0.5, 0.9), quantiles=(0.25, 0.625)),
     )
     output = np.array([[0.5, 0.5], [0.125, 0.875], [0.375, 0.625]], dtype=np.float32)
 
@@ -55,8 +53,9 @@ def test_a_version_without_intervals_says_so() -> None:
 
 @pytest.mark.parametrize("coverage", [0.99, 0.0, 1.0, -1.0, float("nan")])
 def test_a_coverage_that_the_rows_cannot_promise_is_refused(coverage: float) -> None:
-    signature = churn_signature().model_copy(
-        update={"conformal": Conformal(method="lac", rows=20, levels=(0.9,), quantiles=(0.5,))}
+    signature = replace(
+        churn_signature(),
+        conformal=Conformal(method="lac", rows=20, levels=(0.9,), quantiles=(0.5,)),
     )
 
     with pytest.raises(InvalidRequestError, match="20 calibration rows") as refused:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import orjson
@@ -536,7 +536,7 @@ def test_changed_facts_of_the_same_version_are_taken_without_a_load(world: World
     record = world.source.records["churn"]
     assert isinstance(record, ServingRecord)
     later = record.updated_at.replace(year=2027)
-    world.source.records["churn"] = record.model_copy(update={"updated_at": later})
+    world.source.records["churn"] = replace(record, updated_at=later)
     world.objects.objects.clear()
     world.now += REFRESH
 

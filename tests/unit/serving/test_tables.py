@@ -5,7 +5,8 @@ import csv
 import io
 import random
 import zlib
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import nanoarrow as na
 import numpy as np
@@ -175,8 +176,9 @@ def test_what_is_no_csv_is_malformed(body: bytes) -> None:
 
 
 def test_a_single_column_may_be_empty_in_a_row() -> None:
-    signature = churn_signature().model_copy(
-        update={"features": (FeatureField(name="tenure", type=ColumnType.NUMBER, nullable=True),)}
+    signature = replace(
+        churn_signature(),
+        features=(FeatureField(name="tenure", type=ColumnType.NUMBER, nullable=True),),
     )
 
     batch = of_csv("tenure\n1\n\n2.5\n", SignatureCodec(signature))
@@ -378,16 +380,14 @@ def test_a_text_of_a_dictionary_that_no_row_has_harms_nothing() -> None:
 # ── Unknown categories ──────────────────────────────────────────────────────────────────────────
 
 
-def knowing(unknown: str) -> SignatureCodec:
+def knowing(unknown: Literal["serve", "refuse"]) -> SignatureCodec:
     """A codec of a model that was trained on two cities."""
     signature = churn_signature()
     features = tuple(
-        f.model_copy(update={"categories": ("Graz", "Wien")}) if f.name == "city" else f
+        replace(f, categories=("Graz", "Wien")) if f.name == "city" else f
         for f in signature.features
     )
-    return SignatureCodec(
-        signature.model_copy(update={"features": features, "unknown_categories": unknown})
-    )
+    return SignatureCodec(replace(signature, features=features, unknown_categories=unknown))
 
 
 def many(*cities: str) -> bytes:

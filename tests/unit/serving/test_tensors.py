@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -390,7 +391,7 @@ def test_messages_never_show_a_value() -> None:
 
 def test_a_model_with_a_feature_called_numeric_has_no_packed_form() -> None:
     features = (FeatureField(name="numeric", type=ColumnType.NUMBER, nullable=False),)
-    signature = SIGNATURE.model_copy(update={"features": features})
+    signature = replace(SIGNATURE, features=features)
     tensors = TensorMap(signature)
     read = read_request(*as_json([tensor("numeric", "FP32", [1.5, 2.5])]))
 
@@ -461,7 +462,7 @@ def test_an_answer_in_json_is_flat_and_exact() -> None:
 def test_labels_in_bytes_are_in_the_target_s_type(
     kind: ColumnType, classes: tuple[str, str], expected: bytes
 ) -> None:
-    signature = SIGNATURE.model_copy(update={"target_type": kind, "classes": classes})
+    signature = replace(SIGNATURE, target_type=kind, classes=classes)
 
     told, rest = answered(TensorMap(signature), OUTPUT, outputs={"label": True})
 
