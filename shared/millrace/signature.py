@@ -132,5 +132,7 @@ class Signature:
         return dataclasses.asdict(self)
 
     def to_json(self) -> bytes:
-        """The document as text; ``spec.canonical_json`` gives the one that digests are over."""
-        return json.dumps(self.document(), ensure_ascii=False).encode()
+        """The document as canonical JSON: the one text that its digest is over."""
+        return json.dumps(
+            self.document(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()

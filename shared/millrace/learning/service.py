@@ -113,7 +113,7 @@ class Training:
             seen=fitted.seen,
             conformal=fitted.calibrate(stored, spec),
         )
-        signature_body = canonical_json(signature.document()).encode()
+        signature_body = signature.to_json()
         self._store_same(signature_key, signature_body)
         environment_key = layout.environment_key(task.model, task.run_id)
         self._store.write_once(
