@@ -43,7 +43,8 @@ def make[T](
         kind: The dataclass.
         document: The mapping, as read from JSON, DynamoDB or the environment.
         ignore_unknown: Whether fields the dataclass does not have are passed over.
-        from_text: Whether numbers are written as text, as in the environment.
+        from_text: Whether everything is written as text, as in the environment: numbers, and what
+            else has a constructor that reads a text, a path for instance.
 
     Raises:
         WrongValue: Names the first field that is wrong, missing or unknown.
@@ -102,8 +103,8 @@ def _of(annotation: Any, ignore_unknown: bool, from_text: bool) -> _Read:
         return _of_dataclass(annotation, ignore_unknown, from_text)  # type: ignore[arg-type]  # a class
     if issubclass(annotation, StrEnum):
         return _choice(tuple(annotation), annotation)
-    if from_text and annotation in (int, float):
-        return _number_in_text(annotation)
+    if from_text:
+        return _in_text(annotation)
     return _SCALARS[annotation]
 
 
@@ -125,7 +126,9 @@ def _choice(choices: tuple[str, ...], convert: Callable[[str], Any] = str) -> _R
     return read
 
 
-def _number_in_text(kind: type[int] | type[float]) -> _Read:
+def _in_text(kind: Callable[[str], Any]) -> _Read:
+    """Of what its own constructor reads from a text: numbers, paths."""
+
     def read(value: Any, path: str) -> Any:
         try:
             return kind(value)
@@ -156,7 +159,7 @@ def _integer(value: Any, path: str) -> int:
 def _float(value: Any, path: str) -> float:
     # DynamoDB has no NaN, no infinities and nothing beyond 1e±125: those are stored as text.
     if isinstance(value, str):
-        return float(_number_in_text(float)(value, path))
+        return float(_in_text(float)(value, path))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(path, _EXPECTED[float])
     return float(value)
@@ -171,7 +174,7 @@ def _moment(value: Any, path: str) -> datetime:
         raise _wrong(path, "expected a time as ISO 8601 writes it") from None
 
 
-_EXPECTED: Final[dict[type, str]] = {int: "expected a whole number", float: "expected a number"}
+_EXPECTED: Final[dict[Any, str]] = {int: "expected a whole number", float: "expected a number"}
 _SCALARS: Final[dict[Any, _Read]] = {
     str: _text,
     bool: _boolean,

@@ -116,8 +116,8 @@ def chosen_version(
     serving = registry.get_serving(model, None if crowned else record.version)
     if serving.version != record.version:
         raise ConcurrentWriteError(f"the champion of {model} changed meanwhile: export it again")
-    # When a version was crowned is the registry's to tell; its bundle stays the same.
-    return record, replace(serving, updated_at=record.created_at)
+    # When a version was crowned, and beside whom, is the registry's to tell; its bundle stays the same.
+    return record, replace(serving, updated_at=record.created_at, sequence=0, rollout=None)
 
 
 def collect(
