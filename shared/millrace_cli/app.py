@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from millrace import __version__
 from millrace_cli import (
+    audit,
     batches,
     bundles,
     feedback,
@@ -39,8 +40,8 @@ from millrace_cli.exits import ExitCode
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected failure, 2 wrong command line, 3 invalid input, 4 not found, "
-    "5 the registry forbids it, 6 a followed run made no champion, or a batch job no predictions, 7 no stack, credentials or "
-    "answer (try `millrace doctor`), 130 stopped with Ctrl-C."
+    "5 the registry forbids it, 6 a followed run made no champion, a batch job no predictions, or a "
+    "ledger has faults, 7 no stack, credentials or answer (try `millrace doctor`), 130 stopped with Ctrl-C."
 )
 
 
@@ -176,6 +177,7 @@ for group in (
     specs.app,
     training.app,
     models.app,
+    audit.app,
     predictions.app,
     feedback.app,
     batches.app,

@@ -50,7 +50,7 @@ class ApiClient:
         self._http.close()
         self.target.close()
 
-    def get(self, path: str, **params: str | int | None) -> dict[str, Any]:
+    def get(self, path: str, **params: str | int | list[str] | None) -> dict[str, Any]:
         """GET, JSON answer."""
         return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
 
@@ -78,7 +78,7 @@ class ApiClient:
         path: str,
         *,
         content: bytes = b"",
-        params: dict[str, str | int] | None = None,
+        params: dict[str, str | int | list[str]] | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         """Sends bytes as JSON, signed as the stack asks; returns whatever the API answers.
@@ -103,7 +103,7 @@ class ApiClient:
         method: str,
         path: str,
         *,
-        params: dict[str, str | int] | None = None,
+        params: dict[str, str | int | list[str]] | None = None,
         document: Any = None,
         headers: dict[str, str] | None = None,
     ) -> dict[str, Any]:

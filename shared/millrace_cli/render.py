@@ -261,6 +261,23 @@ def versions_table(versions: list[dict[str, Any]]) -> RenderableType:
     return _listing(("version", "status", "algorithm", "on the test split", "created"), rows, notes)
 
 
+def audit_table(entries: list[dict[str, Any]]) -> RenderableType:
+    """Changes of a model, newest first."""
+    rows = [
+        (
+            when(e["at"]),
+            str(e["action"]).replace("_", " "),
+            str(e["subject"]),
+            " → ".join(filter(None, (e["before"], e["after"]))),
+            str(e["actor"]),
+        )
+        for e in entries
+    ]
+    return _listing(
+        ("at", "what", "of", "from → to", "by"), rows, [str(e["reason"]) for e in entries]
+    )
+
+
 def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
     """Runs of one model, newest first."""
     return _listing(

@@ -30,6 +30,7 @@ from millrace.registry.records import (
     SpecVersion,
     TrialRecord,
 )
+from millrace.registry.verification import FaultKind, Verification
 from millrace.signature import Signature
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1_000)]
@@ -287,6 +288,31 @@ class AuditPage(Answer):
     next_page_token: str | None
 
 
+class LedgerFaultView(Answer):
+    """One fault of a ledger: what is wrong, and with which entry."""
+
+    kind: FaultKind
+    sequence: int
+    message: str
+
+
+class LedgerVerification(Answer):
+    """What a check of a ledger, or of a part of it, found."""
+
+    sound: bool
+    complete: bool
+    """Whether the end was reached; go on with the token until it is."""
+    first: int
+    last: int
+    entries: int
+    anchor: str
+    """``sequence:hash`` of the last entry checked: keep it elsewhere, and give it to later checks."""
+    fault_count: int
+    faults: list[LedgerFaultView]
+    """The first hundred."""
+    next_page_token: str | None
+
+
 class ChampionChanged(Answer):
     """The champion after a promotion or a rollback."""
 
@@ -434,6 +460,21 @@ def step_view(step: StepProgress) -> StepView:
 def audit_view(record: AuditEntry) -> AuditView:
     """An audit entry as the API shows it."""
     return AuditView.model_validate(_fields(record, AuditView))
+
+
+def ledger_verification(found: Verification) -> LedgerVerification:
+    """What a check of a ledger found, as the API shows it."""
+    return LedgerVerification(
+        sound=found.sound,
+        complete=found.complete,
+        first=found.first,
+        last=found.last,
+        entries=found.entries,
+        anchor=found.head,
+        fault_count=found.fault_count,
+        faults=[LedgerFaultView.model_validate(_fields(f, LedgerFaultView)) for f in found.faults],
+        next_page_token=found.token,
+    )
 
 
 def spec_view(record: SpecVersion, document: dict[str, Any]) -> SpecView:

@@ -42,6 +42,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/models/{name}/versions/{version}", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/runs", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/audit", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/audit/verify", "api", Permission.VIEW),
     Route("POST", "/v1/models/{name}/predict", "predict", Permission.PREDICT),
     Route("POST", "/v1/models/{name}/feedback", "api", Permission.PREDICT),
     Route("POST", "/v1/models/{name}/batch", "api", Permission.PREDICT),

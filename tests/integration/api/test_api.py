@@ -391,6 +391,34 @@ def test_the_audit_tells_who_did_what(call: Caller, stack: Cloud) -> None:
     assert entries[0]["correlation_id"] == "req-1"
 
 
+def test_the_ledger_is_checked_in_parts_and_against_an_anchor(call: Caller, stack: Cloud) -> None:
+    cases.champion(stack.registry, 1)
+    path = "/v1/models/churn/audit/verify"
+
+    whole = call("GET", path).json
+    part = call("GET", f"{path}?limit=2").json
+    rest = call("GET", f"{path}?page_token={part['next_page_token']}").json
+    wrong = call("GET", f"{path}?anchor=1:{'0' * 64}").json
+
+    assert (whole["sound"], whole["complete"], whole["faults"]) == (True, True, [])
+    assert (part["complete"], part["entries"]) == (False, 2)
+    assert (rest["first"], rest["complete"], rest["anchor"]) == (3, True, whole["anchor"])
+    assert [(f["kind"], f["sequence"]) for f in wrong["faults"]] == [("anchor", 1)]
+
+
+@pytest.mark.parametrize("field", ["anchor", "page_token"])
+def test_a_check_of_the_ledger_names_the_wrong_parameter(
+    call: Caller, stack: Cloud, field: str
+) -> None:
+    cases.champion(stack.registry, 1)
+
+    reply = call("GET", f"/v1/models/churn/audit/verify?{field}=x")
+
+    assert reply.status == 422
+    told = problem(reply, 422, reply.json["code"])
+    assert [e.field for e in told.errors] == [field]
+
+
 # ── Champions ───────────────────────────────────────────────────────────────────────────────────
 
 
