@@ -70,6 +70,7 @@ for line in sys.stdin:
         answer = {"result": handler.handler(json.loads(line), Context())}
     except Exception as exc:
         answer = {"error": type(exc).__name__, "message": "".join(traceback.format_exception(exc))}
+    answer["packages"] = sorted({name.partition(".")[0] for name in sys.modules})
     print(json.dumps(answer), file=answers, flush=True)
 """
 
@@ -118,6 +119,8 @@ class IsolatedFunction:
 
     def __init__(self, artifact: Path, log: Path, **variables: str) -> None:
         self.name = artifact.name
+        self.packages: frozenset[str] = frozenset()
+        """What the process had imported when it answered last."""
         self._log_path = log
         self._log = log.open("w", encoding="utf-8")
         reading, writing = os.pipe()
@@ -170,6 +173,7 @@ class IsolatedFunction:
             log = self._log_path.read_text(encoding="utf-8")[-4000:]
             raise HandlerError(f"{self.name} ended without an answer: {log}")
         answer = json.loads(line)
+        self.packages = frozenset(answer["packages"])
         if "error" in answer:
             raise HandlerError(f"{answer['error']} in {self.name}: {answer['message']}")
         return answer["result"]

@@ -169,6 +169,10 @@ class Stack:
             )
         return self._running[function].invoke(event)
 
+    def packages(self, function: str) -> frozenset[str]:
+        """What the function's process had imported when it answered last."""
+        return self._running[function].packages
+
     def request(self, function: str, method: str, path: str, body: Any = None) -> Any:
         """Sends one HTTP request to a function; the answer's body."""
         answer = self.call(function, gateway_event(method, path, body))
@@ -312,6 +316,18 @@ def test_predict_answers_with_the_champion(stack: Stack, trained: dict[str, Any]
     assert answer["model"] == MODEL
     assert answer["version"] == trained["promotion"]["version"]
     assert len(answer["predictions"]) == len(rows)
+    slow = {
+        "aws_lambda_powertools",
+        "aws_xray_sdk",
+        "boto3",
+        "botocore",
+        "fastapi",
+        "pydantic",
+        "starlette",
+        "yaml",
+    }
+    assert {"mangum", "onnxruntime"} <= stack.packages("predict")
+    assert not slow & stack.packages("predict"), "a cold start pays for what it does not need"
 
 
 @pytest.mark.parametrize(
