@@ -64,6 +64,8 @@ def gateway() -> Gateway:
                 stage=settings.stage,
                 code_version=settings.code_version,
                 new_token=lambda: str(uuid4()),
+                table=DynamoTable(client("dynamodb"), settings.table_name),
+                now=lambda: datetime.now(UTC),
                 feedback=Feedback(
                     serving=registry,
                     objects=objects,

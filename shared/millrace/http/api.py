@@ -17,6 +17,7 @@ from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.endpoints.feedback import add_feedback_route
 from millrace.http.endpoints.ledger import add_ledger_routes
 from millrace.http.endpoints.models import add_model_routes
+from millrace.http.endpoints.questions import add_question_routes
 from millrace.http.endpoints.runs import add_run_routes
 from millrace.http.endpoints.service import add_service_routes
 from millrace.http.endpoints.specs import add_spec_routes
@@ -41,6 +42,7 @@ def create_app(with_: Collaborators) -> FastAPI:
     add_service_routes(app, with_)
     add_model_routes(app, with_)
     add_ledger_routes(app, with_)
+    add_question_routes(app, with_)
     add_spec_routes(app, with_)
     add_run_routes(app, with_)
     add_batch_routes(app, with_)

@@ -33,7 +33,13 @@ from millrace.http.caller import request_id
 from millrace.http.guard import Guard, Refusal
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, RETRY_AFTER_SECONDS, problem_body
 
-_TEXT: Final = ("application/json", PROBLEM_MEDIA_TYPE, "text/", "application/yaml")
+_TEXT: Final = (
+    "application/json",
+    PROBLEM_MEDIA_TYPE,
+    "text/",
+    "application/yaml",
+    "image/svg+xml",
+)
 _ASGI_VERSION: Final = {"version": "3.0", "spec_version": "2.0"}
 
 

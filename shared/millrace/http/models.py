@@ -21,6 +21,8 @@ from millrace.messages import (
     RowCounts,
     SourceObject,
 )
+from millrace.questions.history import Decision, Period
+from millrace.registry.live import Live, LiveRollout
 from millrace.registry.records import (
     AuditEntry,
     Batch,
@@ -279,6 +281,10 @@ class AuditView(Answer):
     after: str
     reason: str
     correlation_id: str
+    facts: dict[str, Any] = Field(description="What else was decided: weights, evidence.")
+    sequence: int = Field(description="Its place in the model's ledger, from 1.")
+    previous_hash: str
+    hash: str = Field(description="SHA-256 of the entry, the hash before it included.")
 
 
 class AuditPage(Answer):
@@ -310,6 +316,29 @@ class LedgerVerification(Answer):
     fault_count: int
     faults: list[LedgerFaultView]
     """The first hundred."""
+    next_page_token: str | None
+
+
+class TrafficView(Answer):
+    """What answered predictions from one change of traffic to the next, and whose change it was."""
+
+    model: str
+    version: int = Field(description="The champion.")
+    sha256: str = Field(description="The digest of its artifact.")
+    run_id: str
+    rollout: LiveRollout | None = Field(description="The rollout that shared the traffic.")
+    approval: dict[str, Any] | None
+    since: datetime = Field(alias="from")
+    until: datetime | None = Field(alias="to", description="Null while it lasts.")
+    sequence: int = Field(description="Of the ledger's entry that tells of the change.")
+    decision: Decision | None = Field(description="That entry, in short.")
+
+
+class TrafficPage(Answer):
+    """Changes of traffic, the newest first; with `at` the one that held then."""
+
+    at: datetime | None
+    items: list[TrafficView]
     next_page_token: str | None
 
 
@@ -474,6 +503,19 @@ def ledger_verification(found: Verification) -> LedgerVerification:
         fault_count=found.fault_count,
         faults=[LedgerFaultView.model_validate(_fields(f, LedgerFaultView)) for f in found.faults],
         next_page_token=found.token,
+    )
+
+
+def traffic_view(period: Period) -> TrafficView:
+    """A change of traffic as the API shows it."""
+    live = period.live
+    return TrafficView.model_validate(
+        {
+            **{n: getattr(live, n) for n in TrafficView.model_fields if n in Live.model_fields},
+            "from": live.at,
+            "to": period.until,
+            "decision": period.decision,
+        }
     )
 
 

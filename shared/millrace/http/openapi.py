@@ -58,6 +58,7 @@ _TAGS: Final = [
     {"name": "batches", "description": "Files of rows, scored by a state machine."},
     {"name": "models", "description": "Registered models, versions, the champion, the audit."},
     {"name": "specs", "description": "What the user wants: one document per model."},
+    {"name": "record", "description": "Who changed what, what was live when, and from what."},
     {"name": "runs", "description": "Trainings."},
     {"name": "service", "description": "The API itself."},
 ]

@@ -60,6 +60,7 @@ NOBODYS = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "pand
 FREE_OF_ALL = (
     "millrace.decoding",
     "millrace.errors",
+    "millrace.graphs",
     "millrace.layout",
     "millrace.messages",
     "millrace.settings",
@@ -74,6 +75,13 @@ INWARD = {
     "millrace.bundle": ("millrace.registry.serving", *FREE_OF_ALL),
     "millrace.aws": ("millrace.errors", "millrace.observability"),
     "millrace.registry": ("millrace.aws", "millrace.observability", *FREE_OF_ALL),
+    "millrace.questions": (
+        "millrace.aws",
+        "millrace.documents",
+        "millrace.registry",
+        "millrace.serving.identity",
+        *FREE_OF_ALL,
+    ),
     "millrace.datasets": ("millrace.aws", "millrace.documents", *FREE_OF_ALL),
     "millrace.documents": ("millrace.aws.objects", "millrace.signature_file", *FREE_OF_ALL),
     "millrace.onnx_session": ("millrace.aws.objects", *FREE_OF_ALL),

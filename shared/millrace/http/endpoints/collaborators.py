@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
 from millrace.http import operations
 from millrace.monitoring.feedback import Feedback
+from millrace.questions.history import ReadTable
 from millrace.registry.batches import Batches
 from millrace.registry.registry import Registry
 
@@ -28,6 +30,8 @@ class Collaborators:
         stage: Name of the deployment's stage.
         code_version: Version of the deployed code.
         new_token: Makes an idempotency token.
+        table: The registry's table, for what is only asked.
+        now: The time.
         feedback: Takes labels.
     """
 
@@ -43,6 +47,8 @@ class Collaborators:
     stage: str
     code_version: str
     new_token: Callable[[], str]
+    table: ReadTable
+    now: Callable[[], datetime]
     feedback: Feedback
 
     def link(self, bucket: str, key: str) -> str | None:

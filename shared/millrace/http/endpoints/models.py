@@ -1,9 +1,9 @@
-"""Registered models, their versions, their champions and their audit."""
+"""Registered models, their versions and their champions."""
 
 from functools import partial
 from typing import Annotated
 
-from fastapi import Body, Depends, FastAPI
+from fastapi import Body, Depends, FastAPI, Query
 from starlette.requests import Request
 
 from millrace.errors import ArtifactError, NotFoundError
@@ -20,32 +20,43 @@ from millrace.http.endpoints.parameters import (
     listed,
 )
 from millrace.http.models import (
-    AuditPage,
     ChampionChanged,
     ChampionRequest,
     ModelPage,
     ModelView,
     VersionDetail,
     VersionPage,
-    audit_view,
     model_view,
     version_detail,
     version_view,
 )
 from millrace.observability import logger
-from millrace.registry.records import ModelVersion
+from millrace.questions.listings import Listings
+from millrace.registry.records import ModelVersion, VersionStatus
 from millrace.signature import Signature
 from millrace.signature_file import read_signature
+from millrace.spec import Algorithm, Task
 
 
 def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
     """Adds them to the app."""
 
     registry = with_.registry
+    listings = Listings(with_.table)
 
     @app.get("/v1/models", tags=["models"], operation_id="list_models", summary="Registered models")
-    async def list_models(limit: Limit = DEFAULT_PAGE, page_token: PageToken = None) -> ModelPage:
-        items, token = listed(registry.list_models, limit, page_token)
+    async def list_models(
+        prefix: Annotated[
+            str, Query(pattern=r"^[a-z0-9-]{0,40}$", description="What names begin with.")
+        ] = "",
+        task: Annotated[Task | None, Query(description="Their task.")] = None,
+        owner: Annotated[str | None, Query(max_length=200, description="Their owner.")] = None,
+        champion: Annotated[bool | None, Query(description="Whether they have one.")] = None,
+        limit: Limit = DEFAULT_PAGE,
+        page_token: PageToken = None,
+    ) -> ModelPage:
+        listing = partial(listings.models, prefix=prefix, task=task, owner=owner, champion=champion)
+        items, token = listed(listing, limit, page_token)
         return ModelPage(items=[model_view(m) for m in items], next_page_token=token)
 
     @app.get(
@@ -66,9 +77,23 @@ def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
         responses=problems.documented(404),
     )
     async def list_versions(
-        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
+        name: Name,
+        status: Annotated[VersionStatus | None, Query(description="Their status.")] = None,
+        algorithm: Annotated[Algorithm | None, Query(description="Their algorithm.")] = None,
+        dataset_version: Annotated[
+            str | None, Query(max_length=64, description="What they were trained on.")
+        ] = None,
+        limit: Limit = DEFAULT_PAGE,
+        page_token: PageToken = None,
     ) -> VersionPage:
-        items, token = listed(partial(registry.list_versions, name), limit, page_token)
+        listing = partial(
+            listings.versions,
+            name,
+            status=status,
+            algorithm=algorithm,
+            dataset_version=dataset_version,
+        )
+        items, token = listed(listing, limit, page_token)
         return VersionPage(items=[version_view(v) for v in items], next_page_token=token)
 
     @app.get(
@@ -85,19 +110,6 @@ def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
             _signature(with_, record),
             report_url=with_.link(with_.artifact_bucket, record.report_key),
         )
-
-    @app.get(
-        "/v1/models/{name}/audit",
-        tags=["models"],
-        operation_id="list_audit",
-        summary="Who changed what, newest first",
-        responses=problems.documented(404),
-    )
-    async def list_audit(
-        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
-    ) -> AuditPage:
-        items, token = listed(partial(registry.audit, name), limit, page_token)
-        return AuditPage(items=[audit_view(a) for a in items], next_page_token=token)
 
     @app.post(
         "/v1/models/{name}/aliases/champion",

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Path
+from fastapi import Depends, FastAPI, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,8 +18,11 @@ from millrace.http.endpoints.parameters import (
     Limit,
     Name,
     PageToken,
+    Since,
+    Until,
     json_only,
     listed,
+    moment,
 )
 from millrace.http.models import (
     RetrainAccepted,
@@ -29,7 +32,10 @@ from millrace.http.models import (
     run_detail,
     run_view,
 )
+from millrace.messages import Cause
 from millrace.observability import logger
+from millrace.questions.listings import Listings
+from millrace.registry.records import RunOutcome, RunStatus
 
 RunId = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{1,99}$", description="The run.")]
 
@@ -45,9 +51,25 @@ def add_run_routes(app: FastAPI, with_: Collaborators) -> None:
         responses=problems.documented(404),
     )
     async def list_runs(
-        name: Name, limit: Limit = DEFAULT_PAGE, page_token: PageToken = None
+        name: Name,
+        status: Annotated[RunStatus | None, Query(description="Their status.")] = None,
+        outcome: Annotated[RunOutcome | None, Query(description="How they ended.")] = None,
+        cause: Annotated[Cause | None, Query(description="What started them.")] = None,
+        since: Since = None,
+        until: Until = None,
+        limit: Limit = DEFAULT_PAGE,
+        page_token: PageToken = None,
     ) -> RunPage:
-        items, token = listed(partial(with_.registry.list_runs, name), limit, page_token)
+        listing = partial(
+            Listings(with_.table).runs,
+            name,
+            status=status,
+            outcome=outcome,
+            cause=cause,
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+        )
+        items, token = listed(listing, limit, page_token)
         return RunPage(items=[run_view(r) for r in items], next_page_token=token)
 
     @app.get(

@@ -1,0 +1,1 @@
+"""What people ask of the record: the read side of the registry, in a bounded number of requests."""
