@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
+from millrace.attestation import Attestation
 from millrace.aws.clients import client
+from millrace.aws.kms import KmsKey
 from millrace.aws.s3 import S3ObjectStore
 from millrace.decoding import decode
 from millrace.documents import read_spec
@@ -30,12 +32,16 @@ class EvaluateSettings(EnvironmentSettings):
 
     data_bucket: str
     artifact_bucket: str
+    trusted_key_arn: str = ""
 
 
 @cache
-def collaborators() -> tuple[EvaluateSettings, S3ObjectStore]:
-    """Settings and S3, made once per process."""
-    return EvaluateSettings.from_environment(), S3ObjectStore(client("s3"))
+def collaborators() -> tuple[EvaluateSettings, S3ObjectStore, Attestation | None]:
+    """Settings, S3 and what checks signatures, made once per process."""
+    settings = EvaluateSettings.from_environment()
+    trusted = settings.trusted_key_arn
+    attestation = Attestation(trusted, KmsKey(client("kms"), trusted).verify) if trusted else None
+    return settings, S3ObjectStore(client("s3")), attestation
 
 
 @tracer.capture_lambda_handler(capture_response=False)
@@ -52,7 +58,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
         champion=champion.version if champion else None,
         dataset_version=task.ingest.dataset_version,
     )
-    settings, store = collaborators()
+    settings, store, attestation = collaborators()
     result = evaluate(
         task,
         spec=read_spec(store, settings.artifact_bucket, task.spec_key, task.spec_digest),
@@ -60,6 +66,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
         data_bucket=settings.data_bucket,
         artifact_bucket=settings.artifact_bucket,
         clock=lambda: datetime.now(UTC),
+        attestation=attestation,
     )
     logger.info(
         "evaluation ends",

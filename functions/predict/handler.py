@@ -15,8 +15,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
 
+from millrace.attestation import Attestation
 from millrace.aws.credentials import CredentialSource
-from millrace.aws.wire import Wire, WireObjects, WireTable
+from millrace.aws.wire import Wire, WireKey, WireObjects, WireTable
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
 from millrace.http.service import create_service
@@ -40,6 +41,8 @@ class PredictSettings(EnvironmentSettings):
     memory_mb: int = 1_024
     authorizer: str = "IAM"
     api_keys: str = ""
+    trusted_key_arn: str = ""
+    """The key that must have signed what is loaded; empty where nobody need have."""
 
 
 class Assembly(NamedTuple):
@@ -75,6 +78,12 @@ def assemble(settings: PredictSettings, clock: Callable[[], float] | None = None
     limits = Limits(rows=settings.max_rows)
     credentials = CredentialSource(time.time)
     dynamodb, s3 = Wire("dynamodb", credentials), Wire("s3", credentials)
+    wires = [dynamodb, s3]
+    attestation = None
+    if settings.trusted_key_arn:
+        wires.append(Wire("kms", credentials))
+        key = WireKey(wires[-1], settings.trusted_key_arn)
+        attestation = Attestation(settings.trusted_key_arn, key.verify)
     table = WireTable(dynamodb, settings.table_name)
     store = ModelStore(
         ServingReader(table),
@@ -84,6 +93,7 @@ def assemble(settings: PredictSettings, clock: Callable[[], float] | None = None
         clock=clock or unfrozen_clock(),
         limits=limits,
         capacity_bytes=capacity_of(settings.memory_mb * 2**20),
+        attestation=attestation,
     )
     guard = open_guard(settings.authorizer, settings.api_keys, lambda: table)
     service = create_service(store, new_id=new_prediction_id, limits=limits)
@@ -91,7 +101,7 @@ def assemble(settings: PredictSettings, clock: Callable[[], float] | None = None
         Gateway(service, guard, never_waits=service.never_waits),
         store,
         credentials,
-        (dynamodb, s3),
+        tuple(wires),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from millrace.aws.clients import client
+from millrace.aws.kms import KmsKey
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.decoding import decode
@@ -51,6 +52,8 @@ class RegistrySettings(EnvironmentSettings):
     table_name: str
     artifact_bucket: str
     topic_arn: str
+    signing_key_arn: str = ""
+    """Signs versions when they are registered; empty where they are not signed."""
     batch_machine: str
     """Name of the BATCH machine: tells its executions from those of TRAINING."""
 
@@ -122,7 +125,11 @@ def recorder() -> Recorder:
         return read_spec(store, made.artifact_bucket, task.spec_key, task.spec_digest)
 
     return Recorder(
-        registry=open_registry(client("dynamodb"), made.table_name),
+        registry=open_registry(
+            client("dynamodb"),
+            made.table_name,
+            sign=KmsKey(client("kms"), made.signing_key_arn).sign if made.signing_key_arn else None,
+        ),
         notifier=SnsNotifier(client("sns"), made.topic_arn),
         read_spec=spec_of,
     )

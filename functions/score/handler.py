@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
+from millrace.attestation import Attestation
 from millrace.aws.clients import client
 from millrace.aws.s3 import S3ObjectStore
+from millrace.aws.wire import open_attestation
 from millrace.batch.scoring import Scorer, load_scorer, score
 from millrace.decoding import decode
 from millrace.messages import BatchInput, ScoreTask
@@ -32,6 +34,7 @@ class ScoreSettings(EnvironmentSettings):
 
     data_bucket: str
     artifact_bucket: str
+    trusted_key_arn: str = ""
 
 
 @cache
@@ -40,11 +43,19 @@ def settings() -> ScoreSettings:
     return ScoreSettings.from_environment()
 
 
+@cache
+def attestation() -> Attestation | None:
+    """What checks who signed a version, if this environment demands it."""
+    return open_attestation(settings().trusted_key_arn)
+
+
 def scorer(task: BatchInput) -> Scorer:
     """The job's version, loaded unless it is already."""
     key = (task.sha256, task.signature_sha256)
     if key not in _loaded:
-        made = load_scorer(task, S3ObjectStore(client("s3")), settings().artifact_bucket)
+        made = load_scorer(
+            task, S3ObjectStore(client("s3")), settings().artifact_bucket, attestation()
+        )
         while len(_loaded) >= _KEPT:
             del _loaded[next(iter(_loaded))]
         _loaded[key] = made

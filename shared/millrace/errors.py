@@ -22,7 +22,8 @@
         │   ├── NoViableTrialError      every trial failed
         │   └── ParityError             ONNX and scikit-learn disagree
         ├── ArtifactError               a stored artifact is missing or unsafe
-        │   └── DigestMismatchError     an artifact's bytes are not those registered
+        │   ├── DigestMismatchError     an artifact's bytes are not those registered
+        │   └── ArtifactSignatureError  a version is not signed as this environment demands
         ├── NotFoundError               the thing named does not exist
         │   └── NoChampionError         the model exists and has no champion to answer with
         ├── ConflictError               the registry's state forbids the change
@@ -132,6 +133,10 @@ class ArtifactError(FinalError):
 
 class DigestMismatchError(ArtifactError):
     """An artifact's bytes are not those that were registered."""
+
+
+class ArtifactSignatureError(ArtifactError):
+    """A version is not signed, or not signed by the key that this environment trusts."""
 
 
 class NotFoundError(FinalError):

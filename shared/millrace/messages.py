@@ -205,6 +205,8 @@ class ChampionRef(Message):
     sha256: str
     signature_key: str
     signature_sha256: str
+    kms_signature: str = ""
+    kms_key_id: str = ""
 
 
 class DatasetDecision(Message):
@@ -222,6 +224,9 @@ class Registration(Message):
 
     version: int
     champion: ChampionRef | None = None
+    kms_signature: str = ""
+    """Of the version's statement (`attestation`); empty when it is not signed."""
+    kms_key_id: str = ""
 
 
 class MetricValue(Message):
@@ -370,6 +375,8 @@ class BatchInput(Message):
     sha256: str
     signature_key: str
     signature_sha256: str
+    kms_signature: str = ""
+    kms_key_id: str = ""
     spec_version: int
     spec_key: str
     spec_digest: str

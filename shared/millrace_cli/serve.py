@@ -12,6 +12,7 @@ from rich.text import Text
 
 from millrace.bundle import Bundle, Shelf
 from millrace.errors import ConfigurationError
+from millrace.public_key import attestation_by
 from millrace_cli.console import err, reported
 
 app = typer.Typer()
@@ -96,6 +97,16 @@ def serve(
             help="Ask for one of these keys (one per line) in the header x-api-key.",
         ),
     ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--public-key",
+            rich_help_panel=_BOUNDS,
+            exists=True,
+            dir_okay=False,
+            help="Serve only versions that this key signed (PEM or DER; docs/security.md).",
+        ),
+    ] = None,
     max_rows: Annotated[
         int,
         typer.Option("--max-rows", min=1, rich_help_panel=_BOUNDS, help="Rows of one request."),
@@ -151,6 +162,7 @@ def serve(
             refresh_seconds=refresh,
             capture=capture,
             api_key_file=None if api_key_file is None else api_key_file.absolute(),
+            public_key=None if public_key is None else public_key.absolute(),
             max_rows=max_rows,
             max_body_mb=max_body,
             max_connections=max_connections,
@@ -160,7 +172,14 @@ def serve(
         )
         shelf = Shelf(settings.bundles, on_damage=lambda *_: None)
         shelf.open()
-        _announce(shelf.bundles(), settings.workers, asks_for_keys=api_key_file is not None)
+        if public_key is not None:
+            check_signatures(shelf.bundles(), public_key)
+        _announce(
+            shelf.bundles(),
+            settings.workers,
+            asks_for_keys=api_key_file is not None,
+            signed_by=public_key,
+        )
         # A process of its own kind: neither it nor its workers carry the command line's packages.
         sys.stdout.flush()
         os.execve(  # noqa: S606 - this interpreter, this package, a list of arguments
@@ -187,7 +206,23 @@ def require_packages(needed: Mapping[str, str] = NEEDED) -> None:
         )
 
 
-def _announce(bundles: Sequence[Bundle], workers: int, *, asks_for_keys: bool) -> None:
+def check_signatures(bundles: Sequence[Bundle], public_key: Path) -> None:
+    """Checks that a key signed every bundle, before anything is served.
+
+    The server checks each version again when it loads it, also one that is added later.
+
+    Raises:
+        ArtifactSignatureError: One is not signed by it.
+        ConfigurationError: The file is no public key.
+    """
+    attestation = attestation_by(public_key)
+    for bundle in bundles:
+        attestation.check(bundle.manifest.serving)
+
+
+def _announce(
+    bundles: Sequence[Bundle], workers: int, *, asks_for_keys: bool, signed_by: Path | None
+) -> None:
     for bundle in bundles:
         m = bundle.manifest
         err.print(
@@ -198,4 +233,5 @@ def _announce(bundles: Sequence[Bundle], workers: int, *, asks_for_keys: bool) -
         )
     how = "1 worker" if workers == 1 else f"{workers} workers"
     keys = "an API key is asked for" if asks_for_keys else "anybody who reaches it may ask"
-    err.print(Text(f"  {how}; {keys}; Ctrl-C stops it", style="dim"))
+    signed = "" if signed_by is None else f"; signed by {signed_by}"
+    err.print(Text(f"  {how}; {keys}{signed}; Ctrl-C stops it", style="dim"))

@@ -22,7 +22,7 @@ from tests.fakes import cases
 from tests.fakes.crashes import uninstall_all
 
 TABLE = "registry-table"
-SERVICES = ["dynamodb", "s3", "sns", "sqs", "stepfunctions", "sts", "iam", "lambda"]
+SERVICES = ["dynamodb", "kms", "s3", "sns", "sqs", "stepfunctions", "sts", "iam", "lambda"]
 
 
 @dataclass
@@ -145,7 +145,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
             "TOPIC_ARN": topic,
         }.items():
             monkeypatch.setenv(f"MILLRACE_{name}", value)
-        for service in ("DYNAMODB", "S3"):
+        for service in ("DYNAMODB", "KMS", "S3"):
             monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", wire_endpoint())
         # boto3 stays with moto's patches, which know the services by their own addresses.
         monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")

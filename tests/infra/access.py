@@ -54,7 +54,9 @@ def rights() -> dict[str, dict[str, Any]]:
 
 def _deployed() -> dict[str, dict[str, Any]]:
     """Every resource that has a role, whatever the parameters."""
-    return Resolver(**TOKENS, KmsKeyArn=KEY, TraceMode="Active").resources()
+    return Resolver(
+        **TOKENS, KmsKeyArn=KEY, TraceMode="Active", SignArtifacts="require"
+    ).resources()
 
 
 def _users(role: str, deployed: dict[str, Any]) -> str:

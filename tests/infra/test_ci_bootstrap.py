@@ -53,6 +53,7 @@ ARNS: dict[str, tuple[str, str | None]] = {
         f"arn:aws:application-autoscaling:{REGION}:{ACCOUNT}:scalable-target/id",
         None,
     ),
+    "AWS::KMS::Key": (f"arn:aws:kms:{REGION}:{ACCOUNT}:key/signing", None),
     "AWS::Lambda::Alias": (
         f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{{}}:live",
         "FunctionName",
@@ -100,6 +101,7 @@ UNNEEDED = {
         "the linked role has a statement of its own, for its own name"
     ),
     r"ApplicationAutoScaling::ScalableTarget application-autoscaling:.*[Tt]ag.*": "no tags",
+    r"KMS::Key kms:(Enable|Disable)KeyRotation": "AWS rotates no asymmetric keys",
     r"Lambda::Alias codedeploy:.*": "no deployment in steps by CodeDeploy",
     r"Lambda::Version lambda:PutFunctionScalingConfig": "no such setting",
     r"Lambda::Version lambda:.*RuntimeManagementConfig": "runtimes follow AWS's updates",
@@ -163,6 +165,10 @@ EVERYTHING = {
     ("Boundary", "ApiLogs"): "API Gateway's account-wide role writes logs of any API; for it alone",
     ("Boundary", "LogDelivery"): "log delivery knows no resources",
     ("Boundary", "Traces"): "X-Ray knows no resources",
+    (
+        "ExecutionRole",
+        "MakeSigningKey",
+    ): "a key has no ARN before it is made; its tag and kind are set",
     ("ExecutionRole", "FindLogGroups"): "log groups are found by listing",
     ("ExecutionRole", "Subscriptions"): "IAM knows no resource type for a subscription",
     ("ExecutionRole", "KeepBoundary"): "a refusal",
@@ -183,6 +189,7 @@ def _deployed(stage: str) -> dict[str, dict[str, Any]]:
         {"NotificationEmail": "ops@example.org"},
         {"ApiAuthorizer": "API_KEY", "KmsKeyArn": KEY, "WebAcl": "on"},
         TOKENS,
+        {"SignArtifacts": "require"},
         {
             "PredictProvisionedConcurrency": "2",
             "PredictWarmFrom": "cron(0 7 ? * MON-FRI *)",
@@ -244,7 +251,12 @@ def test_everything_a_deployment_makes_begins_with_the_name_of_its_stack(stage: 
     for name, resource in resources.items():
         pattern, _ = ARNS[resource["Type"]]
         if "{}" not in pattern:
-            unnamed = ("AWS::ApiGateway::", "AWS::WAFv2::WebACLA", "AWS::ApplicationAutoScaling::")
+            unnamed = (
+                "AWS::ApiGateway::",
+                "AWS::WAFv2::WebACLA",
+                "AWS::ApplicationAutoScaling::",
+                "AWS::KMS::Key",
+            )
             assert resource["Type"].startswith(unnamed), name
             continue
         last = re.split(r"[:/]", _arn(stage, name, resources))[-1]
@@ -292,8 +304,17 @@ def _granted(stage: str, action: str, arn: str) -> bool:
         "iam:PassedToService": "lambda.amazonaws.com",
         "iam:PolicyARN": f"{policies}AmazonAPIGatewayPushToCloudWatchLogs",
         "lambda:Principal": "events.amazonaws.com",
+        **_tags(stage, resource),
+        "aws:RequestTag/millrace-stack": f"millrace-{stage}",
+        "kms:KeySpec": "ECC_NIST_P256",
+        "kms:KeyUsage": "SIGN_VERIFY",
     }
     return allows(execution, stage, action, resource, context)
+
+
+def _tags(stage: str, arn: str) -> dict[str, str]:
+    """What a key of the stage's stack is recognised by."""
+    return {"aws:ResourceTag/millrace-stack": f"millrace-{stage}"} if ":kms:" in arn else {}
 
 
 @pytest.mark.parametrize("kind", sorted({r["Type"] for r in expanded()["Resources"].values()}))
@@ -355,7 +376,7 @@ def test_execution_role_reaches_nothing_of_the_other_stage(stage: str) -> None:
                     stage,
                     action,
                     arn,
-                    {"iam:PermissionsBoundary": boundary_arn(stage)},
+                    {"iam:PermissionsBoundary": boundary_arn(stage), **_tags(other, arn)},
                 ), f"{action} on {arn}"
 
 
@@ -470,7 +491,9 @@ def test_boundary_admits_all_that_the_template_grants(stage: str) -> None:
             for action in as_list(statement["Action"]):
                 for resource in as_list(statement["Resource"]):
                     arn = _concrete(resource, stage, resources)
-                    assert allows(boundary, stage, action, arn), f"{name}: {action} on {arn}"
+                    assert allows(boundary, stage, action, arn, _tags(stage, arn)), (
+                        f"{name}: {action} on {arn}"
+                    )
         if role["Properties"].get("ManagedPolicyArns"):
             assert allows(
                 boundary, stage, "logs:PutLogEvents", "*", {"aws:PrincipalArn": log_role}

@@ -14,7 +14,7 @@ from tests.infra.bootstrapped import STAGES, boundary, deploy, execution
 from tests.infra.deployment import Resolver, resources
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/customer"
-EVERYTHING = {"KmsKeyArn": KEY, "TraceMode": "Active"}
+EVERYTHING = {"KmsKeyArn": KEY, "TraceMode": "Active", "SignArtifacts": "require"}
 """Parameters under which every right is granted."""
 
 

@@ -12,6 +12,7 @@ from botocore.config import Config
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_kms.client import KMSClient
     from mypy_boto3_lambda.client import LambdaClient
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_sns.client import SNSClient
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2
 
-READ_SECONDS = {"dynamodb": 5, "stepfunctions": 10, "sns": 5, "lambda": 28, "s3": 60}
+READ_SECONDS = {"dynamodb": 5, "kms": 5, "stepfunctions": 10, "sns": 5, "lambda": 28, "s3": 60}
 """How long one try may wait for an answer. ``lambda`` stays under API Gateway's 29 seconds."""
 
 MAX_ATTEMPTS = {"lambda": 1}
@@ -29,6 +30,8 @@ who knows whether the function may run twice."""
 
 @overload
 def client(service: Literal["dynamodb"]) -> "DynamoDBClient": ...
+@overload
+def client(service: Literal["kms"]) -> "KMSClient": ...
 @overload
 def client(service: Literal["lambda"]) -> "LambdaClient": ...
 @overload

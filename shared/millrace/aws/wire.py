@@ -3,13 +3,14 @@
 boto3 takes several hundred milliseconds to read the service models of DynamoDB and S3 and to build
 clients for them, of which a prediction calls one operation each. This module signs and sends these
 requests itself, over connections that are kept: `WireTable` reads the registry, `WireObjects` reads
-artifacts. They keep the contracts of `DynamoTable` and `S3ObjectStore`, errors included, and the
-same tests hold both to them. Everything else goes on using boto3.
+artifacts, `WireKey` has signatures verified. The first two keep the contracts of `DynamoTable` and
+`S3ObjectStore`, errors included, and the same tests hold both to them. Everything else goes on using boto3.
 
 Understood are ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (also for one service), ``AWS_USE_FIPS_ENDPOINT``
 and ``AWS_CA_BUNDLE``, and credentials as a Lambda function has them (`credentials`).
 """
 
+import base64
 import http.client
 import os
 import random
@@ -27,6 +28,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
+from millrace.attestation import ALGORITHM, Attestation
 from millrace.aws.codes import error_of, is_throttle
 from millrace.aws.credentials import CredentialSource
 from millrace.aws.signing import signed_headers
@@ -34,7 +36,7 @@ from millrace.aws.table import Item, Key, QueryPage, from_item, get_request, que
 from millrace.errors import ConfigurationError, NotFoundError, ServiceUnavailableError
 
 CONNECT_SECONDS: Final = 2.0
-READ_SECONDS: Final[Mapping[str, float]] = {"dynamodb": 5.0, "s3": 20.0}
+READ_SECONDS: Final[Mapping[str, float]] = {"dynamodb": 5.0, "kms": 5.0, "s3": 20.0}
 """How long one try may wait for the next bytes of an answer."""
 ATTEMPTS: Final = 3
 """Tries per request, as `aws.clients` allows boto3."""
@@ -275,6 +277,64 @@ class WireObjects:
         )
 
 
+class WireKey:
+    """Asks a key of KMS whether a signature is its own.
+
+    Args:
+        wire: Requests to KMS.
+        key_arn: The key.
+    """
+
+    def __init__(self, wire: Wire, key_arn: str) -> None:
+        self._wire = wire
+        self._key_arn = key_arn
+
+    def verify(self, digest: bytes, signature: bytes) -> bool:
+        """Whether the key made this signature of this SHA-256 digest.
+
+        Raises:
+            RetryableError: KMS cannot be asked.
+            AccessDeniedError: The caller may not use the key.
+            FinalError: The key is disabled, deleted, or none for signatures.
+        """
+        what = f"verify a signature by {self._key_arn}"
+        answer = self._wire.send(
+            "POST",
+            "/",
+            what,
+            headers={
+                "content-type": "application/x-amz-json-1.1",
+                "x-amz-target": "TrentService.Verify",
+            },
+            body=orjson.dumps(
+                {
+                    "KeyId": self._key_arn,
+                    "Message": base64.b64encode(digest).decode(),
+                    "MessageType": "DIGEST",
+                    "Signature": base64.b64encode(signature).decode(),
+                    "SigningAlgorithm": ALGORITHM,
+                }
+            ),
+        )
+        if answer.status == 200:
+            return (_json(answer.body) or {}).get("SignatureValid") is True
+        code, message = _json_error(answer)
+        if code == "KMSInvalidSignatureException":
+            return False
+        raise error_of(code, message, answer.status, what)
+
+
+def open_attestation(key_arn: str) -> Attestation | None:
+    """What checks signatures with the process's own credentials.
+
+    Args:
+        key_arn: The key that is trusted; empty where versions need not be signed.
+    """
+    if not key_arn:
+        return None
+    return Attestation(key_arn, WireKey(Wire("kms", CredentialSource(time.time)), key_arn).verify)
+
+
 def _close(idle: dict[str, list[http.client.HTTPConnection]]) -> None:
     while idle:
         _, connections = idle.popitem()
@@ -309,7 +369,7 @@ def _json(body: bytes) -> dict[str, Any] | None:
 
 
 def _json_error(answer: Answer) -> tuple[str, str]:
-    """Code and message of DynamoDB's error: ``com.amazonaws.dynamodb.v20120810#Code``."""
+    """Code and message of an error of a JSON service: ``com.amazonaws.dynamodb.v20120810#Code``."""
     document = _json(answer.body) or {}
     code = str(document.get("__type", "")).rpartition("#")[2] or str(answer.status)
     return code, str(document.get("message") or document.get("Message") or "")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace import layout, onnx_session
+from millrace.attestation import Attestation
 from millrace.aws.objects import ObjectStore
 from millrace.batch.chunks import (
     MEDIA_TYPE,
@@ -52,14 +53,27 @@ class Scorer:
     run: Run
 
 
-def load_scorer(task: BatchInput, store: ObjectStore, artifact_bucket: str) -> Scorer:
+def load_scorer(
+    task: BatchInput,
+    store: ObjectStore,
+    artifact_bucket: str,
+    attestation: Attestation | None = None,
+) -> Scorer:
     """Loads the version a job is pinned to, verified.
+
+    Args:
+        task: The job.
+        store: Objects.
+        artifact_bucket: Where the version lies.
+        attestation: Checks who signed it; none where nobody need have.
 
     Raises:
         NotFoundError: An artifact is not there.
-        ArtifactError: It is not the one that was registered, or cannot be used.
+        ArtifactError: It is not the one that was registered, not signed, or cannot be used.
     """
     what = f"{task.model}@{task.version}"
+    if attestation is not None:
+        attestation.check(task)
     signature = read_signature(
         store, artifact_bucket, task.signature_key, task.signature_sha256, what
     )

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from millrace import layout
+from millrace.attestation import Attestation, Claim
 from millrace.aws.objects import ObjectStore
 from millrace.datasets.table import Table, TableSchema
 from millrace.errors import TrainingError
@@ -52,19 +53,31 @@ def evaluate(
     data_bucket: str,
     artifact_bucket: str,
     clock: Callable[[], datetime],
+    attestation: Attestation | None = None,
 ) -> EvaluationResult:
     """Evaluates, stores the evaluation and its report, and gives the verdict.
 
     Idempotent by run and champion: the same candidate against the same champion writes the same
     keys with the same figures; against another champion it writes new ones.
 
+    Args:
+        task: The candidate, and the champion it is compared with.
+        spec: The spec of its run.
+        store: Objects.
+        data_bucket: Where the test split lies.
+        artifact_bucket: Where models lie, and what is written goes.
+        clock: Gives the time, aware and in UTC.
+        attestation: Checks who signed both; none where nobody need have.
+
     Raises:
         DigestMismatchError: A model or signature is not the one registered.
-        ArtifactError: A stored artifact cannot be used.
+        ArtifactError: A stored artifact cannot be used, or is not signed.
         TrainingError: The test split cannot judge anything.
         NotFoundError: A stored artifact is missing.
     """
     started = clock()
+    if attestation is not None:
+        _check_signed(task, attestation)
     table = _read_test_split(task, store, data_bucket)
     check_split(table)
     candidate_name = f"{task.model}@{task.registration.version}"
@@ -173,6 +186,31 @@ def evaluate(
         report_key=report_key,
         seconds=round((clock() - started).total_seconds(), 3),
     )
+
+
+def _check_signed(task: EvaluateTask, attestation: Attestation) -> None:
+    made, champion = task.registration, task.registration.champion
+    attestation.check(
+        Claim(
+            task.model,
+            made.version,
+            task.fit.sha256,
+            task.fit.signature_sha256,
+            made.kms_signature,
+            made.kms_key_id,
+        )
+    )
+    if champion is not None:
+        attestation.check(
+            Claim(
+                task.model,
+                champion.version,
+                champion.sha256,
+                champion.signature_sha256,
+                champion.kms_signature,
+                champion.kms_key_id,
+            )
+        )
 
 
 # ── Reading ─────────────────────────────────────────────────────────────────────────────────────

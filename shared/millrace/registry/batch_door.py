@@ -200,6 +200,8 @@ class BatchDoor:
                     "sha256": serving.sha256,
                     "signature_key": serving.signature_key,
                     "signature_sha256": serving.signature_sha256,
+                    "kms_signature": serving.kms_signature,
+                    "kms_key_id": serving.kms_key_id,
                 }
             )
             try:
@@ -255,6 +257,8 @@ def batch_input(batch: Batch) -> BatchInput:
         sha256=batch.sha256,
         signature_key=batch.signature_key,
         signature_sha256=batch.signature_sha256,
+        kms_signature=batch.kms_signature,
+        kms_key_id=batch.kms_key_id,
         spec_version=batch.spec_version,
         spec_key=layout.spec_key(batch.model, batch.spec_digest),
         spec_digest=batch.spec_digest,

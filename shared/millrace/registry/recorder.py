@@ -97,10 +97,7 @@ class Recorder:
 
     def read_champion(self, task: ReadChampionTask) -> Registration:
         """The run's version, and the champion as it is now."""
-        return Registration(
-            version=task.registration.version,
-            champion=self._registry.champion_ref(task.model),
-        )
+        return self._registry.registration(task.model, task.registration.version)
 
     def record_evaluation(self, task: RecordEvaluationTask) -> Verdict:
         """Attaches the evaluation and decides. Idempotent by the evaluation's key."""

@@ -29,6 +29,7 @@ __all__ = [
     "AuditEntry",
     "DatasetVersion",
     "ModelVersion",
+    "Provenance",
     "Record",
     "RegisteredModel",
     "Run",
@@ -202,6 +203,8 @@ class Batch(Record):
     sha256: str = ""
     signature_key: str = ""
     signature_sha256: str = ""
+    kms_signature: str = ""
+    kms_key_id: str = ""
     spec_version: int
     spec_digest: str
     concurrency: int = 1
@@ -223,6 +226,28 @@ class Batch(Record):
     quarantine_key: str = ""
     report_key: str = ""
     ended_at: datetime | None = None
+
+
+class Provenance(Record):
+    """Where an imported version comes from."""
+
+    environment: str
+    """The stack that exported it: ``STACK in REGION of ACCOUNT``."""
+    version: int
+    """Its number there."""
+    bundle_sha256: str
+    """Digest of the file it came in."""
+    evaluation_sha256: str
+    """Digest of the evaluation that came with it."""
+    compared_with_sha256: str = ""
+    """Digest of the artifact of the champion it was compared with there; empty without one."""
+    approval: dict[str, Any] | None = None
+    """Who approved it there, when, why; None when nobody did."""
+    kms_signature: str = ""
+    """As it was signed there."""
+    kms_key_id: str = ""
+    imported_at: datetime
+    imported_by: str
 
 
 class ModelVersion(Record):
@@ -249,6 +274,12 @@ class ModelVersion(Record):
     cv_metric: str
     cv_score: float
     parity: Parity
+    kms_signature: str = ""
+    """Of the version's statement (`attestation`), in base64; empty when it is not signed."""
+    kms_key_id: str = ""
+    """ARN of the key that signed it."""
+    provenance: Provenance | None = None
+    """Where it was imported from; None for a version that was trained here."""
     created_at: datetime
     updated_at: datetime
     verdict: str = ""

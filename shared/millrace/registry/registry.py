@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from millrace.attestation import Sign
 from millrace.aws.dynamodb import DynamoTable
 from millrace.errors import NoChampionError
 from millrace.registry import items
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 
-def open_registry(client: "DynamoDBClient", table_name: str) -> "Registry":
-    """The registry on a real table, with the real clock and ids."""
+def open_registry(
+    client: "DynamoDBClient", table_name: str, *, sign: Sign | None = None
+) -> "Registry":
+    """The registry on a real table, with the real clock and ids; `sign` as `Writer` takes it."""
     return Registry(
         DynamoTable(client, table_name),
         clock=lambda: datetime.now(UTC),
         ids=lambda: uuid.uuid4().hex,
+        sign=sign,
     )
 
 

@@ -59,6 +59,8 @@ class RolloutRoute:
         sha256: Of its ONNX.
         signature_key: Where its signature lies.
         signature_sha256: Of its signature.
+        kms_signature: See `ServingRecord.kms_signature`.
+        kms_key_id: See `ServingRecord.kms_key_id`.
     """
 
     rollout_id: str
@@ -71,6 +73,8 @@ class RolloutRoute:
     sha256: str
     signature_key: str
     signature_sha256: str
+    kms_signature: str = ""
+    kms_key_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,10 @@ class ServingRecord:
     updated_at: datetime
     capture_rate: float = 1.0
     """The spec's ``monitor.capture_rate``: carried here, it changes without a training."""
+    kms_signature: str = ""
+    """Of the version's statement (`attestation`), in base64; empty when it is not signed."""
+    kms_key_id: str = ""
+    """ARN of the key that signed it."""
     rollout: RolloutRoute | None = None
     """Whom a rollout sends which part of the traffic; None when the champion answers all of it."""
     sequence: int = 0

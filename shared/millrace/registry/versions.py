@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from millrace.attestation import statement_digest
 from millrace.aws.dynamodb import ABSENT, Put, Update, Write
 from millrace.errors import NoChampionError, NotFoundError
 from millrace.messages import (
@@ -21,6 +22,7 @@ from millrace.registry.records import (
     PIPELINE,
     AuditEntry,
     ModelVersion,
+    Provenance,
     Run,
     RunOutcome,
 )
@@ -33,7 +35,12 @@ class Versions(Runs):
     """Model versions and where aliases point."""
 
     def register_version(
-        self, task: TrainingInput, ingest: IngestResult, fit: FitResult
+        self,
+        task: TrainingInput,
+        ingest: IngestResult,
+        fit: FitResult,
+        *,
+        provenance: Provenance | None = None,
     ) -> Registration:
         """Gives the run's model the next version number. Idempotent by run: one version per run.
 
@@ -41,6 +48,7 @@ class Versions(Runs):
             task: The run's input.
             ingest: Its dataset version.
             fit: The fitted and exported winner.
+            provenance: Where it was imported from, if it was not trained here.
 
         Returns:
             The version, and the champion to compare it with.
@@ -100,19 +108,27 @@ class Versions(Runs):
                 cv_metric=fit.metric,
                 cv_score=fit.cv_score,
                 parity=fit.parity,
+                provenance=provenance,
                 created_at=now,
                 updated_at=now,
             )
+            if self._sign is not None:
+                # After the number is known: a signature names its version.
+                seal = self._sign(statement_digest(version))
+                version = version.model_copy(
+                    update={"kms_signature": seal.kms_signature, "kms_key_id": seal.kms_key_id}
+                )
             appended = self._ledger.append(
                 AuditEntry(
                     model=task.model,
                     at=now,
                     entry_id=entry_id,
-                    actor=PIPELINE,
+                    actor=PIPELINE if provenance is None else provenance.imported_by,
                     action="version_registered",
                     subject=subject,
                     after=version.status.value,
                     correlation_id=task.correlation_id,
+                    facts=_registered_facts(version),
                 )
             )
             self._table.transact(
@@ -142,7 +158,21 @@ class Versions(Runs):
             return number
 
         number = self._with_fresh_reads(what, change)
-        return Registration(version=number, champion=self.champion_ref(task.model))
+        return self.registration(task.model, number)
+
+    def registration(self, model: str, version: int) -> Registration:
+        """A version as it was registered, and the champion as it is now.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+        """
+        record = self.get_version(model, version)
+        return Registration(
+            version=version,
+            champion=self.champion_ref(model),
+            kms_signature=record.kms_signature,
+            kms_key_id=record.kms_key_id,
+        )
 
     def get_version(self, model: str, version: int | str) -> ModelVersion:
         """A model version by number, by a number in text, or by alias.
@@ -308,3 +338,18 @@ class Versions(Runs):
 def told_by(entry: AuditEntry) -> dict[str, Any]:
     """What a version's item says of the entry that told of its state."""
     return {"ledger_sequence": entry.sequence}
+
+
+def _registered_facts(version: ModelVersion) -> dict[str, Any]:
+    """What the ledger keeps of a registration: what was made, who signed it, where it came from."""
+    facts: dict[str, Any] = {
+        "sha256": version.sha256,
+        "signature_sha256": version.signature_sha256,
+    }
+    if version.kms_key_id:
+        facts["signed_by"] = version.kms_key_id
+    if version.provenance is not None:
+        facts["imported_from"] = version.provenance.environment
+        facts["imported_version"] = version.provenance.version
+        facts["bundle_sha256"] = version.provenance.bundle_sha256
+    return facts

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from millrace.attestation import Sign
 from millrace.aws.dynamodb import Item, Table, Write
 from millrace.registry.changes import BACKOFF, Backoff, list_page, with_fresh_reads
 from millrace.registry.ledger import Ledger
@@ -18,6 +19,8 @@ class Writer:
         clock: Gives the time of a change, aware and in UTC.
         ids: Gives the ids of audit entries and changes, never the same twice.
         backoff: How long a change that lost a race waits.
+        sign: Signs the digest of a version's statement when it is registered; without it versions
+            are not signed.
     """
 
     def __init__(
@@ -27,7 +30,9 @@ class Writer:
         clock: Callable[[], datetime],
         ids: Callable[[], str],
         backoff: Backoff = BACKOFF,
+        sign: Sign | None = None,
     ) -> None:
+        self._sign = sign
         self._table = table
         self._ledger = Ledger(table)
         self._backoff = backoff

@@ -25,6 +25,7 @@ from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, problem_body
 from millrace.http.routes import ROUTES
 from millrace.http.service import create_service
 from millrace.observability import logger
+from millrace.public_key import attestation_by
 from millrace.server.keys import digest, read_keys
 from millrace.server.lines import LineWriter
 from millrace.server.metrics import MeteredJournal, Meters
@@ -53,7 +54,7 @@ def build(settings: ServerSettings) -> "Server":
         settings: The server's settings.
 
     Raises:
-        ConfigurationError: The file of API keys is not one.
+        ConfigurationError: The file of API keys is not one, or that of the public key.
     """
     meters = Meters()
     shelf = Shelf(settings.bundles, on_damage=partial(_note_damage, meters))
@@ -68,6 +69,7 @@ def build(settings: ServerSettings) -> "Server":
         refresh_seconds=settings.refresh_seconds,
         limits=limits,
         capacity_bytes=settings.model_cache_mb * 2**20,
+        attestation=attestation_by(settings.public_key) if settings.public_key else None,
     )
     lines = None
     if settings.capture != OFF:

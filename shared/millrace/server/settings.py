@@ -33,6 +33,8 @@ class ServerSettings(BaseModel):
     """Where the line of each request goes: ``-``, ``off`` or a file."""
     api_key_file: Path | None = None
     """One key per line; without a file, nobody is asked for one."""
+    public_key: Path | None = None
+    """The key that must have signed what is served; without a file, nobody need have."""
     max_rows: int = Field(default=5_000, ge=1)
     max_body_mb: float = Field(default=6.0, gt=0, le=1_024)
     max_connections: int = Field(default=1_000, ge=1)

@@ -36,6 +36,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from millrace import onnx_session
+from millrace.attestation import Attestation
 from millrace.aws.objects import ObjectReader
 from millrace.errors import (
     ArtifactError,
@@ -183,6 +184,7 @@ class ModelStore:
         limits: How much one request may carry.
         capacity_bytes: Memory for loaded models (`capacity_of`); one is kept whatever its size.
         patience_seconds: How long a request waits for a load that another one began.
+        attestation: Checks who signed a version before it is loaded; none where nobody need have.
     """
 
     def __init__(
@@ -196,6 +198,7 @@ class ModelStore:
         limits: Limits = DEFAULT_LIMITS,
         capacity_bytes: int = 256 * 2**20,
         patience_seconds: float = PATIENCE_SECONDS,
+        attestation: Attestation | None = None,
     ) -> None:
         self._source = source
         self._objects = objects
@@ -205,6 +208,7 @@ class ModelStore:
         self._limits = limits
         self._capacity = capacity_bytes
         self._patience = patience_seconds
+        self._attestation = attestation
         self._lock = threading.Lock()
         self._one_load = threading.Lock()
         self._ticks = itertools.count(1)
@@ -468,6 +472,8 @@ class ModelStore:
         try:
             with ThreadPoolExecutor(1) as pool:
                 fetching = pool.submit(self._objects.read, self._bucket, record.model_key)
+                if self._attestation is not None:
+                    self._attestation.check(record)
                 signature = read_signature(
                     self._objects, self._bucket, record.signature_key, record.signature_sha256, what
                 )

@@ -85,7 +85,12 @@ def test_a_training_from_dataset_to_champion(stack: cloud.Cloud, perform: Perfor
         "trained_by_run": "",
         "reason": "",
     }
-    assert registration == {"version": 1, "champion": None}
+    assert registration == {
+        "version": 1,
+        "champion": None,
+        "kms_signature": "",
+        "kms_key_id": "",
+    }
     assert judged["verdict"]["decision"] == "promote"
     assert promotion == {"version": 1, "previous": None}
     run = stack.registry.get_run(task.run_id)

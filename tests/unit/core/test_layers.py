@@ -40,6 +40,7 @@ OWNERS = {
         "millrace.monitoring",
         "millrace.aws.logs",
     ),
+    "cryptography": ("millrace.public_key",),
     "nanoarrow": ("millrace.serving.arrow",),
     "prometheus_client": ("millrace.server",),
     "uvicorn": ("millrace.server",),
@@ -58,6 +59,7 @@ NOBODYS = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "pand
 """What nothing here imports: what unpickles, and what is too large or not needed."""
 
 FREE_OF_ALL = (
+    "millrace.attestation",
     "millrace.decoding",
     "millrace.errors",
     "millrace.graphs",
@@ -73,7 +75,7 @@ FREE_OF_ALL = (
 
 INWARD = {
     "millrace.bundle": ("millrace.registry.serving", *FREE_OF_ALL),
-    "millrace.aws": ("millrace.errors", "millrace.observability"),
+    "millrace.aws": ("millrace.attestation", "millrace.errors", "millrace.observability"),
     "millrace.registry": ("millrace.aws", "millrace.observability", *FREE_OF_ALL),
     "millrace.questions": (
         "millrace.aws",
