@@ -13,10 +13,14 @@ One JSON line per call, in one file per process::
 bodies stay out. The first line of a file says that the process is recorded; a line with ``fault``
 says that a call could not be: the function goes on, and the comparison fails.
 
+A call is seen where botocore makes it, and, for what the functions sign and send without botocore
+(``millrace.aws.wire``), where ``http.client`` sends a request that is signed for a service.
+
 Standard library only, but for botocore, which is the function's own.
 """
 
 import functools
+import http.client
 import inspect
 import json
 import os
@@ -26,6 +30,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 NAMES = frozenset(
     {
@@ -190,6 +195,9 @@ class Recorder:
         signing: Any = signers
         signing.generate_presigned_url = self._signed(signing.generate_presigned_url)
         signing.generate_presigned_post = self._posted(signing.generate_presigned_post)
+        # urllib3, which botocore sends with, has a `request` of its own.
+        connections: Any = http.client.HTTPConnection
+        connections.request = self._sent(connections.request)
 
     def _recorded(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -204,6 +212,36 @@ class Recorder:
                 self.keep(_service(made), operation_name, api_params, outcome)
 
         return _make_api_call
+
+    def _sent(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def request(made: Any, *positional: Any, **named: Any) -> Any:
+            outcome = "ok"
+            try:
+                return original(made, *positional, **named)
+            except Exception as exc:
+                outcome = _code(exc)
+                raise
+            finally:
+                sent = signature.bind(made, *positional, **named).arguments
+                headers = {k.lower(): str(v) for k, v in (sent.get("headers") or {}).items()}
+                scope = _SCOPE.search(headers.get("authorization", ""))
+                if scope is not None:
+                    self._keep_sent(scope[1], sent, headers, outcome)
+
+        return request
+
+    def _keep_sent(
+        self, service: str, sent: Mapping[str, Any], headers: Mapping[str, str], outcome: str
+    ) -> None:
+        try:
+            operation, parameters = _asked(service, sent, headers)
+        except (KeyError, ValueError) as exc:
+            self._write({"fault": f"a signed request to {service}: {type(exc).__name__}: {exc}"})
+            return
+        self.keep(service, operation, parameters, outcome)
 
     def _signed(self, original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
@@ -230,6 +268,29 @@ class Recorder:
             return form
 
         return generate_presigned_post
+
+
+_SCOPE = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([^/]+)/aws4_request")
+"""Where a signature names the service it is for."""
+
+
+def _asked(
+    service: str, sent: Mapping[str, Any], headers: Mapping[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """Operation and parameters of a request, as botocore would name them.
+
+    Raises:
+        KeyError: It is of no kind that is known here.
+        ValueError: Its body is not what its kind has.
+    """
+    if "x-amz-target" in headers:
+        return headers["x-amz-target"].rpartition(".")[2], json.loads(sent["body"])
+    operation = {("s3", "GET"): "GetObject", ("s3", "HEAD"): "HeadObject"}[service, sent["method"]]
+    path = sent["url"].partition("?")[0].lstrip("/")
+    bucket, _, rest = headers["host"].partition(".s3")
+    if not rest:
+        bucket, _, path = path.partition("/")
+    return operation, {"Bucket": bucket, "Key": unquote(path)}
 
 
 def _service(made: Any) -> str:

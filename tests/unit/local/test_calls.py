@@ -152,6 +152,56 @@ late.generate_presigned_post("b", "up")
 """
 
 
+SIGNED = """
+import http.client, json, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from infra.local.calls import Recorder
+from millrace.aws.credentials import Credentials
+from millrace.aws.signing import signed_headers
+
+# Nothing is sent.
+http.client.HTTPConnection.request = lambda made, method, url, body=None, headers={}: None
+Recorder(Path(sys.argv[1]), "predict").install()
+
+
+def send(service, method, path, host, body=b"", **headers):
+    signed = signed_headers(
+        method, path, {**headers, "host": host}, body, credentials=Credentials("a", "b", ""),
+        region="us-east-1", service=service, now=datetime(2026, 11, 1, tzinfo=UTC),
+    )
+    http.client.HTTPConnection(host).request(method, path, body=body or None, headers=signed)
+
+
+asked = {"TableName": "t", "Key": {"PK": {"S": "A"}, "SK": {"S": "B"}}}
+target = {"x-amz-target": "DynamoDB_20120810.GetItem"}
+send("dynamodb", "POST", "/", "127.0.0.1:4566", json.dumps(asked).encode(), **target)
+send("s3", "GET", "/b/a%20key/k", "127.0.0.1:4566")
+send("s3", "GET", "/a%20key/k", "b.s3.us-east-1.amazonaws.com")
+send("s3", "DELETE", "/b/k", "127.0.0.1:4566")
+http.client.HTTPConnection("runtime").request("GET", "/next")
+"""
+
+
+def test_requests_that_are_signed_without_botocore_are_recorded(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", SIGNED, str(tmp_path)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=60,
+    )
+
+    [file] = tmp_path.iterdir()
+    _, item, *objects, fault = [json.loads(line) for line in file.read_text().splitlines()]
+    assert (item["service"], item["operation"], item["outcome"]) == ("dynamodb", "GetItem", "ok")
+    assert item["names"]["items"] == [{"verb": "GetItem", "TableName": "t", "leading": "A"}]
+    assert [(o["operation"], o["names"]) for o in objects] == [
+        ("GetObject", {"Bucket": "b", "Key": "a key/k"})
+    ] * 2
+    assert fault["fault"] == "a signed request to s3: KeyError: ('s3', 'DELETE')"
+
+
 def test_every_way_to_call_is_recorded_and_nothing_changes(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(tmp_path)],
