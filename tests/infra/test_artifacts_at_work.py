@@ -179,9 +179,9 @@ class Stack:
         assert answer["statusCode"] < 400, answer["body"]
         return json.loads(answer["body"])
 
-    def upload(self, data: bytes) -> dict[str, Any]:
+    def upload(self, folder: str, data: bytes) -> dict[str, Any]:
         """Uploads a file and lets the trigger see it; the input of the execution it started."""
-        key = f"incoming/{MODEL}/people.csv"
+        key = f"{folder}/{MODEL}/people.csv"
         version = self.s3.put_object(Bucket=DATA, Key=key, Body=data)["VersionId"]
         started = self.call(
             "trigger",
@@ -203,9 +203,12 @@ class Stack:
             },
         )
         assert started["status"] == "started", started
-        execution = self.steps.list_executions(stateMachineArn=self.machine)["executions"][0]
-        described = self.steps.describe_execution(executionArn=execution["executionArn"])
-        payload: dict[str, Any] = json.loads(described["input"])
+        executions = self.steps.list_executions(stateMachineArn=self.machine)["executions"]
+        inputs: list[dict[str, Any]] = [
+            json.loads(self.steps.describe_execution(executionArn=e["executionArn"])["input"])
+            for e in executions
+        ]
+        (payload,) = (one for one in inputs if one["source"]["key"] == key)
         return payload
 
 
@@ -226,7 +229,7 @@ def stack(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def trained(stack: Stack) -> dict[str, Any]:
     """The machine's payload after a whole training of every algorithm."""
     stack.request("api", "PUT", f"/v1/specs/{MODEL}", SPEC)
-    payload = stack.upload(table_of_people(500))
+    payload = stack.upload("incoming", table_of_people(500))
 
     def task(function: str, action: str, **extra: Any) -> Any:
         return stack.call(function, {"action": action, "input": {**payload, **extra}})
@@ -330,8 +333,27 @@ def test_predict_answers_with_the_champion(stack: Stack, trained: dict[str, Any]
     assert not slow & stack.packages("predict"), "a cold start pays for what it does not need"
 
 
+def test_a_batch_job_scores_a_file(stack: Stack, trained: dict[str, Any]) -> None:
+    payload = stack.upload("batch", table_of_people(40))
+
+    payload["split"] = stack.call("batch", {"action": "split", "input": payload})
+    stack.call("registry", {"action": "record_batch_split", "input": payload})
+    for chunk in payload["split"]["chunks"]:
+        stack.call("score", {**payload, "chunk": chunk})
+    payload["finish"] = stack.call("batch", {"action": "finish", "input": payload})
+    stack.call("registry", {"action": "record_batch", "input": payload})
+    shown = stack.request("api", "GET", f"/v1/batches/{payload['batch_id']}")
+
+    assert shown["outcome"] == "scored"
+    assert shown["version"] == trained["promotion"]["version"]
+    assert shown["rows"] == {"read": 40, "accepted": 39, "quarantined": 1}
+    scores = stack.s3.get_object(Bucket=DATA, Key=payload["finish"]["predictions_key"])["Body"].read()
+    assert len(scores.splitlines()) == 1 + 40
+
+
 @pytest.mark.parametrize(
-    "function", ["capture", "evaluate", "feedback", "ingest", "registry", "train", "trigger"]
+    "function",
+    ["batch", "capture", "evaluate", "feedback", "ingest", "registry", "score", "train", "trigger"],
 )
 def test_unusable_event_is_refused_by_name(stack: Stack, function: str) -> None:
     with pytest.raises(HandlerError, match=r"^InvalidEventError in "):
