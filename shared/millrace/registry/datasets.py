@@ -4,6 +4,7 @@ from millrace.aws.dynamodb import ABSENT, Check, Item, Put, Update, Write
 from millrace.errors import NotFoundError
 from millrace.messages import DatasetDecision, IngestResult, TrainingInput
 from millrace.registry import items
+from millrace.registry.experiments import DatasetInput, input_write
 from millrace.registry.pages import Page
 from millrace.registry.records import (
     PIPELINE,
@@ -15,6 +16,7 @@ from millrace.registry.records import (
 )
 from millrace.registry.runs import Runs, closed, closing, run_finished, upload_facts
 from millrace.registry.writer import text_of
+from millrace.spec import canonical_json
 
 
 class Datasets(Runs):
@@ -89,6 +91,18 @@ class Datasets(Runs):
                 )
             else:
                 writes.append(Check("dataset", key))
+            writes.append(
+                input_write(
+                    task.run_id,
+                    DatasetInput(
+                        name=task.model,
+                        digest=ingest.dataset_version,
+                        source_type="s3",
+                        source=canonical_json(task.source.model_dump(mode="json")),
+                        context="training",
+                    ),
+                )
+            )
             facts = {
                 "status": RunStatus.RUNNING.value,
                 "dataset_version": ingest.dataset_version,

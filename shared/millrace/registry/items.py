@@ -52,8 +52,8 @@ def run_pk(run_id: str) -> str:
 
 
 def runs_index_pk(model: str) -> str:
-    """Index partition of a model's runs."""
-    return f"MODEL#{model}#RUNS"
+    """Index partition of the runs of an experiment; a model's experiment has its name."""
+    return f"EXPERIMENT#{model}#RUNS"
 
 
 def datasets_index_pk(model: str) -> str:
@@ -133,6 +133,8 @@ def from_run(run: Run) -> Item:
     """The item of a run: small, whatever was logged on it."""
     return {
         **run.model_dump(mode="json", exclude=_APART),
+        "experiment_id": run.model,
+        "lifecycle_stage": "active",
         INDEX_PK: runs_index_pk(run.model),
         INDEX_SK: f"{sortable(run.started_at)}#{run.run_id}",
     }

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from millrace.aws.dynamodb import ABSENT, Expected, Item, Put, Update, Write
 from millrace.errors import ConflictError, NotFoundError
 from millrace.registry import items
+from millrace.registry.experiments import Experiment, experiment_writes
 from millrace.registry.pages import Page
 from millrace.registry.records import AuditEntry, RegisteredModel, SpecVersion
 from millrace.registry.writer import Writer, text_of
@@ -76,9 +77,14 @@ class Models(Writer):
                 created = RegisteredModel.model_validate(
                     {"name": spec.name, "created_at": now, **facts}
                 )
-                model_write: Write = Put(
-                    "model", items.model_key(spec.name), items.from_model(created), ABSENT
-                )
+                model_writes: list[Write] = [
+                    Put("model", items.model_key(spec.name), items.from_model(created), ABSENT),
+                    *experiment_writes(
+                        Experiment(
+                            experiment_id=spec.name, name=spec.name, created_at=now, updated_at=now
+                        )
+                    ),
+                ]
             else:
                 when: dict[str, Expected] = {
                     "spec_version": old.spec_version,
@@ -91,9 +97,14 @@ class Models(Writer):
                             f"task {spec.task} needs a model of another name"
                         )
                     when["latest_version"] = 0
-                model_write = Update(
-                    "model", items.model_key(spec.name), {**facts, "updated_at": text_of(now)}, when
-                )
+                model_writes = [
+                    Update(
+                        "model",
+                        items.model_key(spec.name),
+                        {**facts, "updated_at": text_of(now)},
+                        when,
+                    )
+                ]
             serving: list[Write] = []
             if champion is not None:
                 # Predictions read this one item, so what the spec says of them stands there, too.
@@ -102,7 +113,7 @@ class Models(Writer):
                 serving = [Update("serving", key_of_serving, rate, {"version": champion})]
             self._table.transact(
                 [
-                    model_write,
+                    *model_writes,
                     *serving,
                     Put(
                         "spec",

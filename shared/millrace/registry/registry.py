@@ -5,8 +5,8 @@ condition for each thing read, and its entries in the ledger. A lost race is rep
 read, until a deadline. A change that was committed although its answer was lost is recognised when
 it is repeated; the docstrings say by what.
 
-``models`` ◄ ``runs`` ◄ ``datasets``, and ``runs`` ◄ ``versions`` ◄ ``crown``: each part builds on
-the part it points to.
+``models`` ◄ ``tracking`` ◄ ``runs`` ◄ ``datasets``, and ``runs`` ◄ ``versions`` ◄ ``crown`` and
+``aliases``: each part builds on the part it points to.
 """
 
 import uuid
@@ -18,6 +18,7 @@ from millrace.attestation import Sign
 from millrace.aws.dynamodb import DynamoTable
 from millrace.errors import NoChampionError
 from millrace.registry import items
+from millrace.registry.aliases import Aliases
 from millrace.registry.crown import Crown
 from millrace.registry.datasets import Datasets
 from millrace.registry.ledger import AUDIT, Anchor, to_entry
@@ -44,7 +45,7 @@ def open_registry(
     )
 
 
-class Registry(Datasets, Crown):
+class Registry(Datasets, Crown, Aliases):
     """Registered models, their versions, runs, dataset versions and audit entries."""
 
     def get_serving(self, model: str, version: int | None = None) -> ServingRecord:

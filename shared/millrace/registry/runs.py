@@ -6,29 +6,26 @@ from typing import Any, Final
 
 from millrace.aws.dynamodb import (
     ABSENT,
-    MAX_WRITES,
     Check,
     Expected,
-    Key,
     OneOf,
     Put,
     Update,
-    Write,
 )
 from millrace.errors import ConditionFailedError, ConflictError, NotFoundError
 from millrace.messages import IngestResult, TrialResult
 from millrace.registry import items
-from millrace.registry.models import Models
 from millrace.registry.pages import Page
 from millrace.registry.records import PIPELINE, AuditEntry, Run, RunOutcome, RunStatus, TrialRecord
+from millrace.registry.tracking import Tracking
 from millrace.registry.writer import text_of
 
 OPEN: Final = OneOf((RunStatus.SCHEDULED.value, RunStatus.RUNNING.value))
 _MAX_TEXT: Final = 2_000
 
 
-class Runs(Models):
-    """Runs and their params, metrics, tags and trials."""
+class Runs(Tracking):
+    """Runs, their trials, and how they end."""
 
     def create_run(self, run: Run) -> bool:
         """Records a run of a model that exists. Idempotent by run id.
@@ -145,60 +142,6 @@ class Runs(Models):
             return True
 
         return self._with_fresh_reads(f"close run {run_id}", change)
-
-    def log(
-        self,
-        run_id: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        metrics: Mapping[str, float] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """Logs params (written once), metrics (the latest wins) and tags on a run.
-
-        One item each, so that a run never outgrows an item. Repeating it changes nothing.
-
-        Raises:
-            NotFoundError: There is no such run.
-            ConflictError: A param was logged before with another value.
-        """
-        now = text_of(self._clock())
-        pk = items.run_pk(run_id)
-        run_exists = Check("run", items.run_key(run_id))
-        writes: list[Write] = [
-            Put(
-                f"param {k}",
-                Key(pk, items.PARAM + k),
-                {"key": k, "value": v},
-                {"value": OneOf((None, v))},
-            )
-            for k, v in (params or {}).items()
-        ]
-        writes += [
-            # nosemgrep: registry-write-without-assumption -- the latest wins; the run must exist
-            Put(
-                f"metric {k}",
-                Key(pk, items.METRIC + k),
-                {"key": k, "value": v, "step": 0, "timestamp": now},
-            )
-            for k, v in (metrics or {}).items()
-        ]
-        writes += [
-            # nosemgrep: registry-write-without-assumption -- the latest wins; the run must exist
-            Put(f"tag {k}", Key(pk, items.TAG + k), {"key": k, "value": v})
-            for k, v in (tags or {}).items()
-        ]
-        step = MAX_WRITES - 1
-        for begin in range(0, len(writes), step):
-            part = [run_exists, *writes[begin : begin + step]]
-            try:
-                self._table.transact(part, f"log on run {run_id}")
-            except ConditionFailedError as exc:
-                if run_exists.name in exc.failed:
-                    raise NotFoundError(f"there is no run {run_id!r}") from exc
-                raise ConflictError(
-                    f"run {run_id}: {', '.join(exc.failed)} was logged with another value before"
-                ) from exc
 
     def record_trial(self, run_id: str, trial: TrialResult) -> bool:
         """Records a trial. Idempotent by its number; only a failed trial is replaced.

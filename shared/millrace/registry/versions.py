@@ -15,6 +15,7 @@ from millrace.messages import (
     Verdict,
 )
 from millrace.registry import items
+from millrace.registry.experiments import LoggedModel, logged_model_writes
 from millrace.registry.pages import Page
 from millrace.registry.records import (
     CHALLENGER,
@@ -150,6 +151,18 @@ class Versions(Runs):
                         items.run_key(task.run_id),
                         {"model_version": number},
                         {"status": OPEN, "model_version": None},
+                    ),
+                    *logged_model_writes(
+                        LoggedModel(
+                            model_id=f"m-{task.run_id}",
+                            experiment_id=task.model,
+                            name=task.model,
+                            source_run_id=task.run_id,
+                            model_type=fit.algorithm.value,
+                            artifact_key=fit.model_key,
+                            sha256=fit.sha256,
+                            created_at=now,
+                        )
                     ),
                     *appended.writes,
                 ],
@@ -313,7 +326,7 @@ class Versions(Runs):
                 raise NotFoundError(f"model {model!r} has no challenger: no rollout is under way")
             return self.get_version(model, challenger)
         item = self._table.get(items.alias_key(model, alias))
-        if item is not None:
+        if item is not None and "version" in item:
             return self.get_version(model, int(item["version"]))
         self.get_model(model)
         if alias == CHAMPION:

@@ -1,19 +1,27 @@
 """Every condition of every change earns its place: without it, some race ends in a false record.
 
-Each case takes one condition away and runs one race in which a rival is done between the change's
-reads and its commit. With the condition the record stays true; without it, it must not.
+Each case runs one race in which a rival is done between a change's reads and its commit. With its
+conditions the record stays true. With none it must not. And with a single one of them, all others
+taken away, it stays true again: so each alone is enough, and whoever removes one from the code makes
+the case of that one fail. The last test holds the cases to be complete.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
 
 import pytest
 
-from millrace.aws.dynamodb import Check, Item, Key, Update, Write
+from millrace.aws.dynamodb import PK, Check, Item, Key, Put, Update, Write
 from millrace.errors import FinalError, RetryableError
 from millrace.messages import TrainingInput, TrialResult
+from millrace.registry import items
+from millrace.registry.batches import Batches
+from millrace.registry.changes import Backoff
+from millrace.registry.experiments import MetricPoint
 from millrace.registry.ledger import HEAD
-from millrace.registry.records import RunOutcome, RunStatus
+from millrace.registry.records import Batch, BatchOutcome, RunOutcome, RunStatus
 from millrace.registry.registry import Registry
 from millrace.spec import Algorithm
 from tests.fakes import cases
@@ -26,17 +34,22 @@ SPEC = cases.spec()
 
 
 class Weakened(FakeTable):
-    """Forgets the conditions of the named writes, and lets a rival in after a change's reads.
+    """Knows the conditions of the named writes alone, and lets a rival in after a change's reads.
 
     A change reads the head of the ledger last: the rival comes before that, or, where nothing is
-    entered in the ledger, before the commit. The ledger is forgotten with the rest.
+    entered in the ledger, before the commit.
+
+    Args:
+        kept: The writes whose conditions count; None for all.
     """
 
-    def __init__(self, forgotten: Sequence[str]) -> None:
+    def __init__(self, kept: Sequence[str] | None) -> None:
         super().__init__()
-        self._forgotten = frozenset(forgotten)
+        self._kept = None if kept is None else frozenset(kept)
         self.rival: Callable[[], object] | None = None
         self.late = False
+        self.seen: set[tuple[str, str]] = set()
+        """The kind of change and the name of each write that came with a condition."""
 
     def get(self, key: Key) -> Item | None:
         if key.sk == HEAD and not self.late:
@@ -46,6 +59,7 @@ class Weakened(FakeTable):
     def transact(self, writes: Sequence[Write], what: str) -> None:
         if self.late:
             self._let_in()
+        self.seen |= {(kind_of(what), name_of(w)) for w in writes if _has_condition(w)}
         super().transact([self._weaken(w) for w in writes], what)
 
     def _let_in(self) -> None:
@@ -54,21 +68,60 @@ class Weakened(FakeTable):
             rival()
 
     def _weaken(self, write: Write) -> Write:
-        if write.name not in self._forgotten:
+        if self._kept is None or name_of(write) in self._kept:
             return write
         if isinstance(write, Update):
             return dataclasses.replace(write, when={}, exists=False)
         if isinstance(write, Check):
-            return Update(write.name, write.key, {}, exists=False)
+            return Put(write.name, Key("NOWHERE", write.key.pk + write.key.sk), {})
         return dataclasses.replace(write, when={})
+
+
+def kind_of(what: str) -> str:
+    """The kind of change, of the words that name one."""
+    for start, kind in {
+        "promote": "crown",
+        "roll ": "crown",
+        "record trial": "record trial",
+        "record dataset": "record dataset",
+        "record the evaluation": "record evaluation",
+        "create batch": "create batch",
+        "update batch": "update batch",
+        "close batch": "close batch",
+        "resume batch": "resume batch",
+    }.items():
+        if what.startswith(start):
+            return kind
+    return what.split(" ", 1)[0]
+
+
+def name_of(write: Write) -> str:
+    """A write's name, without the key of what is logged."""
+    first = write.name.split(" ", 1)[0]
+    return first if first in ("param", "metric", "point", "tag", "audit") else write.name
+
+
+def _has_condition(write: Write) -> bool:
+    return (
+        bool(write.when) or isinstance(write, Check) or (isinstance(write, Update) and write.exists)
+    )
+
+
+class StoppedClock(FakeClock):
+    """Two changes of one moment."""
+
+    def __call__(self) -> datetime:
+        """The time; it stands still."""
+        return self.now
 
 
 @dataclasses.dataclass
 class Race:
-    """A table, its registry, and what a rival sees."""
+    """A table, its registry and its batch jobs, and what a rival sees."""
 
     table: Weakened
     registry: Registry
+    batches: Batches
 
     def run(
         self, change: Callable[[], object], rival: Callable[[], object], *, late: bool = False
@@ -79,6 +132,16 @@ class Race:
             change()
         except (FinalError, RetryableError):
             return
+        finally:
+            self.table.rival = None
+
+    def take_away(self, key: Key) -> None:
+        """What only somebody with the table's rights can do, or a restored backup."""
+        if self.table.get(key) is not None:
+            self.table.remove(key)
+
+    def item(self, key: Key) -> Item:
+        return self.table.get(key) or {}
 
     def judged(self, number: int, champion: int | None = None) -> tuple[TrainingInput, int]:
         """A version that passed its gates."""
@@ -88,6 +151,13 @@ class Race:
             task, version, cases.evaluated(task.run_id, champion=champion), automatic=True
         )
         return task, version
+
+    def scheduled(self, number: int) -> TrainingInput:
+        """A run that was recorded, and nothing more."""
+        cases.apply(self.registry, SPEC)
+        run = cases.run(number, SPEC)
+        self.registry.create_run(run)
+        return cases.training_input(run)
 
 
 type Scene = Callable[[Race], None]
@@ -283,11 +353,6 @@ def params_logged_twice(race: Race) -> None:
     assert race.registry.get_run(run.run_id).params == {"a": "1"}
 
 
-# Conditions that assume the same fact guard each other: alias, serving item and model name one
-# champion. They are forgotten together, and singly where nothing else would hold.
-CHAMPION = ("alias", "serving", "model", "old champion")
-
-
 def two_at_the_head(race: Race) -> None:
     cases.apply(race.registry, SPEC)
     race.run(
@@ -297,40 +362,312 @@ def two_at_the_head(race: Race) -> None:
     )
 
 
-SCENES: list[tuple[Scene, tuple[str, ...]]] = [
-    (two_promotions, CHAMPION),
-    (promotion_and_rejection, ("version",)),
-    (two_registrations, ("version", "model")),
-    (same_registration_twice, ("run", "model", "version")),
-    (two_endings, ("run",)),
-    (late_start, ("run",)),
-    (two_specs, ("model", "spec")),
-    (two_first_specs, ("model", "spec")),
-    (task_change_and_registration, ("model",)),
-    (same_run_twice, ("run",)),
-    (same_dataset_twice, ("dataset",)),
-    (evaluation_after_abort, ("run",)),
-    (evaluation_after_force, ("version",)),
-    (failed_trial_reported_late, ("trial",)),
-    (params_logged_twice, ("param a",)),
-    (two_at_the_head, ("audit", "ledger head")),
+def promotions_of_one_moment(race: Race) -> None:
+    for number in (1, 2, 3):
+        race.judged(number, champion=1 if number > 1 else None)
+        if number == 1:
+            race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    race.run(
+        lambda: race.registry.promote(M, 2, actor="pipeline", expected_champion=1),
+        lambda: race.registry.promote(M, 3, actor="pipeline", expected_champion=1),
+        late=True,
+    )
+
+
+def promotion_and_abort(race: Race) -> None:
+    task, version = race.judged(1)
+    race.run(
+        lambda: race.registry.promote(
+            M, version, actor="pipeline", expected_champion=None, finishing_run=task.run_id
+        ),
+        lambda: race.registry.finish_run(task.run_id, RunOutcome.FAILED),
+    )
+    assert race.registry.get_run(task.run_id).outcome is RunOutcome.FAILED
+
+
+def dataset_and_abort(race: Race) -> None:
+    task = race.scheduled(1)
+    race.run(
+        lambda: race.registry.record_dataset(task, cases.ingested(), train_on_upload=True),
+        lambda: race.registry.finish_run(task.run_id, RunOutcome.FAILED),
+    )
+    assert race.registry.get_run(task.run_id).status is RunStatus.FAILED
+
+
+def same_input_twice(race: Race) -> None:
+    task = race.scheduled(1)
+
+    def record() -> object:
+        return race.registry.record_dataset(task, cases.ingested(), train_on_upload=True)
+
+    race.run(record, record)
+
+
+def dataset_of_a_model_that_went(race: Race) -> None:
+    task = race.scheduled(1)
+    race.run(
+        lambda: race.registry.record_dataset(task, cases.ingested(), train_on_upload=True),
+        lambda: race.take_away(items.model_key(M)),
+    )
+    assert race.table.get(items.model_key(M)) is None, "half a model was made"
+
+
+def dataset_that_went(race: Race) -> None:
+    first, second = race.scheduled(1), race.scheduled(2)
+    race.registry.record_dataset(first, cases.ingested(), train_on_upload=False)
+    race.run(
+        lambda: race.registry.record_dataset(second, cases.ingested(), train_on_upload=False),
+        lambda: race.take_away(items.dataset_key(M, "d1")),
+    )
+    stored = race.table.get(items.dataset_key(M, "d1"))
+    named = race.item(items.run_key(second.run_id)).get("dataset_version")
+    assert stored is not None or named is None, "a run names a dataset version that is not there"
+
+
+def run_of_a_model_that_went(race: Race) -> None:
+    cases.apply(race.registry, SPEC)
+    run = cases.run(1, SPEC)
+    race.run(lambda: race.registry.create_run(run), lambda: race.take_away(items.model_key(M)))
+    assert race.table.get(items.run_key(run.run_id)) is None, "a run of no model was made"
+
+
+def spec_and_promotion(race: Race) -> None:
+    race.judged(1)
+    race.run(
+        lambda: cases.apply(race.registry, cases.spec(monitor={"capture_rate": 0.25})),
+        lambda: race.registry.promote(M, 1, actor="pipeline", expected_champion=None),
+    )
+    assert race.registry.get_serving(M).capture_rate == 0.25
+
+
+def promotion_and_spec(race: Race) -> None:
+    race.judged(1)
+    race.run(
+        lambda: race.registry.promote(M, 1, actor="pipeline", expected_champion=None),
+        lambda: cases.apply(race.registry, cases.spec(monitor={"capture_rate": 0.25})),
+    )
+    assert race.registry.get_serving(M).capture_rate == 0.25
+
+
+def spec_and_a_serving_item_that_went(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.run(
+        lambda: cases.apply(race.registry, cases.spec(description="a")),
+        lambda: race.take_away(items.serving_key(M)),
+    )
+    half = race.item(items.serving_key(M))
+    assert not half or "version" in half, "half a serving item was made"
+
+
+def log_on_a_run_that_went(race: Race) -> None:
+    task = race.scheduled(1)
+    race.run(
+        lambda: race.registry.log(task.run_id, tags={"a": "1"}),
+        lambda: race.take_away(items.run_key(task.run_id)),
+        late=True,
+    )
+    orphans = [i for i in race.table.items() if i[PK] == items.run_pk(task.run_id)]
+    assert orphans == []
+
+
+def param_logged_by_two(race: Race) -> None:
+    task = race.scheduled(1)
+    race.run(
+        lambda: race.registry.log(task.run_id, params={"a": "2"}),
+        lambda: race.registry.log(task.run_id, params={"a": "1"}),
+        late=True,
+    )
+    assert race.registry.get_run(task.run_id).params == {"a": "1"}
+
+
+def later_point_first(race: Race) -> None:
+    task = race.scheduled(1)
+
+    def log(step: int) -> None:
+        point = MetricPoint(key="auc", value=step / 10, timestamp=1, step=step)
+        race.registry.log_batch(task.run_id, metrics=[point])
+
+    race.run(lambda: log(1), lambda: log(2), late=True)
+    assert race.registry.get_run(task.run_id).metrics == {"auc": 0.2}
+    assert len(race.registry.metric_history(task.run_id, "auc").items) == 2
+
+
+def alias_set_by_two(race: Race) -> None:
+    for number in (1, 2, 3):
+        race.judged(number)
+    race.run(
+        lambda: race.registry.set_alias(M, "old", 1, actor="ann"),
+        lambda: race.registry.set_alias(M, "old", 2, actor="bob"),
+    )
+    told = [e for e in race.registry.audit(M).items[::-1] if e.action == "alias_set"]
+    assert [e.before for e in told] == ["", *(e.after for e in told[:-1])]
+
+
+JOB = "churn-batch-" + "0" * 24
+
+
+def _job(race: Race, **changes: Any) -> Batch:
+    return Batch.model_validate(
+        {
+            "batch_id": JOB,
+            "model": M,
+            "correlation_id": "event-1",
+            "source": cases.source(),
+            "version": 1,
+            "spec_version": 1,
+            "spec_digest": SPEC.digest,
+            "created_at": FakeClock().now,
+            "status": RunStatus.SCHEDULED,
+            **changes,
+        }
+    )
+
+
+def _told_of_job(race: Race, action: str) -> int:
+    return sum(e.action == action for e in race.registry.audit(M).items)
+
+
+def same_job_twice(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.run(lambda: race.batches.create(_job(race)), lambda: race.batches.create(_job(race)))
+    assert _told_of_job(race, "batch_created") == 1
+
+
+def job_and_promotion(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.judged(2)
+    race.run(
+        lambda: race.batches.create(_job(race)),
+        lambda: race.registry.promote(M, 2, actor="ann", reason="why", force=True),
+        late=True,
+    )
+    assert not [i for i in race.table.items() if i[PK] == f"BATCH#{JOB}"]
+
+
+def job_of_a_model_that_went(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.run(lambda: race.batches.create(_job(race)), lambda: race.take_away(items.model_key(M)))
+    assert race.table.get(items.batch_key(JOB)) is None, "a batch job of no model was made"
+
+
+def job_ended_twice(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.batches.create(_job(race))
+    race.run(
+        lambda: race.batches.finish(JOB, 1, BatchOutcome.REFUSED),
+        lambda: race.batches.finish(JOB, 1, BatchOutcome.SCORED),
+    )
+    assert race.batches.get(JOB).outcome is BatchOutcome.SCORED
+
+
+def job_resumed_twice(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.batches.create(_job(race))
+    race.batches.finish(JOB, 1, BatchOutcome.FAILED)
+
+    def resume() -> object:
+        return race.batches.resume(JOB, actor="ann", execution_arn=str)
+
+    race.run(resume, resume)
+    assert _told_of_job(race, "batch_resumed") == 1
+
+
+def job_started_late(race: Race) -> None:
+    cases.champion(race.registry, 1, SPEC)
+    race.batches.create(_job(race))
+    race.run(
+        lambda: race.batches.start(JOB, 1),
+        lambda: race.batches.finish(JOB, 1, BatchOutcome.FAILED),
+        late=True,
+    )
+    assert race.batches.get(JOB).status is RunStatus.FAILED
+
+
+CROWN = ("alias", "serving", "model")
+SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
+    (two_promotions, "crown", CROWN),
+    (promotions_of_one_moment, "crown", (*CROWN, "old champion", "live", "audit", "ledger head")),
+    (promotion_and_rejection, "crown", ("version",)),
+    (promotion_and_abort, "crown", ("run",)),
+    (promotion_and_spec, "crown", ("model",)),
+    (two_registrations, "register", ("version", "model")),
+    (same_registration_twice, "register", ("run", "model", "version", "logged model", "output")),
+    (two_endings, "close", ("run",)),
+    (late_start, "update", ("run",)),
+    (two_specs, "apply", ("model", "spec")),
+    (two_first_specs, "apply", ("model", "spec", "experiment", "experiment name")),
+    (task_change_and_registration, "apply", ("model",)),
+    (spec_and_promotion, "apply", ("model",)),
+    (spec_and_a_serving_item_that_went, "apply", ("serving",)),
+    (same_run_twice, "create", ("run",)),
+    (run_of_a_model_that_went, "create", ("model",)),
+    (two_at_the_head, "create", ("audit", "ledger head")),
+    (same_dataset_twice, "record dataset", ("dataset",)),
+    (same_input_twice, "record dataset", ("dataset", "input")),
+    (dataset_and_abort, "record dataset", ("run",)),
+    (dataset_of_a_model_that_went, "record dataset", ("model",)),
+    (dataset_that_went, "record dataset", ("dataset",)),
+    (evaluation_after_abort, "record evaluation", ("run",)),
+    (evaluation_after_force, "record evaluation", ("version",)),
+    (failed_trial_reported_late, "record trial", ("trial",)),
+    (params_logged_twice, "log", ("param",)),
+    (param_logged_by_two, "log", ("param",)),
+    (later_point_first, "log", ("metric",)),
+    (log_on_a_run_that_went, "log", ("run",)),
+    (alias_set_by_two, "set", ("alias",)),
+    (same_job_twice, "create batch", ("batch",)),
+    (job_and_promotion, "create batch", ("serving",)),
+    (job_of_a_model_that_went, "create batch", ("model",)),
+    (job_ended_twice, "close batch", ("batch",)),
+    (job_resumed_twice, "resume batch", ("batch",)),
+    (job_started_late, "update batch", ("batch",)),
 ]
-NAMES = [scene.__name__ for scene, _ in SCENES]
+NAMES = [scene.__name__ for scene, _, _ in SCENES]
+SINGLES = [
+    pytest.param(scene, guard, id=f"{scene.__name__}-{guard}".replace(" ", "_"))
+    for scene, _, guards in SCENES
+    for guard in guards
+]
+
+THE_CHAIN = {"audit", "ledger head"}
+"""Of every change alike: one pair of scenes stands for all, as `Ledger.append` writes them all."""
 
 
-def play(scene: Scene, forgotten: Sequence[str]) -> None:
-    table = Weakened(forgotten)
-    registry = Registry(table, clock=FakeClock(), ids=counting_ids())
-    scene(Race(table, registry))
-    check_model(table.items(), M)
+def play(scene: Scene, kept: Sequence[str] | None) -> Weakened:
+    table = Weakened(kept)
+    clock = StoppedClock() if scene is promotions_of_one_moment else FakeClock()
+    waits: list[float] = []
+    impatient = Backoff(clock=lambda: sum(waits), wait=waits.append, draw=lambda _, most: most)
+    ids = counting_ids()
+    registry = Registry(table, clock=clock, ids=ids, backoff=impatient)
+    batches = Batches(table, registry, clock=clock, ids=ids, backoff=impatient)
+    scene(Race(table, registry, batches))
+    # What went behind the registry's back leaves no sound record: such a scene judges by itself.
+    if not scene.__name__.endswith("_went"):
+        check_model(table.items(), M)
+    return table
 
 
-@pytest.mark.parametrize(("scene", "forgotten"), SCENES, ids=NAMES)
-def test_race_is_harmless_with_its_conditions(scene: Scene, forgotten: tuple[str, ...]) -> None:
-    play(scene, ())
+@pytest.mark.parametrize("scene", [s for s, _, _ in SCENES], ids=NAMES)
+def test_race_is_harmless_with_its_conditions(scene: Scene) -> None:
+    play(scene, None)
 
 
-@pytest.mark.parametrize(("scene", "forgotten"), SCENES, ids=NAMES)
-def test_race_does_harm_without_its_conditions(scene: Scene, forgotten: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("scene", [s for s, _, _ in SCENES], ids=NAMES)
+def test_race_does_harm_without_any_condition(scene: Scene) -> None:
     with pytest.raises(AssertionError):
-        play(scene, forgotten)
+        play(scene, ())
+
+
+@pytest.mark.parametrize(("scene", "guard"), SINGLES)
+def test_race_is_harmless_with_a_single_condition_that_sees_it(scene: Scene, guard: str) -> None:
+    play(scene, (guard,))
+
+
+def test_every_condition_of_every_change_has_a_race() -> None:
+    guarded = {(kind, guard) for _, kind, guards in SCENES for guard in guards}
+    seen = {pair for scene, _, _ in SCENES for pair in play(scene, None).seen}
+
+    assert {(kind, name) for kind, name in seen if name not in THE_CHAIN} - guarded == set()
+    assert {guard for _, guard in guarded} >= THE_CHAIN
+    assert guarded <= seen
