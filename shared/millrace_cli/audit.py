@@ -10,8 +10,13 @@ from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     JsonFlag,
     ModelArgument,
+    SinceOption,
+    UntilOption,
     connect,
+    filled_page,
+    moment_of,
     out,
+    print_csv,
     print_json,
     print_page,
     reported,
@@ -25,12 +30,23 @@ _SHOWN = 100
 
 
 @app.command(
-    epilog="Examples: millrace audit churn | millrace audit churn --verify | "
+    epilog="Examples: millrace audit churn --actor ada --since 2026-11-01 | "
+    "millrace audit churn --verify | "
     "millrace audit churn --verify --anchor 120:9f2c…"
 )
 def audit(
     context: typer.Context,
     model: ModelArgument,
+    action: Annotated[
+        str | None, typer.Option("--action", help="Only this, e.g. promoted or rolled_back.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option("--actor", help="Only what they did.")] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="Only of this, e.g. churn@3 or a run.")
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, every column.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
     page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
     verify: Annotated[
@@ -47,6 +63,8 @@ def audit(
     as_json: JsonFlag = False,
 ) -> None:
     """Show who changed what, the newest first; --verify checks that nobody edited it since."""
+    if as_csv and (as_json or verify):
+        raise typer.BadParameter("--csv goes without --json and --verify")
     if anchor and not verify:
         raise typer.BadParameter("--anchor goes with --verify")
     with reported(as_json):
@@ -54,7 +72,20 @@ def audit(
         if verify:
             _verify(api, model, anchor or [], as_json)
             return
-        page = api.get(f"/v1/models/{model}/audit", limit=limit, page_token=page_token)
+        page = filled_page(
+            api,
+            f"/v1/models/{model}/audit",
+            limit=limit,
+            page_token=page_token,
+            action=action,
+            actor=actor,
+            subject=subject,
+            since=moment_of(since, "--since"),
+            until=moment_of(until, "--until"),
+        )
+        if as_csv:
+            print_csv(page)
+            return
         print_page(page, render.audit_table(page["items"]), as_json)
 
 

@@ -34,7 +34,7 @@ from millrace_cli.console import (
     reported,
 )
 from millrace_cli.exits import ExitCode
-from millrace_cli.render import Now
+from millrace_cli.render import Now, facts_grid
 
 app = typer.Typer()
 
@@ -317,9 +317,7 @@ def _show(document: dict[str, Any], as_json: bool) -> None:
 
 def batch_summary(document: dict[str, Any]) -> RenderableType:
     """What became of a job, in terms a person cares about."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts = facts_grid({})
     words, style = _OUTCOMES.get(
         str(document["outcome"]), (str(document["status"]).lower(), "cyan")
     )

@@ -54,6 +54,13 @@ class ApiClient:
         """GET, JSON answer."""
         return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
 
+    def get_text(self, path: str, **params: str) -> str:
+        """GET an answer that is no JSON."""
+        answer = self.send("GET", path, params=dict(params), headers={"accept": "*/*"})
+        if answer.is_success:
+            return answer.text
+        raise _error(answer, f"GET {path}")
+
     def put(self, path: str, document: Any) -> dict[str, Any]:
         """PUT a JSON document."""
         return self._call("PUT", path, document=document)

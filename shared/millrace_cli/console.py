@@ -1,5 +1,6 @@
 """What every command shares: consoles, the chosen deployment, JSON, errors and exit codes."""
 
+import csv
 import errno
 import json
 import os
@@ -15,9 +16,13 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from millrace.errors import FieldProblem, InvalidRequestError, MillraceError, ProblemsError
+from millrace.questions.moments import parse_moment
 from millrace_cli.client import ApiClient
 from millrace_cli.exits import ExitCode, exit_code_for
 from millrace_cli.target import Target, TargetKind, resolve_target
+
+_ASKED = 20
+"""Requests of a page that filters, at most: each looks at some thousand items."""
 
 _LOG_WIDTH = 140
 """Columns when the output is no terminal: logs need no wrapping at 80."""
@@ -33,6 +38,10 @@ err = Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 ModelArgument = Annotated[str, typer.Argument(help="The registered model's name.")]
+_TIME = "ISO 8601 with its zone, e.g. 2026-11-01T12:00Z; without one it is UTC."
+SinceOption = Annotated[str | None, typer.Option("--since", help=f"Not before: {_TIME}")]
+UntilOption = Annotated[str | None, typer.Option("--until", help=f"Not after: {_TIME}")]
+AtOption = Annotated[str | None, typer.Option("--at", help=f"What held then: {_TIME}")]
 ReasonOption = Annotated[str, typer.Option("--reason", "--why", help="Why; kept in the audit.")]
 
 
@@ -137,6 +146,56 @@ def _fail(exc: MillraceError, as_json: bool, hint: str) -> NoReturn:
     raise typer.Exit(code)
 
 
+def moment_of(text: str | None, option: str) -> str | None:
+    """An option that is a time, in UTC and as the API takes it.
+
+    Raises:
+        InvalidRequestError: It is no time.
+    """
+    if text is None:
+        return None
+    return parse_moment(text, option).isoformat().replace("+00:00", "Z")
+
+
+def print_csv(page: dict[str, Any]) -> None:
+    """A page's items as CSV on stdout, and on stderr how to get the next."""
+    items = page["items"]
+    columns = list(items[0]) if items else []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if columns:
+        writer.writerow(columns)
+    for item in items:
+        values = (item.get(c) for c in columns)
+        writer.writerow(
+            [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else v for v in values]
+        )
+    if page.get("next_page_token"):
+        err.print(f"more: --page-token {page['next_page_token']}", style="dim", soft_wrap=True)
+
+
+def filled_page(
+    api: ApiClient, path: str, *, limit: int, page_token: str | None, **filters: str | None
+) -> dict[str, Any]:
+    """A page of a listing that may filter: asks on, a bounded number of times, until it is full.
+
+    Args:
+        api: The API.
+        path: The listing.
+        limit: Most items of the page.
+        page_token: Where the page before ended.
+        filters: What the items must have; None for anything.
+    """
+    items: list[Any] = []
+    page: dict[str, Any] = {}
+    for _ in range(_ASKED if any(filters.values()) else 1):
+        page = api.get(path, limit=limit - len(items), page_token=page_token, **filters)
+        items += page["items"]
+        page_token = page["next_page_token"]
+        if page_token is None or len(items) >= limit:
+            break
+    return {**page, "items": items}
+
+
 def print_page(page: dict[str, Any], table: RenderableType, as_json: bool) -> None:
     """A page of a listing, and how to get the next."""
     if as_json:
@@ -144,4 +203,4 @@ def print_page(page: dict[str, Any], table: RenderableType, as_json: bool) -> No
         return
     out.print(table)
     if page.get("next_page_token"):
-        out.print(f"more: --page-token {page['next_page_token']}", style="dim")
+        out.print(f"more: --page-token {page['next_page_token']}", style="dim", soft_wrap=True)

@@ -11,6 +11,7 @@ from millrace_cli.console import (
     ModelArgument,
     ReasonOption,
     connect,
+    filled_page,
     out,
     print_json,
     print_link,
@@ -21,16 +22,36 @@ from millrace_cli.console import (
 app = typer.Typer()
 
 
-@app.command(epilog="Example: millrace models")
+@app.command(epilog="Examples: millrace models | millrace models --no-champion --task binary")
 def models(
     context: typer.Context,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Only names that begin so.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="binary, multiclass or regression.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="Only their models.")] = None,
+    champion: Annotated[
+        bool | None,
+        typer.Option("--champion/--no-champion", help="Only with, or without, a champion."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
     page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the registered models."""
     with reported(as_json):
-        page = connect(context).get("/v1/models", limit=limit, page_token=page_token)
+        page = filled_page(
+            connect(context),
+            "/v1/models",
+            limit=limit,
+            page_token=page_token,
+            prefix=prefix,
+            task=task,
+            owner=owner,
+            champion=None if champion is None else str(champion).lower(),
+        )
         print_page(page, render.models_table(page["items"]), as_json)
 
 

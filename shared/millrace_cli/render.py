@@ -1,7 +1,7 @@
 """What a person sees: runs, models and versions as tables and sentences."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -24,6 +24,17 @@ OUTCOME_WORDS = {
     "stored": ("stored as a dataset version; the spec does not train on upload", "yellow"),
     "failed": ("the pipeline failed", "red"),
 }
+
+
+def facts_grid(facts: Mapping[str, str | Text]) -> Table:
+    """Facts below each other; those that are empty are left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in facts.items():
+        if value:
+            grid.add_row(label, value if isinstance(value, Text) else Text(value, overflow="fold"))
+    return grid
 
 
 def happening_line(happening: Happening) -> RenderableType:
@@ -58,9 +69,7 @@ class Now:
 def run_summary(run: dict[str, Any], version: dict[str, Any] | None = None) -> RenderableType:
     """The outcome of a run in terms a person cares about."""
     parts: list[RenderableType] = []
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts = facts_grid({})
     words, style = OUTCOME_WORDS.get(
         str(run.get("outcome")), (str(run.get("status")).lower(), "cyan")
     )
@@ -130,32 +139,27 @@ def problems_table(problems: list[dict[str, Any]]) -> Table:
 
 def version_panel(version: dict[str, Any]) -> RenderableType:
     """One model version: what it is, how good it is, and where it comes from."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
     params = ", ".join(f"{k}={v}" for k, v in sorted(version["params"].items()))
     parity = version["parity"]
-    for label, value in (
-        ("status", version["status"]),
-        ("reason", version.get("reason") or ""),
-        ("algorithm", f"{version['algorithm']}  {params}"),
-        ("run", version["run_id"]),
-        ("dataset version", version["dataset_version"]),
-        ("spec version", str(version["spec_version"])),
-        ("code version", version["code_version"]),
-        ("seed", str(version["seed"])),
-        ("artifact", f"{version['model_key']}  {version['size_bytes']:,} bytes"),
-        ("sha256", version["sha256"]),
-        (
-            "parity",
-            f"largest difference {parity['max_difference']:.1e} of {parity['tolerance']:.0e} "
-            f"allowed, on {parity['rows']:,} held-out and {parity['hostile_rows']:,} hostile rows",
-        ),
-        ("created", when(version["created_at"])),
-        ("features", features_words(version.get("signature"))),
-    ):
-        if value:
-            facts.add_row(label, Text(str(value), overflow="fold"))
+    facts = facts_grid(
+        {
+            "status": version["status"],
+            "reason": version.get("reason") or "",
+            "algorithm": f"{version['algorithm']}  {params}",
+            "run": version["run_id"],
+            "dataset version": version["dataset_version"],
+            "spec version": str(version["spec_version"]),
+            "code version": version["code_version"],
+            "seed": str(version["seed"]),
+            "artifact": f"{version['model_key']}  {version['size_bytes']:,} bytes",
+            "sha256": version["sha256"],
+            "parity": f"largest difference {parity['max_difference']:.1e} of "
+            f"{parity['tolerance']:.0e} allowed, on {parity['rows']:,} held-out and "
+            f"{parity['hostile_rows']:,} hostile rows",
+            "created": when(version["created_at"]),
+            "features": features_words(version.get("signature")),
+        }
+    )
     parts: list[RenderableType] = [facts]
     if version.get("metrics"):
         parts.append(metrics_table(version["metrics"]))
@@ -201,7 +205,7 @@ def gates_table(gates: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _listing(
+def listing(
     headings: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]
 ) -> RenderableType:
     """Aligned columns, with each row's longer words below it: readable at 80 columns."""
@@ -223,7 +227,7 @@ def _listing(
 
 def models_table(models: list[dict[str, Any]]) -> RenderableType:
     """All registered models."""
-    return _listing(
+    return listing(
         ("model", "task", "champion", "latest", "spec", "updated"),
         [
             (
@@ -258,7 +262,14 @@ def versions_table(versions: list[dict[str, Any]]) -> RenderableType:
         "; ".join(filter(None, (f"data {v['dataset_version'][:12]}", v.get("reason"))))
         for v in versions
     ]
-    return _listing(("version", "status", "algorithm", "on the test split", "created"), rows, notes)
+    return listing(("version", "status", "algorithm", "on the test split", "created"), rows, notes)
+
+
+def _short(value: str) -> str:
+    """A digest by its beginning; anything else as it is."""
+    return (
+        f"{value[:12]}…" if len(value) == 64 and not set(value) - set("0123456789abcdef") else value
+    )
 
 
 def audit_table(entries: list[dict[str, Any]]) -> RenderableType:
@@ -268,19 +279,19 @@ def audit_table(entries: list[dict[str, Any]]) -> RenderableType:
             when(e["at"]),
             str(e["action"]).replace("_", " "),
             str(e["subject"]),
-            " → ".join(filter(None, (e["before"], e["after"]))),
+            " → ".join(filter(None, (_short(e["before"]), _short(e["after"])))),
             str(e["actor"]),
         )
         for e in entries
     ]
-    return _listing(
+    return listing(
         ("at", "what", "of", "from → to", "by"), rows, [str(e["reason"]) for e in entries]
     )
 
 
 def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
     """Runs of one model, newest first."""
-    return _listing(
+    return listing(
         ("run", "cause", "outcome", "version", "started"),
         [
             (

@@ -15,7 +15,11 @@ from millrace_cli.console import (
     JsonFlag,
     ModelArgument,
     ReasonOption,
+    SinceOption,
+    UntilOption,
     connect,
+    filled_page,
+    moment_of,
     out,
     print_json,
     print_link,
@@ -171,13 +175,32 @@ def status(
 def runs(
     context: typer.Context,
     model: ModelArgument,
+    status_: Annotated[
+        str | None, typer.Option("--status", help="Only these, e.g. FAILED.")
+    ] = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", help="Only these, e.g. gates_failed.")
+    ] = None,
+    cause: Annotated[str | None, typer.Option("--cause", help="upload or retrain.")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 20,
     page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List a model's training runs, newest first."""
     with reported(as_json):
-        page = connect(context).get(f"/v1/models/{model}/runs", limit=limit, page_token=page_token)
+        page = filled_page(
+            connect(context),
+            f"/v1/models/{model}/runs",
+            limit=limit,
+            page_token=page_token,
+            status=status_,
+            outcome=outcome,
+            cause=cause,
+            since=moment_of(since, "--since"),
+            until=moment_of(until, "--until"),
+        )
         print_page(page, render.runs_table(page["items"]), as_json)
 
 

@@ -347,7 +347,9 @@ def test_a_batch_job_scores_a_file(stack: Stack, trained: dict[str, Any]) -> Non
     assert shown["outcome"] == "scored"
     assert shown["version"] == trained["promotion"]["version"]
     assert shown["rows"] == {"read": 40, "accepted": 39, "quarantined": 1}
-    scores = stack.s3.get_object(Bucket=DATA, Key=payload["finish"]["predictions_key"])["Body"].read()
+    scores = stack.s3.get_object(Bucket=DATA, Key=payload["finish"]["predictions_key"])[
+        "Body"
+    ].read()
     assert len(scores.splitlines()) == 1 + 40
 
 
