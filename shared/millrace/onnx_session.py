@@ -96,25 +96,36 @@ def predict(
     Raises:
         ArtifactError: Model and signature do not fit each other.
     """
-    output = PREDICTION_OUTPUT if signature.task is Task.REGRESSION else PROBABILITIES_OUTPUT
-    width = 1 if signature.task is Task.REGRESSION else len(signature.classes)
+    regression = signature.task is Task.REGRESSION
+    output = PREDICTION_OUTPUT if regression else PROBABILITIES_OUTPUT
+    width = 1 if regression else len(signature.classes)
     inputs: dict[str, npt.NDArray[Any]] = {}
+    rows = 0
     if signature.numeric:
         inputs[NUMERIC_INPUT] = np.ascontiguousarray(numeric, dtype=np.float32)
+        rows = len(numeric)
     if signature.categorical:
         inputs[CATEGORICAL_INPUT] = categorical
-    rows = len(next(iter(inputs.values())))
-    parts = [
-        _run(session, output, {n: a[start : start + MAX_BATCH_ROWS] for n, a in inputs.items()})
-        for start in range(0, max(rows, 1), MAX_BATCH_ROWS)
-    ]
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        rows = len(categorical)
+    if rows <= MAX_BATCH_ROWS:
+        whole = _run(session, output, inputs)
+    else:
+        whole = np.concatenate(
+            [
+                _run(
+                    session,
+                    output,
+                    {n: a[start : start + MAX_BATCH_ROWS] for n, a in inputs.items()},
+                )
+                for start in range(0, rows, MAX_BATCH_ROWS)
+            ]
+        )
     if whole.size != rows * width:
         raise ArtifactError(
             f"{signature.model}: expected {output} of shape [{rows}, {width}], "
             f"got {list(whole.shape)}"
         )
-    return whole.reshape(rows) if signature.task is Task.REGRESSION else whole.reshape(rows, width)
+    return whole.reshape(rows) if regression else whole.reshape(rows, width)
 
 
 def _run(

@@ -21,9 +21,11 @@ NEEDED: Final = {
     "aws_lambda_powertools": "aws-lambda-powertools",
     "fastapi": "fastapi",
     "httptools": "httptools",
+    "msgspec": "msgspec",
     "onnxruntime": "onnxruntime",
     "orjson": "orjson",
     "prometheus_client": "prometheus-client",
+    "pybase64": "pybase64",
     "uvicorn": "uvicorn",
     "uvloop": "uvloop",
 }

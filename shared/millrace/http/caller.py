@@ -21,7 +21,7 @@ def correlation_id(scope: MutableMapping[str, Any]) -> str:
 def request_id(event: Mapping[str, Any]) -> str:
     """API Gateway's id of the request, or a new one."""
     context = event.get("requestContext")
-    identifier = context.get("requestId") if isinstance(context, Mapping) else None
+    identifier = context.get("requestId") if isinstance(context, dict) else None
     return str(identifier or uuid4())
 
 

@@ -5,7 +5,7 @@ What Mangum 0.22 leaves to its user is settled here:
 * it runs the app on the thread's *current* event loop, and after ``asyncio.run`` a thread of
   Python 3.13 has none: each gateway owns a loop and sets it before every request;
 * an event loop turns a few times to run a coroutine that never waits, which took longer than a
-  prediction: for paths where the app says that it never does, Mangum is given one that only runs it;
+  prediction: for paths where the app says that it never does, the coroutine is only run to its end;
 * only ``application/json`` and its like count as text: problem details would go out as base64;
 * an event is read through handlers that know every kind of gateway; ours, Mangum's own extension
   point, knows API Gateway's REST events and falls back on Mangum's for what is rare in them;
@@ -14,20 +14,19 @@ What Mangum 0.22 leaves to its user is settled here:
 """
 
 import asyncio
-import base64
-import binascii
 import json
+import logging
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final
 from urllib.parse import unquote
 
 from mangum import Mangum
 from mangum.handlers import APIGateway
 from mangum.handlers.utils import get_server_and_port
-from mangum.types import ASGI, Response, Scope
+from mangum.types import ASGI, LambdaConfig, Message, Response, Scope
 
-from millrace import observability
+from millrace import base64_text, observability
 from millrace.errors import MillraceError
 from millrace.http.caller import request_id
 from millrace.http.guard import Guard, Refusal
@@ -51,7 +50,7 @@ class RestEvent(APIGateway):
         """The request's body."""
         body = self.event.get("body") or b""
         if self.event.get("isBase64Encoded"):
-            return binascii.a2b_base64(body)
+            return base64_text.decode(body)
         return body if isinstance(body, bytes) else body.encode()
 
     @property
@@ -84,12 +83,10 @@ class RestEvent(APIGateway):
 
     def __call__(self, response: Response) -> dict[str, Any]:
         """The answer as API Gateway takes it."""
-        headers: dict[str, str] = {}
-        for name, value in response["headers"]:
-            key = name.decode()
-            if key in headers:
-                return super().__call__(response)
-            headers[key] = value.decode()
+        came = response["headers"]
+        headers = {name.decode(): value.decode() for name, value in came}
+        if len(headers) != len(came):
+            return super().__call__(response)
         body = response["body"]
         if headers.get("content-type", "").startswith(_TEXT):
             return {
@@ -101,31 +98,77 @@ class RestEvent(APIGateway):
         return {
             "statusCode": response["status"],
             "headers": headers,
-            "body": base64.b64encode(body).decode(),
+            "body": base64_text.encode(body),
             "isBase64Encoded": bool(body),
         }
 
 
-class Straight(asyncio.AbstractEventLoop):
-    """An event loop for applications that never wait: it runs a coroutine to its end."""
+class _Exchange:
+    """One request and its answer, with an application that never waits.
 
-    def create_task(self, coro: Any, **_: Any) -> Any:
-        """The coroutine itself."""
-        return coro
+    What Mangum's own does on an event loop and with a queue.
+    """
 
-    def run_until_complete(self, future: Any) -> Any:
-        """Runs the coroutine.
+    __slots__ = ("_body", "body", "headers", "status")
 
-        Raises:
-            AssertionError: It waits for something.
-        """
-        coroutine = cast("Coroutine[Any, Any, Any]", future)
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self.status = 0
+        self.headers: Any = ()
+        self.body = b""
+
+    async def receive(self) -> Message:
+        """The request's body, and after it that the caller is gone."""
+        body, self._body = self._body, None
+        if body is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        """Takes a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = message["headers"]
+        else:
+            self.body += message["body"]
+
+
+class Door(Mangum):
+    """Mangum, which runs what never waits without an event loop."""
+
+    def straight(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Answers one event by an application that never waits."""
+        handler = _handler_of(event, context, self.config) or self.infer(event, context)
+        exchange = _Exchange(handler.body)
+        coroutine: Any = self.app(handler.scope, exchange.receive, exchange.send)
         try:
             coroutine.send(None)
-        except StopIteration as stop:
-            return stop.value
-        coroutine.close()
-        raise AssertionError("expected an application that never waits, and it does")
+        except StopIteration:
+            pass
+        except Exception:  # the answer is the one that Mangum gives
+            logging.getLogger("mangum.http").exception("An error occurred running the application.")
+            exchange = _crashed()
+        else:
+            coroutine.close()
+            raise AssertionError("expected an application that never waits, and it does")
+        return handler(
+            {"status": exchange.status, "headers": exchange.headers, "body": exchange.body}
+        )
+
+
+def _handler_of(event: dict[str, Any], context: Any, config: LambdaConfig) -> RestEvent | None:
+    """Of a REST API's event; None for any other."""
+    if RestEvent.infer(event, context, config):
+        return RestEvent(event, context, config)
+    return None
+
+
+def _crashed() -> _Exchange:
+    exchange = _Exchange(b"")
+    exchange.status = 500
+    exchange.headers = ((b"content-type", b"text/plain; charset=utf-8"),)
+    exchange.body = b"Internal Server Error"
+    return exchange
 
 
 class Gateway:
@@ -148,10 +191,8 @@ class Gateway:
         self._loop = asyncio.new_event_loop()
         weakref.finalize(self, self._loop.close)
         asyncio.set_event_loop(self._loop)
-        # Typeshed takes every method of the class for abstract; at run time none is.
-        self._straight = Straight()  # type: ignore[abstract]
         self._never_waits = never_waits
-        self._mangum = Mangum(
+        self._mangum = Door(
             app, lifespan="off", text_mime_types=[*_TEXT], custom_handlers=[RestEvent]
         )
 
@@ -163,8 +204,9 @@ class Gateway:
         if refused is not None:
             return refused
         try:
-            straight = self._never_waits(event["httpMethod"], event["path"])
-            asyncio.set_event_loop(self._straight if straight else self._loop)
+            if self._never_waits(event["httpMethod"], event["path"]):
+                return self._mangum.straight(event, context)
+            asyncio.set_event_loop(self._loop)
             return self._mangum(event, context)
         except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as exc:
             # Mangum answers whatever the app raises; what comes out of it is the event's fault.

@@ -6,8 +6,8 @@ request that is dispatched here costs a fifth of it. Nothing waits in it, so it 
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
@@ -61,8 +61,7 @@ class Models(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An HTTP answer."""
 
     status: int
@@ -239,6 +238,7 @@ def _pointed(error: RequestTooLargeError, path: str) -> RequestTooLargeError:
     )
 
 
+@lru_cache(maxsize=256)
 def asked(path: str) -> tuple[str, str | None] | None:
     """Model and version as a path names them, or None for another route's path."""
     if not (path.startswith(_BEGINNING) and path.endswith(_ENDING)):

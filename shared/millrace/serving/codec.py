@@ -17,8 +17,9 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,13 @@ from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
 from millrace.vocabulary import WHITESPACE, ColumnType, null_texts
 
+if TYPE_CHECKING:
+    from millrace.serving.rows import RowReader
+
 _PAIR: Final = re.compile(rb'"\s*:')
+_COLON: Final = ord(":")
+_SHORT_BODY: Final = 2_048
+_COLUMNS: Final = b'{"columns":'
 
 _NUMBERS: Final[frozenset[type]] = frozenset({int, float})
 _BOOLEANS: Final[frozenset[type]] = frozenset({bool})
@@ -53,7 +60,7 @@ _STRINGS: Final[frozenset[type]] = frozenset({str})
 _NULL: Final = frozenset({type(None)})
 _INT64_DIGITS: Final = 20
 _TWICE: Final = "is given twice in one object"
-_FEW_ROWS: Final = 8
+_FEW_ROWS: Final = 4
 """Up to here Python walks the values faster than NumPy makes its arrays."""
 _MAX_REMEMBERED_SHAPES: Final = 4_000
 
@@ -101,8 +108,7 @@ class ContractWarning:
     first_row: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The rows of one request, ready for the model.
 
     Attributes:
@@ -120,8 +126,7 @@ class Batch:
     unknown_categories: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a JSON body asks for.
 
     Attributes:
@@ -164,16 +169,20 @@ class SignatureCodec:
         self._any_integers = bool(self._integers.any())
         self._low = np.array([-np.inf if f.min is None else f.min for f in self._numeric])
         self._high = np.array([np.inf if f.max is None else f.max for f in self._numeric])
-        least = np.maximum(self._low, -_SAFE)
-        most = np.minimum(self._high, _SAFE)
-        self._least, self._most = least, most
-        self._bounds = tuple(zip(least.tolist(), most.tolist(), strict=True))
+        self._any_bounds = bool(np.isfinite([*self._low, *self._high]).any())
+        least, most = np.maximum(self._low, -_SAFE), np.minimum(self._high, _SAFE)
+        self._bounds = tuple(
+            zip(least.tolist(), most.tolist(), self._integers.tolist(), strict=True)
+        )
         # What a row may hold, value by value, without any need for a closer look.
         self._plain = tuple(
             (types - {float} if f.type is ColumnType.INTEGER else types)
             for types, f in zip(self._types, self._numeric, strict=True)
         ) + tuple(_STRINGS | (_NULL if f.nullable else set()) for f in self._categorical)
         self._plain_shapes: set[tuple[type, ...]] = set()
+        self._quick: RowReader | None = None
+        self._quick_from = 1
+        """How many bodies are read without: the first answer of a process waits for no import."""
         self.labels = np.empty(len(signature.classes), dtype=object)
         """The class labels in the target's own type."""
         self.labels[:] = [_label(c, signature.target_type) for c in signature.classes]
@@ -225,6 +234,9 @@ class SignatureCodec:
                 f"expected a body of at most {self.limits.body_bytes:,} bytes, "
                 f"got {len(body):,}: divide the rows over several requests"
             )
+        quick = self._read_quickly(body)
+        if quick is not None:
+            return quick
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
@@ -235,6 +247,36 @@ class SignatureCodec:
         self._refuse_duplicate_keys(body, document, form)
         options = {} if len(document) == 1 else {k: document[k] for k in document if k != form}
         return Asked(batch, options)
+
+    def _read_quickly(self, body: bytes) -> Asked | None:
+        """A body of rows in which nothing is wrong; None when it has to be read thoroughly."""
+        reader = self._quick
+        if reader is None or body.startswith(_COLUMNS):
+            if self._quick_from >= 0:
+                self._prepare_quick()
+            return None
+        read = reader.read(body)
+        if read is None:
+            return None
+        rows, options = read
+        count = len(rows)
+        if not 0 < count <= self.limits.rows:
+            return None
+        if not _has_pairs(body, 1 + len(options) + count * len(self._names)):
+            return None
+        batch = self._few(rows, count) if count <= _FEW_ROWS else self._typed(rows, count)
+        return None if batch is None else Asked(batch, options)
+
+    def _prepare_quick(self) -> None:
+        self._quick_from -= 1
+        if self._quick_from >= 0:
+            return
+        from millrace.serving.rows import RowReader
+
+        try:
+            self._quick = RowReader((*self._numeric, *self._categorical), OPTIONS)
+        except ValueError:
+            self._quick = None  # Of names that cannot be fields', every body is read thoroughly.
 
     def encode(self, document: Any) -> Batch:
         """The arrays of a request that is parsed already.
@@ -268,11 +310,11 @@ class SignatureCodec:
         numeric = np.empty((len(numbers), rows), dtype=np.float64)
         for position, values in enumerate(numbers):
             numeric[position] = values
-        categorical = np.empty((len(texts), rows), dtype=object)
+        categorical = np.empty((rows, len(texts)), dtype=object)
         odd = []
         for position, read in enumerate(texts):
             if read is not None:
-                categorical[position], raises_question = read
+                categorical[:, position], raises_question = read
                 odd += [position] if raises_question else []
         return self._batch(rows, numeric, categorical, odd)
 
@@ -358,26 +400,24 @@ class SignatureCodec:
             values = list(map(self._getter, data))
         except (KeyError, TypeError, IndexError):
             return None
-        if rows <= _FEW_ROWS:
+        if rows <= _FEW_ROWS and all(self._is_plain(tuple(map(type, row))) for row in values):
             batch = self._few(values, rows)
             if batch is not None:
                 return batch
         return self._many(list(zip(*values, strict=True)), rows)
 
-    def _few(self, values: list[tuple[Any, ...]], rows: int) -> Batch | None:
-        """The arrays of a few rows in which nothing is remarkable, else None."""
+    def _few(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
+        """The arrays of a few rows of the right types in which nothing is remarkable, else None."""
         width, read = self._width, self._texts_read
         numbers: list[Any] = []
         texts: list[str] = []
         for row in values:
-            shape = tuple(map(type, row))
-            if shape not in self._plain_shapes and not self._is_plain(shape):
-                return None
-            numeric = row[:width]
-            for value, (least, most) in zip(numeric, self._bounds, strict=True):
-                if value is not None and not least <= value <= most:
+            for value, (least, most, whole) in zip(row, self._bounds, strict=False):
+                if value is not None and not (
+                    least <= value <= most and (not whole or value == int(value))
+                ):
                     return None
-            numbers += numeric
+            numbers += row[:width]
             try:
                 texts += [r[text] for r, text in zip(read, row[width:], strict=True)]
             except KeyError:
@@ -390,11 +430,24 @@ class SignatureCodec:
 
     def _is_plain(self, shape: tuple[type, ...]) -> bool:
         """Whether values of these types need no closer look but at their size."""
+        if shape in self._plain_shapes:
+            return True
         if not all(kind in kinds for kind, kinds in zip(shape, self._plain, strict=True)):
             return False
         if len(self._plain_shapes) < _MAX_REMEMBERED_SHAPES:
             self._plain_shapes.add(shape)
         return True
+
+    def _typed(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
+        """The arrays of rows of the right types, or None when some value needs a closer look."""
+        columns = list(zip(*values, strict=True))
+        width = self._width
+        try:
+            flat = array("d", chain.from_iterable(columns[:width]))
+            numeric = np.frombuffer(flat, dtype=np.float64).reshape(width, rows)
+        except TypeError:  # some are missing
+            numeric = np.array(columns[:width], dtype=np.float64)
+        return self._with_texts(numeric, columns[width:], rows)
 
     def _many(
         self, columns: Sequence[Sequence[Any]], rows: int, *, checked: bool = False
@@ -411,16 +464,27 @@ class SignatureCodec:
         for position in range(width):
             if not self._fill(numeric[position], columns[position], position):
                 return None
-        categorical = np.empty((len(self._texts), rows), dtype=object)
+        return self._with_texts(numeric, columns[width:], rows, checked=checked)
+
+    def _with_texts(
+        self,
+        numeric: npt.NDArray[np.float64],
+        columns: Sequence[Sequence[Any]],
+        rows: int,
+        *,
+        checked: bool = False,
+    ) -> Batch | None:
+        """The arrays of numbers and columns of texts, or None when some value needs a closer look."""
+        categorical = np.empty((rows, len(columns)), dtype=object)
         odd: list[int] = []
-        for position, texts in enumerate(self._texts):
-            read = texts.column(columns[width + position])
+        for position, (texts, values) in enumerate(zip(self._texts, columns, strict=True)):
+            read = texts.column(values)
             if read is None:
                 return None
-            categorical[position] = read[0]
+            categorical[:, position] = read[0]
             if read[1]:
                 odd.append(position)
-        if width and not checked and not self._are_readable(numeric):
+        if not checked and not self._are_readable(numeric):
             return None
         return self._batch(rows, numeric, categorical, odd)
 
@@ -446,11 +510,15 @@ class SignatureCodec:
 
     def _are_readable(self, numeric: npt.NDArray[np.float64]) -> bool:
         """Whether 64-bit floats, and the model's 32-bit ones, hold all numbers, integers exactly."""
-        if not np.fmax.reduce(np.abs(numeric), axis=None, initial=0.0) < MAX_INTEGER:
+        if len(numeric) and (
+            not np.fmax.reduce(numeric, axis=None, initial=0.0) < MAX_INTEGER
+            or not np.fmin.reduce(numeric, axis=None, initial=0.0) > -MAX_INTEGER
+        ):
             return False
         if self._any_integers:
             integers = numeric[self._integers]
-            return not (np.abs(integers - np.trunc(integers)) > 0).any()
+            # Missing is neither whole nor not.
+            return not (np.floor(integers) < integers).any()
         return True
 
     def _batch(
@@ -460,15 +528,33 @@ class SignatureCodec:
         categorical: npt.NDArray[np.object_],
         odd: Sequence[int],
     ) -> Batch:
-        """The batch of arrays that lie feature by feature; ``odd`` names texts to look at again."""
-        warnings, unknown = self._remarkable(numeric, categorical, odd)
+        """The batch of arrays; ``odd`` names texts to look at again.
+
+        Args:
+            rows: How many.
+            numeric: Feature by feature.
+            categorical: Row by row.
+            odd: Positions of text features in which not all values are known.
+        """
+        warnings: tuple[ContractWarning, ...] = ()
+        unknown = 0
+        if odd or self._is_outside(numeric):
+            warnings, unknown = self._remarkable(numeric, categorical, odd)
         return Batch(
             rows=rows,
             numeric=numeric.T.astype(np.float32, order="C"),
-            categorical=np.ascontiguousarray(categorical.T),
+            categorical=categorical,
             warnings=warnings,
             unknown_categories=unknown,
         )
+
+    def _is_outside(self, numeric: npt.NDArray[np.float64]) -> bool:
+        """Whether some number is outside the training contract; NaN is neither below nor above."""
+        if not self._any_bounds:
+            return False
+        above = np.fmax.reduce(numeric, axis=1) > self._high
+        below = np.fmin.reduce(numeric, axis=1) < self._low
+        return bool((above | below).any())
 
     def _cleaned(self, text: str | None) -> str:
         """A category as ingest would have cleaned it."""
@@ -540,7 +626,7 @@ class SignatureCodec:
         data = document[form]
         inner = len(data) if form == "columns" else len(data) * len(self._by_name)
         expected = len(document) + inner
-        if body.count(b":") == expected or len(_PAIR.findall(body)) == expected:
+        if _has_pairs(body, expected):
             return
         twice: set[str] = set()
 
@@ -589,7 +675,7 @@ class SignatureCodec:
         count = 0
         report = Report(self.signature.model)
         for position in odd:
-            texts, values = self._texts[position], categorical[position].tolist()
+            texts, values = self._texts[position], categorical[:, position].tolist()
             outside = np.array(texts.outside(values))
             unknown = np.array(texts.unknown(values))
             count += int(unknown.sum())
@@ -612,6 +698,16 @@ class SignatureCodec:
                 found.append(_warning(texts.feature, unknown, "none that the model was trained on"))
         report.refuse()
         return tuple(found), count
+
+
+def _has_pairs(body: bytes, expected: int) -> bool:
+    """Whether a JSON text holds so many pairs, and no more."""
+    colons = (
+        body.count(b":")
+        if len(body) < _SHORT_BODY
+        else np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == _COLON)
+    )
+    return colons == expected or len(_PAIR.findall(body)) == expected
 
 
 def _integer(digits: str) -> int | float:

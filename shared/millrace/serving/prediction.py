@@ -7,8 +7,7 @@ journal, so that a prediction is counted and captured alike whoever asked for it
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,7 @@ from millrace.serving.store import LoadedModel
 from millrace.serving.telemetry import harmless
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What a model answered to the rows of one request.
 
     Attributes:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from millrace.serving.soundness import is_sound
+from millrace.serving.soundness import FEW, is_sound
 
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, FEW, FEW + 1])
 @pytest.mark.parametrize(
     ("row", "sound"),
     [

@@ -1,0 +1,150 @@
+"""The one line of a prediction: metrics and capture record, read again as the capture function does."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from millrace.onnx_session import load_session
+from millrace.registry.serving import ServingRecord
+from millrace.serving.capture import of_line
+from millrace.serving.codec import Batch, SignatureCodec
+from millrace.serving.journal import MAX_LINE_BYTES, PACKED_FROM, PredictionLog
+from millrace.serving.prediction import Prediction
+from millrace.serving.store import LoadedModel
+from millrace.signature import Signature
+from tests.fakes.onnx_models import StoredModel, churn_signature, stored
+
+ID = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+
+
+def loaded_model(signature: Signature) -> LoadedModel:
+    model: StoredModel = stored("run-1", signature=signature)
+    return LoadedModel(
+        record=ServingRecord(
+            model=signature.model,
+            version=3,
+            run_id="run-1",
+            model_key=model.model_key,
+            sha256=model.sha256,
+            signature_key=model.signature_key,
+            signature_sha256=model.signature_sha256,
+            updated_at=datetime(2026, 11, 1, tzinfo=UTC),
+        ),
+        signature=signature,
+        codec=SignatureCodec(signature),
+        session=load_session(model.onnx, model.sha256, "churn@3"),
+        size=len(model.onnx),
+    )
+
+
+def predicted(rows: int, signature: Signature | None = None, plan: str = "basic") -> Prediction:
+    """A prediction of rows whose numbers take all forms."""
+    loaded: LoadedModel = loaded_model(signature or churn_signature())
+    dice = np.random.default_rng(rows)
+    numeric = (dice.normal(size=(rows, 3)) * 10.0 ** dice.integers(-30, 30, (rows, 3))).astype(
+        np.float32
+    )
+    numeric[:, 1] = np.where(np.arange(rows) % 3 == 1, np.nan, numeric[:, 1])
+    share = dice.random(rows).astype(np.float32)
+    output: npt.NDArray[np.float32] = np.stack([share, 1 - share], axis=1)
+    texts = np.empty((rows, 2), dtype=object)
+    texts[:] = [[plan, "Graz"]] * rows
+    return Prediction(loaded, Batch(rows, numeric, texts), ID, output)
+
+
+def line_of(prediction: Prediction) -> dict[str, Any]:
+    lines: list[str] = []
+    log = PredictionLog(lines.append, now=lambda: 1_795_285_200.1234)
+    log.answered(prediction, seconds=0.00142, correlation_id='"quoted"')
+    (line,) = lines
+    assert line.endswith("}\n")
+    assert len(line.encode()) <= MAX_LINE_BYTES
+    read: dict[str, Any] = json.loads(line)
+    return read
+
+
+@pytest.mark.parametrize("rows", [1, 2, PACKED_FROM - 1, PACKED_FROM, 1_000])
+def test_inputs_and_outputs_are_read_again_to_the_bit(rows: int) -> None:
+    prediction = predicted(rows)
+
+    record = of_line(line_of(prediction))
+
+    numeric = prediction.batch.numeric
+    for name, column in zip(("age", "tenure", "active"), numeric.T, strict=True):
+        np.testing.assert_array_equal(np.array(record.inputs[name], dtype=np.float32), column)
+    assert record.inputs["plan"] == ["basic"] * rows
+    np.testing.assert_array_equal(
+        np.array(record.outputs["probabilities"], dtype=np.float32), prediction.output
+    )
+    assert record.row_count == rows
+    assert record.latency_ms == 1.42
+
+
+def test_packed_numbers_read_as_the_digits_of_few_rows_do() -> None:
+    many = predicted(PACKED_FROM)
+    few = predicted(2)
+    few = few._replace(
+        batch=Batch(2, many.batch.numeric[:2], few.batch.categorical), output=many.output[:2]
+    )
+
+    packed, digits = of_line(line_of(many)), of_line(line_of(few))
+
+    assert {name: column[:2] for name, column in packed.inputs.items()} == digits.inputs
+    assert packed.outputs["probabilities"][:2] == digits.outputs["probabilities"]
+
+
+@pytest.mark.parametrize("rows", [2, 400])
+def test_private_features_are_not_on_the_line(rows: int) -> None:
+    signature = churn_signature()
+    features = tuple(replace(f, private=f.name in ("age", "plan")) for f in signature.features)
+    prediction = predicted(rows, replace(signature, features=features))
+
+    record = of_line(line_of(prediction))
+
+    assert sorted(record.inputs) == ["active", "city", "tenure"]
+    told = np.array(record.inputs["active"], dtype=np.float32)
+    np.testing.assert_array_equal(told, prediction.batch.numeric[:, 2])
+
+
+def test_of_more_rows_than_a_line_carries_some_are_kept_and_named() -> None:
+    prediction = predicted(5_000, plan="a plan whose name takes much of the line's room")
+
+    record = of_line(line_of(prediction))
+
+    assert record.rows is not None
+    assert 100 < len(record.rows) < 5_000
+    kept = list(record.rows)
+    told = np.array(record.inputs["age"], dtype=np.float32)
+    np.testing.assert_array_equal(told, prediction.batch.numeric[kept, 0])
+
+
+def test_the_line_is_a_log_line_of_embedded_metrics() -> None:
+    line = line_of(predicted(2))
+
+    assert line["timestamp"] == "2026-11-21T18:20:00.123+00:00"
+    assert line["_aws"]["Timestamp"] == 1_795_285_200_123
+    assert line["correlation_id"] == '"quoted"'
+    names = [m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
+    assert {name: line[name] for name in names} == {
+        "Predictions": 2,
+        "PredictionLatency": 1.42,
+        "CapturedRequests": 1,
+    }
+
+
+def test_the_codec_of_a_signature_writes_each_line_alike() -> None:
+    prediction = predicted(3)
+    lines: list[str] = []
+    log = PredictionLog(lines.append, now=lambda: 1_795_285_200.0)
+
+    for _ in range(2):
+        log.answered(prediction, seconds=0.001, correlation_id="c")
+
+    first, second = map(json.loads, lines)
+    assert (first["capture"].pop("sequence"), second["capture"].pop("sequence")) == (1, 2)
+    assert first == second

@@ -1,0 +1,157 @@
+"""Bodies of rows are read quickly when all is well, and the same way as when they are not."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import MillraceError
+from millrace.serving.codec import OPTIONS, Asked, SignatureCodec
+from millrace.serving.rows import RowReader
+from tests.fakes.onnx_models import churn_signature
+
+ROW: dict[str, Any] = {"age": 41, "plan": "basic", "tenure": 3.5, "active": True, "city": "Graz"}
+FEATURES = churn_signature().features
+READER = RowReader(FEATURES, OPTIONS)
+QUICK = SignatureCodec(churn_signature())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def warm() -> None:
+    """The first body of a codec is read thoroughly; from the second on the quick reader is there."""
+    for _ in range(2):
+        QUICK.decode(json.dumps({"rows": [ROW]}).encode())
+
+
+def outcome(codec: SignatureCodec, body: bytes) -> Any:
+    """What a body means, or what is said of it."""
+    try:
+        asked: Asked = codec.read(body)
+    except MillraceError as error:
+        return type(error).__name__, str(error), getattr(error, "problems", None)
+    batch = asked.batch
+    numbers = [[None if v != v else v for v in row] for row in batch.numeric.tolist()]
+    return (
+        numbers,
+        batch.categorical.tolist(),
+        batch.warnings,
+        batch.unknown_categories,
+        asked.options,
+    )
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 130),
+    st.integers(2**53 - 2, 2**53 + 2),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([41.0, 41.5, -0.0, 1e-320, 2**64, -(2**63) - 1, 10**30]),
+    st.sampled_from(
+        ["basic", "gold", " basic ", "NA", "Graz", "a:b", 'q"q', "back\\slash", "\u00e9"]
+    ),
+)
+TYPICAL = st.fixed_dictionaries(
+    {
+        "age": st.integers(18, 120) | st.just(41.0),
+        "plan": st.sampled_from(["basic", "premium", None]),
+        "tenure": st.none() | st.floats(0, 1e6) | st.integers(0, 99),
+        "active": st.booleans(),
+        "city": st.sampled_from(["Graz", "Linz", "12:30", "unheard of"]),
+    }
+)
+ODD = st.fixed_dictionaries(dict.fromkeys(ROW, VALUES), optional={"more": VALUES})
+
+
+@given(
+    rows=st.lists(TYPICAL, max_size=40)
+    | st.lists(TYPICAL | ODD, max_size=6)
+    | st.lists(TYPICAL, min_size=1, max_size=6).map(lambda rows: [*rows, {"age": 41}]),
+    options=st.fixed_dictionaries({}, optional={"form": st.just("columns"), "odd": st.none()}),
+    escaped=st.booleans(),
+)
+def test_the_quick_reader_and_the_thorough_one_agree(
+    rows: list[dict[str, Any]], options: dict[str, Any], escaped: bool
+) -> None:
+    body = json.dumps({"rows": rows, **options}, ensure_ascii=escaped).encode()
+
+    assert outcome(QUICK, body) == outcome(SignatureCodec(churn_signature()), body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"rows":[%s,{"age":1,"age":41,"plan":"basic","tenure":1,"active":true,"city":"Graz"}]}',
+        '{"rows":[%s],"rows":[%s]}',
+        '{"rows":[%s]',
+        '{"rows":[%s]}}',
+        '{"rows":[%s,]}',
+        '{"rows":[%s,NaN]}',
+        '{"rows":[%s,{"age":NaN,"plan":"basic","tenure":1,"active":true,"city":"Graz"}]}',
+        '{"rows":[%s,{"age":1e400,"plan":"basic","tenure":1,"active":true,"city":"Graz"}]}',
+        '{"rows":[%s,[1]]}',
+        '{"rows":[]}',
+        '{"rows":{}}',
+        '{"rows":null}',
+        '{"rows":[%s],"columns":{}}',
+        "[]",
+        "",
+        "\ufeff{}",
+        '{"rows":[%s]}\x00',
+        '{"rows":[{"age":41,"plan":"\ud800","tenure":1,"active":true,"city":"Graz"}]}',
+    ],
+)
+def test_what_is_wrong_is_said_as_the_thorough_reader_says_it(text: str) -> None:
+    body = text.replace("%s", json.dumps(ROW)).encode("utf-8", "surrogatepass")
+
+    assert outcome(QUICK, body) == outcome(SignatureCodec(churn_signature()), body)
+
+
+def test_rows_come_as_tuples_in_the_order_of_the_features() -> None:
+    read = READER.read(
+        json.dumps({"rows": [ROW, {**ROW, "tenure": None}], "form": "rows"}).encode()
+    )
+
+    assert read is not None
+    rows, options = read
+    assert rows == [
+        tuple(ROW[f.name] for f in FEATURES),
+        tuple({**ROW, "tenure": None}[f.name] for f in FEATURES),
+    ]
+    assert options == {"form": "rows"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"age": "41"}, {"active": 1}, {"plan": 3}, {"more": 1}], ids=str
+)
+def test_a_body_that_is_not_as_it_should_be_is_left_to_the_thorough_reader(
+    change: dict[str, Any],
+) -> None:
+    assert READER.read(json.dumps({"rows": [{**ROW, **change}]}).encode()) is None
+
+
+def test_names_that_no_field_can_have_are_read_thoroughly() -> None:
+    features = tuple(replace(f, name='a "quoted" name') if f.name == "age" else f for f in FEATURES)
+    codec = SignatureCodec(replace(churn_signature(), features=features))
+    row = {('a "quoted" name' if k == "age" else k): v for k, v in ROW.items()}
+    body = json.dumps({"rows": [row]}).encode()
+
+    answers = [codec.decode(body).numeric.tolist() for _ in range(3)]
+
+    assert answers == [[[41, 3.5, 1]]] * 3
+
+
+@pytest.mark.parametrize("rows", [1, 5, 200])
+def test_few_rows_and_many_are_read_alike(rows: int) -> None:
+    body = json.dumps({"rows": [{**ROW, "age": 18 + i % 100} for i in range(rows)]}).encode()
+
+    batch = QUICK.decode(body)
+
+    np.testing.assert_array_equal(batch.numeric[:, 0], [18 + i % 100 for i in range(rows)])
+    assert batch.categorical.tolist() == [["basic", "Graz"]] * rows
+    assert batch.numeric.flags.c_contiguous
+    assert batch.categorical.flags.c_contiguous
