@@ -12,7 +12,8 @@ twice gives the same file.
 Reading trusts nothing: an archive with entries that the manifest does not name, without some that
 it does, with a name twice, with a file of another size or digest, is refused, and the message
 names the file. What the digests cannot show is a bundle made by somebody else altogether: compare
-the digest of the whole file, which ``millrace export`` prints, or sign it.
+the digest of the whole file, which ``millrace export`` prints, or let the key of the environment
+that made it tell (`public_key.attestation_by`).
 
 ``format_version`` is MAJOR.MINOR. A reader takes every minor version of its major one: later ones
 may add files and fields, which it checks against their digests and otherwise leaves alone.
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT: Final = "millrace-bundle"
-FORMAT_VERSION: Final = "1.0"
+FORMAT_VERSION: Final = "1.1"
 MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".bundle"
 MAX_MANIFEST_BYTES: Final = 1_000_000
@@ -67,7 +68,9 @@ Kind = Literal["bundle", "edge"]
 
 Role = Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,39}$")]
 """What a file is: ``model``, ``signature``, ``spec``, ``environment``, ``evaluation``,
-``reference``, ``document``, ``example``; later versions of the format may know more."""
+``reference``, ``document``, ``example``, and since 1.1 ``record`` (the version as it is registered,
+and who approved it), ``bom`` (the bill of materials), ``statement`` and ``seal`` (what KMS signed,
+and its signature); later versions of the format may know more."""
 
 
 class _Frozen(BaseModel):
@@ -240,6 +243,18 @@ class Bundle:
             for file in manifest.files:
                 _checked(archive, file, path, keep=False)
         return cls(path, manifest)
+
+    def read_role(self, role: str) -> bytes:
+        """The bytes of the file of a role.
+
+        Raises:
+            NotFoundError: The bundle has none.
+            DigestMismatchError: It is not the one that was exported.
+        """
+        file = next((f for f in self.manifest.files if f.role == role), None)
+        if file is None:
+            raise NotFoundError(f"{self.path}: the bundle has no file of the role {role}")
+        return self.read(file.path)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file, checked again: the archive may have been replaced since.

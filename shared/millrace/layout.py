@@ -89,6 +89,11 @@ def run_id_for_retrain(model: str, token: str) -> str:
     return _run_id(model, "retrain", token)
 
 
+def run_id_for_import(model: str, *digests: str) -> str:
+    """The run that an imported version is registered by: of what is imported, so twice is once."""
+    return _run_id(model, "import", *digests)
+
+
 def batch_id_for(model: str, bucket: str, key: str, version_id: str) -> str:
     """The batch job of an object's version: the same object delivered twice is one job."""
     return _batch_id(model, "object", bucket, unquote(key), version_id)
@@ -223,19 +228,24 @@ def run_prefix(model: str, run_id: str) -> str:
     return f"models/{model}/runs/{run_id}/"
 
 
-def model_key(model: str, run_id: str) -> str:
-    """Artifact bucket: the whole pipeline as ONNX."""
-    return run_prefix(model, run_id) + "model.onnx"
+def artifacts_prefix(model: str) -> str:
+    """Artifact bucket: what versions of a model are made of, by content."""
+    return f"models/{model}/sha256/"
 
 
-def signature_key(model: str, run_id: str) -> str:
-    """Artifact bucket: `signature.Signature` as JSON."""
-    return run_prefix(model, run_id) + "signature.json"
+def model_key(model: str, sha256: str) -> str:
+    """Artifact bucket: the whole pipeline as ONNX, content-addressed."""
+    return f"{artifacts_prefix(model)}{sha256}/model.onnx"
 
 
-def environment_key(model: str, run_id: str) -> str:
-    """Artifact bucket: package versions, code version and seeds of the fit, as JSON."""
-    return run_prefix(model, run_id) + "environment.json"
+def signature_key(model: str, sha256: str) -> str:
+    """Artifact bucket: `signature.Signature` as JSON, content-addressed."""
+    return f"{artifacts_prefix(model)}{sha256}/signature.json"
+
+
+def environment_key(model: str, sha256: str) -> str:
+    """Artifact bucket: package versions, code version and seeds of the fit, content-addressed."""
+    return f"{artifacts_prefix(model)}{sha256}/environment.json"
 
 
 def evaluation_key(model: str, run_id: str, attempt: str) -> str:

@@ -25,6 +25,8 @@ class Cause(StrEnum):
 
     UPLOAD = "upload"
     RETRAIN = "retrain"
+    IMPORT = "import"
+    """Nothing is trained: a version comes from another environment."""
 
 
 class SourceObject(Message):

@@ -17,6 +17,7 @@ from millrace_cli import (
     batches,
     bundles,
     feedback,
+    imports,
     keys,
     local,
     models,
@@ -184,6 +185,7 @@ for group in (
     feedback.app,
     batches.app,
     bundles.app,
+    imports.app,
     serve.app,
     keys.policies,
 ):

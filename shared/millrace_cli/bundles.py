@@ -1,7 +1,9 @@
 """The verb `export`: a model version as one file, to be served without the cloud that made it."""
 
+import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -11,8 +13,10 @@ import typer
 from rich.text import Text
 
 from millrace import layout
+from millrace.attestation import statement
 from millrace.aws.objects import ObjectStore, verify_sha256
 from millrace.aws.s3 import S3ObjectStore
+from millrace.aws.translate import translated
 from millrace.bundle import Content, Kind, Manifest, default_name, write_bundle
 from millrace.errors import (
     ArtifactError,
@@ -20,12 +24,21 @@ from millrace.errors import (
     InvalidRequestError,
     NotFoundError,
 )
-from millrace.registry.records import CHAMPION, ModelVersion, ServingRecord
+from millrace.registry.records import (
+    CHAMPION,
+    CarriedVersion,
+    ModelVersion,
+    ServingRecord,
+    VersionStatus,
+)
 from millrace.registry.registry import Registry, open_registry
 from millrace.signature import FeatureField, Signature
 from millrace.spec import ColumnType
+from millrace_cli.bom import FILENAME as BOM_FILENAME
+from millrace_cli.bom import bill_of_materials
 from millrace_cli.console import JsonFlag, chosen, out, print_json, reported
 from millrace_cli.models import split_reference
+from millrace_cli.target import Target
 
 app = typer.Typer()
 
@@ -74,6 +87,8 @@ def export(
         contents = collect(
             S3ObjectStore(target.s3), target.outputs.artifact_bucket, record, serving, kind
         )
+        if kind == "bundle":
+            contents += papers(registry, record, contents, environment_of(target))
         manifest = write_bundle(
             path,
             contents,
@@ -173,6 +188,62 @@ def collect(
     if record.report_key:
         contents.append(stored("report.html", "document", record.report_key))
     return contents
+
+
+def papers(
+    registry: Registry, record: ModelVersion, contents: Sequence[Content], environment: str
+) -> list[Content]:
+    """What goes with a version into another environment: where it comes from, and what is in it.
+
+    Args:
+        registry: The registry it comes from.
+        record: The version.
+        contents: Its artifacts.
+        environment: The name of the environment.
+    """
+    bodies = {c.role: c.body for c in contents}
+    evaluation = json.loads(bodies["evaluation"]) if "evaluation" in bodies else None
+    compared = ""
+    if record.compared_with is not None:
+        compared = registry.get_version(record.model, record.compared_with).sha256
+    carried = CarriedVersion(
+        environment=environment,
+        # What changes after the verdict is the registry's to tell; the bundle stays the same.
+        version=record.model_copy(
+            update={"status": VersionStatus.VALIDATED, "updated_at": record.created_at}
+        ),
+        compared_with_sha256=compared,
+        approval=registry.approval_of(record.model, record.version),
+    )
+    bill = bill_of_materials(
+        record,
+        signature=Signature.from_json(bodies["signature"]),
+        environment=json.loads(bodies["environment"]),
+        evaluation=evaluation,
+    )
+    made = [
+        Content("version.json", "record", carried.model_dump_json(indent=1).encode()),
+        Content(BOM_FILENAME, "bom", bill),
+    ]
+    if record.kms_signature:
+        said = statement(record.model, record.version, record.sha256, record.signature_sha256)
+        seal = base64.b64decode(record.kms_signature)
+        made += [
+            Content("statement.json", "statement", said),
+            Content("statement.sig", "seal", seal),
+        ]
+    return made
+
+
+def environment_of(target: Target) -> str:
+    """A deployment's name, as a version that is imported elsewhere remembers it."""
+    with translated("ask which account this is"):
+        sts = target.session.client(
+            "sts", endpoint_url=target.endpoint_url, region_name=target.region
+        )
+        account = sts.get_caller_identity()["Account"]
+        sts.close()
+    return f"{target.stack} in {target.region} of {account}"
 
 
 def example_rows(signature: Signature) -> list[dict[str, Value]]:

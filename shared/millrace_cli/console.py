@@ -57,11 +57,15 @@ class Context:
     api_key: str | None = None
     token: str | None = None
 
-    def target(self) -> Target:
-        """The deployment to talk to."""
+    def target(self, stack: str | None = None) -> Target:
+        """The deployment to talk to.
+
+        Args:
+            stack: A stack other than the one that the options chose.
+        """
         return resolve_target(
             kind=self.kind,
-            stack=self.stack,
+            stack=stack or self.stack,
             endpoint_url=self.endpoint_url,
             region=self.region,
             project=self.project,

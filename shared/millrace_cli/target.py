@@ -20,6 +20,7 @@ from millrace_cli import cloud
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.client import CloudFormationClient
     from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_kms.client import KMSClient
     from mypy_boto3_s3.client import S3Client
 
 DEFAULT_STACK = "millrace"
@@ -109,6 +110,11 @@ class Target:
         )
 
     @cached_property
+    def kms(self) -> "KMSClient":
+        """KMS client."""
+        return self.session.client("kms", endpoint_url=self.endpoint_url, config=self._config())
+
+    @cached_property
     def outputs(self) -> StackOutputs:
         """The stack's outputs.
 
@@ -143,7 +149,7 @@ class Target:
 
     def close(self) -> None:
         """Closes the connections of the clients made so far."""
-        for made in ("s3", "cloudformation", "dynamodb"):
+        for made in ("s3", "cloudformation", "dynamodb", "kms"):
             if made in self.__dict__:
                 self.__dict__[made].close()
 

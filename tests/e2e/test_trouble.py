@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from millrace.layout import run_id_for_upload
+from millrace.layout import artifacts_prefix, run_id_for_upload
 from millrace_cli.client import ApiClient
 from millrace_cli.target import Target
 from millrace_cli.training import upload_file
@@ -195,7 +195,8 @@ def test_a_champion_that_cannot_be_loaded_rings_and_answers_once_its_object_is_r
     api.put(f"/v1/specs/{model}", spec_document(model, cancer))
     run = upload(model, cancer.write(tmp_path / "all.csv", stop=300))
     assert run["outcome"] == "promoted", run
-    key = f"models/{model}/runs/{run['run_id']}/model.onnx"
+    listed = target.s3.list_objects_v2(Bucket=artifacts, Prefix=artifacts_prefix(model))
+    [key] = [o["Key"] for o in listed["Contents"] if o["Key"].endswith("/model.onnx")]
     damage = target.s3.put_object(Bucket=artifacts, Key=key, Body=b"not a model")
     rows = json.dumps({"rows": [cancer.feature_row(0)]}).encode()
 

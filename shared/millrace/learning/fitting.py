@@ -61,22 +61,6 @@ class Fit:
         """What the held-back rows say about the errors of some ONNX model of this fit."""
         return calibrate(onnx, spec, self.calibration, self.calibration_target)
 
-    def check(self, onnx: bytes, tolerance: float) -> Parity:
-        """Compares some ONNX model with this fit's pipeline.
-
-        Raises:
-            ParityError: They disagree.
-        """
-        return check_parity(
-            onnx,
-            self.model.predict,
-            self.held_out,
-            task=self.model.task,
-            tolerance=tolerance,
-            target_scale=self.target_scale,
-            seed=self.trial.seed,
-        )
-
 
 def fit(
     spec: ModelSpec,

@@ -1,9 +1,7 @@
 """The three actions of the train function over S3: plan, trial and fit.
 
 Idempotent without a store of its own: plan and trial are pure functions of immutable inputs, and a
-fit writes each artifact once under its run's prefix. When an earlier attempt of the same run has
-written the model already, that model stands, provided it agrees with this attempt's pipeline within
-the parity tolerance; the digest that is returned is always that of the stored bytes.
+fit writes each artifact once, under the name of its content.
 """
 
 import hashlib
@@ -23,13 +21,13 @@ import sklearn
 from millrace import layout
 from millrace.aws.objects import ObjectStore
 from millrace.documents import read_spec
-from millrace.errors import ArtifactError, ParityError
+from millrace.errors import ArtifactError
 from millrace.learning.data import SplitReader
 from millrace.learning.deadline import Remaining
 from millrace.learning.export import IR_VERSION, ML_OPSET, OPSET
 from millrace.learning.fitting import Fit, fit, make_signature
 from millrace.learning.search import plan, run_trial
-from millrace.messages import FitResult, FitTask, Parity, Plan, PlanTask, TrialResult, TrialTask
+from millrace.messages import FitResult, FitTask, Plan, PlanTask, TrialResult, TrialTask
 from millrace.spec import ModelSpec, canonical_json
 
 
@@ -77,12 +75,15 @@ class Training:
         )
 
     def fit(self, task: FitTask, remaining: Remaining | None = None) -> FitResult:
-        """Fits the winner and stores model, signature and environment.
+        """Fits the winner and stores model, signature and environment, each by its content.
+
+        So an attempt that is repeated writes what is there already, or, should a library not give
+        the same bytes twice, something beside it: what is registered is whole either way.
 
         Raises:
             TrainingError: There is no usable winner, or no time.
             ParityError: ONNX and scikit-learn disagree.
-            ArtifactError: An earlier attempt of this run stored something else.
+            ArtifactError: What lies under a content's name is not that content.
         """
         started = time.perf_counter()
         spec = self._spec(task)
@@ -102,10 +103,10 @@ class Training:
             },
             remaining=remaining,
         )
-        model_key = layout.model_key(task.model, task.run_id)
-        stored, parity = self._store_model(model_key, fitted, spec)
+        stored = fitted.onnx
         sha256 = hashlib.sha256(stored).hexdigest()
-        signature_key = layout.signature_key(task.model, task.run_id)
+        model_key = layout.model_key(task.model, sha256)
+        self._store_once(model_key, stored, "application/octet-stream")
         signature = make_signature(
             spec,
             schema,
@@ -114,14 +115,15 @@ class Training:
             conformal=fitted.calibrate(stored, spec),
         )
         signature_body = signature.to_json()
-        self._store_same(signature_key, signature_body)
-        environment_key = layout.environment_key(task.model, task.run_id)
-        self._store.write_once(
-            self._bucket,
-            environment_key,
-            canonical_json(self._environment(task, fitted, sha256, signature_body)).encode(),
-            content_type="application/json",
+        signature_sha256 = hashlib.sha256(signature_body).hexdigest()
+        signature_key = layout.signature_key(task.model, signature_sha256)
+        self._store_once(signature_key, signature_body, "application/json")
+        environment = self._environment(task, fitted, sha256, signature_sha256)
+        environment_body = canonical_json(environment).encode()
+        environment_key = layout.environment_key(
+            task.model, hashlib.sha256(environment_body).hexdigest()
         )
+        self._store_once(environment_key, environment_body, "application/json")
         return FitResult(
             trial_id=fitted.trial.trial_id,
             algorithm=fitted.trial.algorithm,
@@ -135,9 +137,9 @@ class Training:
             sha256=sha256,
             size_bytes=len(stored),
             signature_key=signature_key,
-            signature_sha256=hashlib.sha256(signature_body).hexdigest(),
+            signature_sha256=signature_sha256,
             environment_key=environment_key,
-            parity=parity,
+            parity=fitted.parity,
             code_version=self._code_version,
             seed=fitted.trial.seed,
             seconds=round(time.perf_counter() - started, 3),
@@ -146,34 +148,17 @@ class Training:
     def _spec(self, task: PlanTask | TrialTask | FitTask) -> ModelSpec:
         return read_spec(self._store, self._bucket, task.spec_key, task.spec_digest)
 
-    def _store_model(self, key: str, fitted: Fit, spec: ModelSpec) -> tuple[bytes, Parity]:
-        """Writes the model once; a model that is there already stands if it is the same one."""
-        if self._store.write_once(
-            self._bucket, key, fitted.onnx, content_type="application/octet-stream"
-        ):
-            return fitted.onnx, fitted.parity
-        stored = self._store.read(self._bucket, key)
-        if stored == fitted.onnx:
-            return stored, fitted.parity
-        try:
-            return stored, fitted.check(stored, spec.train.parity_tolerance)
-        except (ParityError, ArtifactError) as exc:
-            raise ArtifactError(
-                f"s3://{self._bucket}/{key} was written by an earlier attempt of this run and is "
-                f"not the model of this one: {exc}"
-            ) from exc
-
-    def _store_same(self, key: str, body: bytes) -> None:
-        if self._store.write_once(self._bucket, key, body, content_type="application/json"):
+    def _store_once(self, key: str, body: bytes, content_type: str) -> None:
+        """Writes what its own content names; what is there already must be it."""
+        if self._store.write_once(self._bucket, key, body, content_type=content_type):
             return
         if self._store.read(self._bucket, key) != body:
             raise ArtifactError(
-                f"s3://{self._bucket}/{key} was written by an earlier attempt of this run and "
-                "differs from this one's"
+                f"s3://{self._bucket}/{key} is not what its name says: restore its first version"
             )
 
     def _environment(
-        self, task: FitTask, fitted: Fit, sha256: str, signature: bytes
+        self, task: FitTask, fitted: Fit, sha256: str, signature_sha256: str
     ) -> dict[str, Any]:
         """Everything it takes to train the same model again; no times, so that it stays equal."""
         return {
@@ -205,5 +190,5 @@ class Training:
             "metric": task.plan.metric,
             "rows": fitted.rows,
             "model_sha256": sha256,
-            "signature_sha256": hashlib.sha256(signature).hexdigest(),
+            "signature_sha256": signature_sha256,
         }

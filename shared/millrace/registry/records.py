@@ -27,6 +27,7 @@ __all__ = [
     "CHAMPION",
     "PIPELINE",
     "AuditEntry",
+    "CarriedVersion",
     "DatasetVersion",
     "ModelVersion",
     "Provenance",
@@ -290,6 +291,18 @@ class ModelVersion(Record):
     evaluation_key: str = ""
     report_key: str = ""
     aliases: tuple[str, ...] = ()
+
+
+class CarriedVersion(Record):
+    """A version as it goes from one environment to another, in a bundle."""
+
+    environment: str
+    """Where it was exported: ``STACK in REGION of ACCOUNT``."""
+    version: ModelVersion
+    compared_with_sha256: str = ""
+    """Digest of the artifact of the champion it was compared with; empty without one."""
+    approval: dict[str, Any] | None = None
+    """Who approved it, when and why; None when nobody did."""
 
 
 class AuditEntry(Record):

@@ -68,9 +68,9 @@ class Versions(Runs):
             },
             metrics={
                 f"cv_{fit.metric}": fit.cv_score,
-                f"cv_{fit.metric}_std": fit.cv_score_std,
-                f"validation_{fit.metric}": fit.validation_score,
                 "parity_max_difference": fit.parity.max_difference,
+                # What a bundle does not carry is not known of an imported version.
+                **({} if provenance is not None else _fitted_metrics(fit)),
             },
             tags={"dataset_version": ingest.dataset_version, "spec_digest": task.spec_digest},
         )
@@ -186,6 +186,12 @@ class Versions(Runs):
             kms_signature=record.kms_signature,
             kms_key_id=record.kms_key_id,
         )
+
+    def approval_of(self, model: str, version: int) -> dict[str, Any] | None:
+        """Who approved a version, when and why; None when nobody did."""
+        item = self._table.get(items.version_key(model, version))
+        approval = None if item is None else item.get("approval")
+        return None if approval is None else dict(approval)
 
     def get_version(self, model: str, version: int | str) -> ModelVersion:
         """A model version by number, by a number in text, or by alias.
@@ -351,6 +357,13 @@ class Versions(Runs):
 def told_by(entry: AuditEntry) -> dict[str, Any]:
     """What a version's item says of the entry that told of its state."""
     return {"ledger_sequence": entry.sequence}
+
+
+def _fitted_metrics(fit: FitResult) -> dict[str, float]:
+    return {
+        f"cv_{fit.metric}_std": fit.cv_score_std,
+        f"validation_{fit.metric}": fit.validation_score,
+    }
 
 
 def _registered_facts(version: ModelVersion) -> dict[str, Any]:

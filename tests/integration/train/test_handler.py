@@ -59,7 +59,7 @@ def test_run_ends_with_a_model_that_answers_by_its_signature(new_run: NewRun, na
 
     body = stored(fitted["model_key"])
     signature_body = stored(fitted["signature_key"])
-    assert fitted["model_key"] == layout.model_key("sample", "sample-0123")
+    assert fitted["model_key"] == layout.model_key("sample", fitted["sha256"])
     assert hashlib.sha256(body).hexdigest() == fitted["sha256"]
     assert hashlib.sha256(signature_body).hexdigest() == fitted["signature_sha256"]
     assert fitted["size_bytes"] == len(body)
@@ -129,53 +129,31 @@ def test_fit_delivered_twice_writes_once(new_run: NewRun) -> None:
     second = run.fit(plan, trials)
 
     assert second["sha256"] == first["sha256"]
-    assert versions(layout.run_prefix("sample", "sample-0123")) == 3
+    assert versions(layout.artifacts_prefix("sample")) == 3
 
 
-def test_fit_keeps_an_equal_model_of_an_earlier_attempt_with_its_own_digest(
-    new_run: NewRun,
-) -> None:
+def test_every_artifact_lies_under_the_name_of_its_content(new_run: NewRun) -> None:
+    run = new_run()
+
+    fitted = through(run)
+
+    for key in ("model_key", "signature_key", "environment_key"):
+        digest = hashlib.sha256(stored(fitted[key])).hexdigest()
+        assert fitted[key].startswith(f"models/sample/sha256/{digest}/")
+
+
+@pytest.mark.parametrize("key", ["model_key", "signature_key", "environment_key"])
+def test_fit_refuses_what_is_not_the_content_that_its_name_says(new_run: NewRun, key: str) -> None:
     run = new_run()
     plan = run.plan()
     trials = run.search(plan)
     first = run.fit(plan, trials)
-    model = onnx.load_from_string(stored(first["model_key"]))
-    model.doc_string = "the same model, written by other code"
-    earlier = model.SerializeToString()
-    client("s3").delete_object(Bucket=ARTIFACTS, Key=first["model_key"])
-    put(ARTIFACTS, first["model_key"], earlier)
+    put(ARTIFACTS, first[key], b"something else")
 
-    second = run.fit(plan, trials)
-
-    assert second["sha256"] == hashlib.sha256(earlier).hexdigest() != first["sha256"]
-    assert stored(second["model_key"]) == earlier
-
-
-@pytest.mark.parametrize("what", ["other_model", "no_model"])
-def test_fit_refuses_a_different_model_of_an_earlier_attempt(new_run: NewRun, what: str) -> None:
-    run = new_run()
-    plan = run.plan()
-    trials = run.search(plan)
-    if what == "other_model":
-        worst = max(trials, key=lambda t: t["trial_id"])
-        body = stored(run.fit(plan, [worst])["model_key"])
-        trials = [t for t in trials if t is not worst]
-    else:
-        body = b"half a model"
-        put(ARTIFACTS, layout.model_key("sample", "sample-0123"), body)
-
-    with pytest.raises(ArtifactError, match="earlier attempt of this run"):
+    with pytest.raises(ArtifactError, match="is not what its name says"):
         run.fit(plan, trials)
 
-    assert stored(layout.model_key("sample", "sample-0123")) == body
-
-
-def test_fit_refuses_another_signature_of_an_earlier_attempt(new_run: NewRun) -> None:
-    run = new_run()
-    put(ARTIFACTS, layout.signature_key("sample", "sample-0123"), b"{}")
-
-    with pytest.raises(ArtifactError, match=r"signature\.json was written by an earlier attempt"):
-        through(run)
+    assert stored(first[key]) == b"something else"
 
 
 def test_failed_trials_do_not_stop_the_fit(new_run: NewRun) -> None:
