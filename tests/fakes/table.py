@@ -64,12 +64,12 @@ class FakeTable:
         self.calls.append("query")
         pk_name, sk_name = (INDEX_PK, INDEX_SK) if index else (PK, SK)
         with self._lock:
-            rows = [from_item(i) for i in self._items.values() if pk_name in i]
+            wanted = {"S": pk}
+            rows = [from_item(i) for i in self._items.values() if i.get(pk_name) == wanted]
         rows = [
             r
             for r in rows
-            if r[pk_name] == pk
-            and (r[sk_name].startswith(prefix) if prefix else r[sk_name] >= since)
+            if (r[sk_name].startswith(prefix) if prefix else r[sk_name] >= since)
             and (not until or prefix != "" or r[sk_name] <= until)
         ]
         rows.sort(key=lambda r: (r[sk_name].encode(), r[PK], r[SK]), reverse=newest_first)
