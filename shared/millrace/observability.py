@@ -109,6 +109,8 @@ class METRICS:
     PREDICTION_LATENCY: Final = "PredictionLatency"
     PREDICTIONS_REFUSED: Final = "PredictionsRefused"
     UNKNOWN_CATEGORIES: Final = "UnknownCategories"
+    CHALLENGER_FAILURES: Final = "ChallengerFailures"
+    CHALLENGER_LACKING: Final = "ChallengerLacking"
     MODEL_LOADS: Final = "ModelLoads"
     MODEL_LOAD_FAILURES: Final = "ModelLoadFailures"
     CAPTURED_REQUESTS: Final = "CapturedRequests"

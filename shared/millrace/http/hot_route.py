@@ -32,8 +32,8 @@ from millrace.serving.answers import (
 )
 from millrace.serving.codec import OPTIONS, Batch, Limits, SignatureCodec
 from millrace.serving.delimited import read_csv
-from millrace.serving.prediction import Predictor
-from millrace.serving.store import LoadedModel
+from millrace.serving.prediction import Prediction, Predictor
+from millrace.serving.routing import ENTITY, ENTITY_HEADER, Chosen
 from millrace.vocabulary import MODEL_NAME_PATTERN
 
 type Scope = MutableMapping[str, Any]
@@ -48,6 +48,8 @@ PREDICTION_HEADER: Final = "X-Millrace-Prediction-Id"
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 _MAX_QUERY_FIELDS: Final = 100
+_MAX_QUERY_LENGTH: Final = 8_192
+_ENTITY_MARK: Final = f"{ENTITY}="
 _BEGINNING: Final = "/v1/models/"
 _ENDING: Final = "/predict"
 _VERSIONS: Final = "versions"
@@ -56,8 +58,8 @@ _VERSIONS: Final = "versions"
 class Models(Protocol):
     """What the routes need of a model store."""
 
-    def get(self, model: str, version: int | None = None) -> LoadedModel:
-        """A version in memory; without one, the champion."""
+    def choose(self, model: str, version: int | None = None, entity: bytes | None = None) -> Chosen:
+        """A version in memory; without one, what answers to that entity."""
         ...
 
 
@@ -67,6 +69,15 @@ class Reply(NamedTuple):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...]
+
+
+class _Asking(NamedTuple):
+    """What a request brings to whichever version answers it."""
+
+    body: bytes
+    content_type: str
+    query: str
+    written_in: Format
 
 
 class HotRoute:
@@ -101,7 +112,7 @@ class HotRoute:
         """The answer to a request, whatever happens."""
         started = self._predictor.clock()
         correlation = correlation_id(scope)
-        loaded: LoadedModel | None = None
+        chosen: Chosen | None = None
         try:
             headers = dict(scope["headers"])
             written_in = acceptable(headers.get(b"accept", b"").decode("latin-1"))
@@ -111,18 +122,23 @@ class HotRoute:
                 headers.get(b"content-encoding", b"").decode("latin-1"),
                 self._limits.body_bytes,
             )
-            loaded = self._store.get(name, version)
-            batch, given = _read(
-                body, headers.get(b"content-type", b"").decode("latin-1"), loaded.codec
+            query = (scope.get("query_string") or b"").decode("latin-1")
+            asking = _Asking(
+                body, headers.get(b"content-type", b"").decode("latin-1"), query, written_in
             )
-            options = DEFAULT_OPTIONS
-            query = scope.get("query_string")
-            if given or query:
-                options = _options(given, (query or b"").decode("latin-1"))
-            prediction = self._predictor.run(loaded, batch)
-            content = self._writer(loaded.codec).write(prediction, options, written_in)
+            chosen = self._store.choose(name, version, entity_of(headers, query))
+            try:
+                prediction, content = self._answer(chosen, asking)
+            except Exception as error:
+                if chosen.instead is None:
+                    raise
+                failed, chosen = chosen, chosen.fallback()
+                prediction, content = self._answer(chosen, asking)
+                self._predictor.refused(
+                    error, chosen=failed, started=started, correlation_id=correlation
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            return self._refused(error, scope, loaded, started, correlation)
+            return self._refused(error, scope, chosen, started, correlation)
         self._predictor.answered(prediction, started=started, correlation_id=correlation)
         return Reply(
             200,
@@ -135,17 +151,37 @@ class HotRoute:
             ),
         )
 
+    def _answer(self, chosen: Chosen, asking: "_Asking") -> tuple[Prediction, bytes]:
+        """The prediction of a version, and the answer's body.
+
+        Raises:
+            MillraceError: The request does not fit the version, or the version fails.
+        """
+        codec = chosen.loaded.codec
+        batch, given = _read(asking.body, asking.content_type, codec)
+        options = DEFAULT_OPTIONS
+        if given or asking.query:
+            options = _options(given, asking.query)
+        prediction = self._predictor.run(
+            chosen,
+            batch,
+            None
+            if chosen.shadow is None
+            else lambda other: _read(asking.body, asking.content_type, other)[0],
+        )
+        return prediction, self._writer(codec).write(prediction, options, asking.written_in)
+
     def _refused(
         self,
         error: Exception,
         scope: Scope,
-        loaded: LoadedModel | None,
+        chosen: Chosen | None,
         started: float,
         correlation: str,
     ) -> Reply:
         if isinstance(error, MillraceError):
             self._predictor.refused(
-                error, loaded=loaded, started=started, correlation_id=correlation
+                error, chosen=chosen, started=started, correlation_id=correlation
             )
         if isinstance(error, RequestTooLargeError):
             error = _pointed(error, scope["path"])
@@ -212,6 +248,16 @@ def _options(given: Mapping[str, Any], query: str) -> AnswerOptions:
             raise InvalidRequestError(f"{key}: {message}", [FieldProblem(key, message)])
         asked[key] = _FROM_QUERY[key](value)
     return read_options(asked)
+
+
+def entity_of(headers: Mapping[bytes, bytes], query: str = "") -> bytes | None:
+    """The caller's key of a request: a header, or a parameter of the query."""
+    entity = headers.get(_ENTITY_KEY)
+    if entity is None and _ENTITY_MARK in query:
+        # More parameters than are read are refused where their meaning is asked.
+        pairs = parse_qsl(query[:_MAX_QUERY_LENGTH], keep_blank_values=True)
+        entity = next((value.encode() for key, value in pairs if key == ENTITY), None)
+    return entity
 
 
 def _number(text: str) -> float | str:
@@ -288,6 +334,7 @@ def _named(path: str) -> tuple[str, int | None]:
     return name, int(version)
 
 
+_ENTITY_KEY: Final = ENTITY_HEADER.lower().encode()
 _VERSION_KEY: Final = VERSION_HEADER.lower().encode()
 _PREDICTION_KEY: Final = PREDICTION_HEADER.lower().encode()
 _TYPES: Final = {

@@ -30,12 +30,13 @@ from millrace.errors import (
 )
 from millrace.http import bodies
 from millrace.http.caller import correlation_id
-from millrace.http.hot_route import ASGI, Receive, Scope, Send, received
+from millrace.http.hot_route import ASGI, Receive, Scope, Send, entity_of, received
 from millrace.http.problem_details import refusal, shown
 from millrace.serving.codec import Limits, SignatureCodec
-from millrace.serving.prediction import Predictor
+from millrace.serving.prediction import Prediction, Predictor
+from millrace.serving.routing import Chosen
 from millrace.serving.store import LoadedModel, ModelState
-from millrace.serving.tensors import TensorMap, read_request
+from millrace.serving.tensors import InferenceRequest, TensorMap, read_request
 from millrace.vocabulary import MODEL_NAME_PATTERN
 
 PLATFORM: Final = "onnxruntime_onnx"
@@ -58,6 +59,10 @@ class Models(Protocol):
 
     def get(self, model: str, version: int | None = None) -> LoadedModel:
         """A version in memory, the champion by default."""
+        ...
+
+    def choose(self, model: str, version: int | None = None, entity: bytes | None = None) -> Chosen:
+        """A version in memory; without one, what answers to that entity."""
         ...
 
     def models(self) -> Sequence[ModelState]:
@@ -155,7 +160,12 @@ class _Inference:
             asked = _asked(method, path)
             if asked.verb == "infer":
                 return self._infer(
-                    asked, body, headers, started=started, correlation=correlation_id(scope)
+                    asked,
+                    body,
+                    headers,
+                    (scope.get("query_string") or b"").decode("latin-1"),
+                    started=started,
+                    correlation=correlation_id(scope),
                 )
             if asked.verb == "ready":
                 return self._model_ready(asked)
@@ -218,7 +228,7 @@ class _Inference:
                 "name": asked.model,
                 "versions": [str(loaded.version)],
                 "platform": PLATFORM,
-                **self._map_of(loaded).metadata(),
+                **self._map_of(loaded.codec).metadata(),
             }
         )
 
@@ -227,45 +237,73 @@ class _Inference:
         asked: _Asked,
         body: bytes,
         headers: Mapping[bytes, bytes],
+        query: str,
         *,
         started: float,
         correlation: str,
     ) -> _Answer:
-        loaded: LoadedModel | None = None
+        chosen: Chosen | None = None
         try:
             request = read_request(body, _header_length(headers))
-            loaded = self._store.get(asked.model, asked.version)
-            tensors = self._map_of(loaded)
-            tensors.expect_outputs(request.outputs)
-            batch = loaded.codec.decode_columns(tensors.columns(request))
-            prediction = self._predictor.run(loaded, batch)
-            parameters = {"prediction_id": prediction.prediction_id}
-            if batch.warnings:
-                parameters["warnings"] = orjson.dumps(batch.warnings).decode()
-            content, header_length = tensors.answer(
-                request, prediction.output, version=prediction.version, parameters=parameters
+            chosen = self._store.choose(
+                asked.model, asked.version, entity_of(headers, query) or request.entity
             )
-            # Lambda answers in text, so that bytes leave it as base64.
-            size = len(content) if header_length is None else -(-len(content) // 3) * 4
-            if size > self._limits.answer_bytes:
-                raise RequestTooLargeError(
-                    f"the answer to {batch.rows:,} rows has {size:,} bytes and may have "
-                    f"{self._limits.answer_bytes:,}: divide the rows over several requests"
+            try:
+                answer, prediction = self._answer_by(chosen, request)
+            except Exception as error:
+                if chosen.instead is None:
+                    raise
+                failed, chosen = chosen, chosen.fallback()
+                answer, prediction = self._answer_by(chosen, request)
+                self._predictor.refused(
+                    error, chosen=failed, started=started, correlation_id=correlation
                 )
         except MillraceError as error:
             self._predictor.refused(
-                error, loaded=loaded, started=started, correlation_id=correlation
+                error, chosen=chosen, started=started, correlation_id=correlation
             )
             raise
         self._predictor.answered(prediction, started=started, correlation_id=correlation)
-        if header_length is None:
-            return _Answer(content)
-        return _Answer(content, ((_LENGTH_KEY, b"%d" % header_length),), _BINARY)
+        return answer
 
-    def _map_of(self, loaded: LoadedModel) -> TensorMap:
-        found = self._maps.get(loaded.codec)
+    def _answer_by(self, chosen: Chosen, request: InferenceRequest) -> tuple[_Answer, Prediction]:
+        """What a version answers.
+
+        Raises:
+            MillraceError: The request does not fit the version, or the version fails.
+        """
+        loaded = chosen.loaded
+        tensors = self._map_of(loaded.codec)
+        tensors.expect_outputs(request.outputs)
+        batch = loaded.codec.decode_columns(tensors.columns(request))
+        prediction = self._predictor.run(
+            chosen,
+            batch,
+            None
+            if chosen.shadow is None
+            else lambda other: other.decode_columns(self._map_of(other).columns(request)),
+        )
+        parameters = {"prediction_id": prediction.prediction_id}
+        if batch.warnings:
+            parameters["warnings"] = orjson.dumps(batch.warnings).decode()
+        content, header_length = tensors.answer(
+            request, prediction.output, version=prediction.version, parameters=parameters
+        )
+        # Lambda answers in text, so that bytes leave it as base64.
+        size = len(content) if header_length is None else -(-len(content) // 3) * 4
+        if size > self._limits.answer_bytes:
+            raise RequestTooLargeError(
+                f"the answer to {batch.rows:,} rows has {size:,} bytes and may have "
+                f"{self._limits.answer_bytes:,}: divide the rows over several requests"
+            )
+        if header_length is None:
+            return _Answer(content), prediction
+        return _Answer(content, ((_LENGTH_KEY, b"%d" % header_length),), _BINARY), prediction
+
+    def _map_of(self, codec: SignatureCodec) -> TensorMap:
+        found = self._maps.get(codec)
         if found is None:
-            found = self._maps[loaded.codec] = TensorMap(loaded.signature)
+            found = self._maps[codec] = TensorMap(codec.signature)
         return found
 
 

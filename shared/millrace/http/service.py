@@ -13,6 +13,7 @@ from millrace.http.hot_route import ASGI, HotRoute, Receive, Scope, Send
 from millrace.http.inference import Models, create_inference
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Limits
+from millrace.serving.identity import Role
 from millrace.serving.journal import PredictionLog
 from millrace.serving.prediction import Journal, Predictor
 
@@ -61,7 +62,7 @@ class Service:
 def create_service(
     store: Models,
     *,
-    new_id: Callable[[], str],
+    new_id: Callable[[Role, int], str],
     limits: Limits = DEFAULT_LIMITS,
     clock: Callable[[], float] = time.perf_counter,
     journal: Journal | None = None,
@@ -70,7 +71,7 @@ def create_service(
 
     Args:
         store: Gives loaded models.
-        new_id: Makes a prediction id.
+        new_id: Makes a prediction id of a role and a number.
         limits: How much one request may carry.
         clock: Seconds, to measure the time an answer takes.
         journal: Is told of every prediction; by default, lines on standard output.

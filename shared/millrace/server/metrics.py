@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 import millrace
 from millrace.bundle import Bundle
 from millrace.serving.prediction import Journal, Prediction
+from millrace.serving.routing import Chosen
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 LATENCY_BUCKETS: Final = (
@@ -204,9 +205,17 @@ class MeteredJournal:
             self._lines.answered(prediction, seconds=seconds, correlation_id=correlation_id)
 
     def refused(
-        self, error: Exception, *, model: str | None, seconds: float, correlation_id: str
+        self,
+        error: Exception,
+        *,
+        model: str | None,
+        seconds: float,
+        correlation_id: str,
+        failed: Chosen | None = None,
     ) -> None:
         """See `Journal.refused`."""
         self._meters.refused(model, type(error).__name__)
         if self._lines is not None:
-            self._lines.refused(error, model=model, seconds=seconds, correlation_id=correlation_id)
+            self._lines.refused(
+                error, model=model, seconds=seconds, correlation_id=correlation_id, failed=failed
+            )

@@ -33,9 +33,12 @@ import orjson
 
 from millrace import base64_text
 from millrace.observability import METRICS, NAMESPACE, SERVICE
+from millrace.registry.serving import RolloutRoute
 from millrace.serving.capture import SCHEMA
 from millrace.serving.codec import SignatureCodec
-from millrace.serving.prediction import Prediction
+from millrace.serving.identity import Role
+from millrace.serving.prediction import Prediction, Shadowed
+from millrace.serving.routing import Chosen
 from millrace.signature import Signature
 from millrace.vocabulary import Task
 
@@ -86,18 +89,27 @@ class PredictionLog:
         batch = prediction.batch
         rows = batch.rows
         metrics: tuple[str, ...] = _ANSWERED
-        more = ""
+        more = _ROLES[prediction.role]
+        if prediction.route is not None:
+            more += _rollout(prediction.route)
         if batch.warnings:
-            more = f',"warnings":{_json({w.field: w.count for w in batch.warnings})}'
+            more += f',"warnings":{_json({w.field: w.count for w in batch.warnings})}'
         if batch.unknown_categories:
             more += f',"{METRICS.UNKNOWN_CATEGORIES}":{batch.unknown_categories}'
             metrics = _ANSWERED_UNKNOWN
         rate = prediction.loaded.record.capture_rate
         if rate > 0 and (rate >= 1 or self._chance() < rate):
-            record = self._captured(prediction, rate)
+            shadow = None if prediction.shadow is None else prediction.shadow()
+            record = self._captured(prediction, rate, shadow)
             if record:
                 more += f',"{METRICS.CAPTURED_REQUESTS}":1,"capture":{record}'
                 metrics = _CAPTURED[metrics]
+            if shadow is not None and shadow.error:
+                more += f',"{METRICS.CHALLENGER_FAILURES}":1'
+                metrics = (*metrics, METRICS.CHALLENGER_FAILURES)
+        if prediction.lacking:
+            more += f',"{METRICS.CHALLENGER_LACKING}":1'
+            metrics = (*metrics, METRICS.CHALLENGER_LACKING)
         self._line(
             "predicted",
             prediction.model,
@@ -109,19 +121,34 @@ class PredictionLog:
         )
 
     def refused(
-        self, error: Exception, *, model: str | None, seconds: float, correlation_id: str
+        self,
+        error: Exception,
+        *,
+        model: str | None,
+        seconds: float,
+        correlation_id: str,
+        failed: Chosen | None = None,
     ) -> None:
         """Writes the line of a refusal; neither values nor invented names are on it."""
+        answered = failed is not None and failed.role is Role.CHALLENGER
+        metrics = _FAILED if answered else _REFUSED
         fields: dict[str, Any] = {
             "correlation_id": correlation_id,
             "error": type(error).__name__,
             "fields": len(getattr(error, "problems", ())),
             "milliseconds": round(seconds * 1e3, 3),
-            METRICS.PREDICTIONS_REFUSED: 1,
+            metrics[0]: 1,
         }
-        self._line("prediction refused", model, _REFUSED, _json(fields)[1:-1])
+        more = ""
+        if failed is not None:
+            fields["version"] = failed.loaded.version
+            more = _ROLES[failed.role]
+            if failed.route is not None:
+                more += _rollout(failed.route)
+        message = "challenger failed" if answered else "prediction refused"
+        self._line(message, model, metrics, _json(fields)[1:-1] + more)
 
-    def _captured(self, prediction: Prediction, rate: float) -> str:
+    def _captured(self, prediction: Prediction, rate: float, shadow: Shadowed | None) -> str:
         """The capture record of a prediction, of as many rows as a line carries."""
         if not self._process:
             # Not at construction: processes restored from one snapshot must not share it.
@@ -134,12 +161,12 @@ class PredictionLog:
         begin = (
             f'{{"schema":{SCHEMA},"process":"{self._process}","sequence":{sequence},"rate":{rate},'
         )
-        whole = form.record(begin, prediction, None)
+        whole = form.record(begin, prediction, None, shadow)
         rows = prediction.batch.rows
         while len(whole) > _ROOM and rows > 1:
             rows = max(1, min(rows - 1, int(rows * _ROOM / len(whole) * 0.95)))
             kept = np.arange(rows) * prediction.batch.rows // rows
-            whole = form.record(begin, prediction, kept)
+            whole = form.record(begin, prediction, kept, shadow)
         if len(whole) > _ROOM:
             return ""
         # Only now: a line that is not written leaves no gap in the numbers.
@@ -188,7 +215,11 @@ class _Form:
         self._output = PREDICTION if regression else PROBABILITIES
 
     def record(
-        self, begin: str, prediction: Prediction, kept: npt.NDArray[np.intp] | None
+        self,
+        begin: str,
+        prediction: Prediction,
+        kept: npt.NDArray[np.intp] | None,
+        shadow: Shadowed | None,
     ) -> bytes:
         """The record of a prediction.
 
@@ -196,6 +227,7 @@ class _Form:
             begin: What stands before the columns.
             prediction: The prediction.
             kept: Rows, if not all.
+            shadow: What a challenger said to the same rows.
         """
         batch = prediction.batch
         numeric, categorical, output = batch.numeric, batch.categorical, prediction.output
@@ -203,6 +235,8 @@ class _Form:
         if kept is not None:
             numeric, categorical, output = numeric[kept], categorical[kept], output[kept]
             end = b',"rows":%b}' % _dumps(kept.tolist())
+        if shadow is not None:
+            end = b',"shadow":%b%b' % (self._shadow(shadow, kept), end)
         inputs = self._inputs(numeric, categorical, packed=len(output) >= PACKED_FROM)
         written = _packed(output) if len(output) >= PACKED_FROM else _numbers(output)
         return b'%b"inputs":{%b},"outputs":{"%b":%b}%b' % (
@@ -212,6 +246,13 @@ class _Form:
             written,
             end,
         )
+
+    def _shadow(self, shadow: Shadowed, kept: npt.NDArray[np.intp] | None) -> bytes:
+        begin = b'{"version":%d,"latency_ms":%.3f' % (shadow.version, shadow.seconds * 1e3)
+        if shadow.output is None:
+            return b'%b,"error":%b}' % (begin, _dumps(shadow.error))
+        output = shadow.output if kept is None else shadow.output[kept]
+        return b'%b,"outputs":{"%b":%b}}' % (begin, self._output, _numbers(output))
 
     def _inputs(
         self,
@@ -263,6 +304,12 @@ _CAPTURED: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
     metrics: (*metrics, METRICS.CAPTURED_REQUESTS) for metrics in (_ANSWERED, _ANSWERED_UNKNOWN)
 }
 _REFUSED: Final = (METRICS.PREDICTIONS_REFUSED,)
+_FAILED: Final = (METRICS.CHALLENGER_FAILURES,)
+_ROLES: Final = {role: f',"role":"{role.name.lower()}"' for role in Role}
+
+
+def _rollout(route: RolloutRoute) -> str:
+    return f',"rollout":{{"id":{_json(route.rollout_id)},"step":{route.step}}}'
 
 
 def _beginning(message: str, model: str | None, metrics: tuple[str, ...]) -> str:

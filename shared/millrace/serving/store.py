@@ -16,12 +16,16 @@ model is loaded at a time, which bounds the memory that loading takes.
 When memory is short the version that answered least recently goes first: one hot model among
 hundreds is never loaded twice, and a rollback to a version still in memory loads nothing.
 
+**Rollouts.** The challenger of a rollout is loaded behind the answers too, and answers its share
+(`routing`) from then on; until then, and when it cannot be loaded, the champion answers for it.
+
 **Failure.** A version that cannot be loaded, or a registry that cannot be reached, leaves the last
 good version answering; the former counts for an alarm. Both are tried again at the next refresh.
 """
 
 import ctypes
 import itertools
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -47,9 +51,11 @@ from millrace.errors import (
     ServiceUnavailableError,
     ThrottledError,
 )
-from millrace.registry.serving import Offer, ServingRecord
+from millrace.registry.serving import Offer, RolloutRoute, ServingRecord
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Batch, Limits, SignatureCodec
+from millrace.serving.identity import Role
+from millrace.serving.routing import Chosen, alone, shared
 from millrace.signature import Signature
 from millrace.signature_file import read_signature
 
@@ -170,6 +176,12 @@ class _Entry:
     ahead: float = float("-inf")
     """When it is to be asked again, behind the answer."""
     reading: _Reading | None = None
+    record: ServingRecord | None = None
+    """What the registry said last, and was adopted: a version's own record may be another entry's."""
+    challenger: _Resident | None = None
+    """The version that a rollout brings, once it is in memory."""
+    loading: bool = False
+    """Whether a thread is about it."""
 
 
 class ModelStore:
@@ -185,6 +197,7 @@ class ModelStore:
         capacity_bytes: Memory for loaded models (`capacity_of`); one is kept whatever its size.
         patience_seconds: How long a request waits for a load that another one began.
         attestation: Checks who signed a version before it is loaded; none where nobody need have.
+        chance: A number from 0 to below 1, for requests of a rollout that name no entity.
     """
 
     def __init__(
@@ -199,6 +212,7 @@ class ModelStore:
         capacity_bytes: int = 256 * 2**20,
         patience_seconds: float = PATIENCE_SECONDS,
         attestation: Attestation | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._source = source
         self._objects = objects
@@ -209,6 +223,7 @@ class ModelStore:
         self._capacity = capacity_bytes
         self._patience = patience_seconds
         self._attestation = attestation
+        self._chance = chance
         self._lock = threading.Lock()
         self._one_load = threading.Lock()
         self._ticks = itertools.count(1)
@@ -242,6 +257,35 @@ class ModelStore:
             resident.used = next(self._ticks)
             return resident.model
         return self._renewed(name, entry)
+
+    def choose(self, model: str, version: int | None = None, entity: bytes | None = None) -> Chosen:
+        """What answers one request now: the champion, a rollout's challenger, or what is named.
+
+        Args:
+            model: The model.
+            version: A version that may answer, whatever is rolled out.
+            entity: The caller's key, by which a rollout divides.
+
+        Raises:
+            MillraceError: As `get`.
+        """
+        loaded = self.get(model, version)
+        if version is not None:
+            return alone(loaded, version)
+        entry = self._entries.get((model, None))
+        record = None if entry is None else entry.record
+        if entry is None or record is None or record.version != loaded.version:
+            return alone(loaded)
+        route = record.rollout
+        if route is None:
+            role = Role.CHAMPION if record.sequence else Role.UNREGISTERED
+            return Chosen(loaded, role, record.sequence)
+        resident = entry.challenger
+        challenger: LoadedModel | None = None
+        if resident is not None and resident.model.record.sha256 == route.sha256:
+            resident.used = next(self._ticks)
+            challenger = resident.model
+        return shared(loaded, challenger, route, record.sequence, entity, self._chance)
 
     def is_ready(self, model: str, version: int | None = None) -> bool:
         """Whether a version can answer now; loads it if it is not in memory.
@@ -427,8 +471,10 @@ class ModelStore:
                 # The same version under new facts, such as its sampling rate.
                 resident.model = replace(resident.model, record=record)
             entry.resident, entry.failure = resident, None
+            entry.record = record
             self._remember(name, entry)
             self._keep(resident)
+            self._follow(entry, record, resident)
             if reading.load_seconds is not None:
                 telemetry.note_load(
                     model=record.model,
@@ -438,6 +484,49 @@ class ModelStore:
                 )
         entry.checked = reading.begun
         entry.ahead = reading.begun + self._refresh_seconds * (1 - AHEAD)
+
+    def _follow(self, entry: _Entry, record: ServingRecord, champion: _Resident) -> None:
+        """Has the challenger of a rollout in memory, behind the answers; its entry's lock is held.
+
+        One that cannot be loaded is tried again at the next reading.
+        """
+        if record.rollout is None:
+            entry.challenger = None
+            return
+        wanted = _challenger(record, record.rollout)
+        kept = self._loaded.get(_key(wanted))
+        if kept is not None:
+            if kept.model.record != wanted:
+                kept.model = replace(kept.model, record=wanted)
+            entry.challenger = kept
+            return
+        entry.challenger = None
+        if not entry.loading:
+            entry.loading = True
+            threading.Thread(
+                target=self._load_challenger, args=(entry, wanted, champion), daemon=True
+            ).start()
+
+    def _load_challenger(self, entry: _Entry, wanted: ServingRecord, champion: _Resident) -> None:
+        try:
+            resident, seconds = self._load(wanted, champion)
+            entry.challenger = resident
+            if seconds is not None:
+                telemetry.note_load(
+                    model=wanted.model,
+                    version=wanted.version,
+                    size=resident.model.size,
+                    seconds=seconds,
+                )
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the champion goes on answering
+            telemetry.note_load_failure(
+                model=wanted.model,
+                version=wanted.version,
+                error=exc,
+                still_serving=champion.model.version,
+            )
+        finally:
+            entry.loading = False
 
     def _is_over(self, begun: float) -> bool:
         return self._clock() >= begun + self._refresh_seconds
@@ -533,6 +622,8 @@ class ModelStore:
             for entry in self._entries.values():
                 if entry.resident is resident:
                     entry.resident = None
+                if entry.challenger is resident:
+                    entry.challenger = None
         self._untrimmed |= total < before
 
 
@@ -577,6 +668,23 @@ def unfrozen_clock() -> Callable[[], float]:
     monotonic, wall = time.monotonic(), time.time()
     # nosemgrep: clock-read-in-the-domain -- as above
     return lambda: max(time.monotonic() - monotonic, time.time() - wall)
+
+
+def _challenger(record: ServingRecord, route: RolloutRoute) -> ServingRecord:
+    """The record of a rollout's challenger."""
+    return replace(
+        record,
+        version=route.version,
+        run_id=route.run_id,
+        model_key=route.model_key,
+        sha256=route.sha256,
+        signature_key=route.signature_key,
+        signature_sha256=route.signature_sha256,
+        kms_signature=route.kms_signature,
+        kms_key_id=route.kms_key_id,
+        rollout=None,
+        sequence=0,
+    )
 
 
 def _key(record: ServingRecord) -> _Key:

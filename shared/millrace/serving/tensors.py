@@ -34,6 +34,7 @@ import orjson
 from millrace.errors import InvalidRequestError, MalformedRequestError
 from millrace.serving.columns import Coded, Column
 from millrace.serving.diagnosis import MAX_INTEGER, Report, kind_of
+from millrace.serving.routing import ENTITY
 from millrace.signature import (
     CATEGORICAL_INPUT,
     NUMERIC_INPUT,
@@ -122,12 +123,14 @@ class InferenceRequest:
         inputs: The tensors.
         outputs: Wanted outputs and whether each is wanted in binary; None when all are wanted.
         binary: Whether all outputs are wanted in binary, when none is named.
+        entity: The caller's key, by which a rollout divides: the request's parameter ``entity``.
     """
 
     id: str | None
     inputs: tuple[Tensor, ...]
     outputs: Mapping[str, bool] | None
     binary: bool
+    entity: bytes | None = None
 
 
 # ── Requests ────────────────────────────────────────────────────────────────────────────────────
@@ -185,6 +188,7 @@ def read_request(body: bytes, header_length: int | None) -> InferenceRequest:
         inputs=tuple(tensors),
         outputs=_read_outputs(document),
         binary=_flag(parameters, "binary_data_output", "the request"),
+        entity=entity.encode() if isinstance(entity := parameters.get(ENTITY), str) else None,
     )
 
 

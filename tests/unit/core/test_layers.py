@@ -59,6 +59,7 @@ NOBODYS = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "pand
 """What nothing here imports: what unpickles, and what is too large or not needed."""
 
 FREE_OF_ALL = (
+    "millrace.base64_text",
     "millrace.attestation",
     "millrace.decoding",
     "millrace.errors",

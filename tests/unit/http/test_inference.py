@@ -30,6 +30,7 @@ from millrace.http.inference_models import (
 from millrace.http.service import Service, create_service
 from millrace.serving.codec import Limits
 from millrace.serving.prediction import Prediction
+from millrace.serving.routing import Chosen
 from millrace.serving.store import LoadedModel, ModelState, ModelStore
 from tests.fakes.bundles import bundled
 
@@ -60,7 +61,13 @@ class Notes:
         self.predictions.append(prediction)
 
     def refused(
-        self, error: Exception, *, model: str | None, seconds: float, correlation_id: str
+        self,
+        error: Exception,
+        *,
+        model: str | None,
+        seconds: float,
+        correlation_id: str,
+        failed: Chosen | None = None,
     ) -> None:
         self.refusals.append((type(error).__name__, model))
 
@@ -122,6 +129,9 @@ class Troubled:
     def get(self, model: str, version: int | None = None) -> LoadedModel:
         raise self.error
 
+    def choose(self, model: str, version: int | None = None, entity: bytes | None = None) -> Chosen:
+        raise self.error
+
     def models(self) -> tuple[ModelState, ...]:
         raise self.error
 
@@ -139,7 +149,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 def client_of(store: Any, limits: Limits | None = None) -> Client:
     notes = Notes()
     app = create_service(
-        store, new_id=lambda: "prediction-1", journal=notes, limits=limits or Limits()
+        store, new_id=lambda *_: "prediction-1", journal=notes, limits=limits or Limits()
     )
     return Client(app, notes)
 

@@ -20,6 +20,7 @@ from millrace.onnx_session import load_session
 from millrace.registry.serving import ServingRecord
 from millrace.serving.codec import SignatureCodec
 from millrace.serving.prediction import Prediction
+from millrace.serving.routing import Chosen, alone
 from millrace.serving.store import LoadedModel, ModelState
 from millrace.signature import Signature
 from millrace.spec import Algorithm, ModelSpec, Role, Task
@@ -194,6 +195,10 @@ class Shelf:
             raise NotFoundError(f"there is no model {model}")
         return self._loaded
 
+    def choose(self, model: str, version: int | None = None, entity: bytes | None = None) -> Chosen:
+        """The model, whoever asks."""
+        return alone(self.get(model, version), version)
+
     def models(self) -> tuple[ModelState, ...]:
         """The one."""
         record = self._loaded.record
@@ -207,14 +212,20 @@ class Silence:
         """Of an answer."""
 
     def refused(
-        self, error: Exception, *, model: str | None, seconds: float, correlation_id: str
+        self,
+        error: Exception,
+        *,
+        model: str | None,
+        seconds: float,
+        correlation_id: str,
+        failed: Chosen | None = None,
     ) -> None:
         """Of a refusal."""
 
 
 def serve(loaded: LoadedModel) -> Service:
     """The prediction service with one model."""
-    return create_service(Shelf(loaded), new_id=lambda: "p-1", journal=Silence())
+    return create_service(Shelf(loaded), new_id=lambda *_: "p-1", journal=Silence())
 
 
 @dataclass(frozen=True)
