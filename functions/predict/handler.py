@@ -29,6 +29,8 @@ from millrace.settings import EnvironmentSettings
 
 SNAP_START: Final = "snap-start"
 PROVISIONED: Final = "provisioned-concurrency"
+BODY_BYTES: Final = 4_500_000
+"""Of a request: Lambda takes events of 6 MB, and ours carry bodies in base64, beside their headers."""
 
 
 class PredictSettings(EnvironmentSettings):
@@ -75,7 +77,7 @@ def assemble(settings: PredictSettings, clock: Callable[[], float] | None = None
         settings: The function's settings.
         clock: Seconds, by which the champion is read anew; by default `unfrozen_clock`.
     """
-    limits = Limits(rows=settings.max_rows)
+    limits = Limits(rows=settings.max_rows, body_bytes=BODY_BYTES)
     credentials = CredentialSource(time.time)
     dynamodb, s3 = Wire("dynamodb", credentials), Wire("s3", credentials)
     wires = [dynamodb, s3]

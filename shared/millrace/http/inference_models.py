@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from millrace.http.entity import ENTITY_PARAMETERS
 from millrace.http.problems import ProblemField
 from millrace.spec import MODEL_NAME_PATTERN
 
@@ -326,7 +327,7 @@ def paths() -> dict[str, dict[str, Any]]:
                 f"Ask {whose} with tensors",
                 _reference(InferResponse),
                 _OF_MODEL,
-                parameters=(*parameters, _LENGTH),
+                parameters=(*parameters, _LENGTH, *(() if suffix else ENTITY_PARAMETERS)),
                 body=InferRequest,
             )
         }

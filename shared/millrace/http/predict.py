@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 import millrace
 from millrace.http import problems
+from millrace.http.entity import ENTITY_PARAMETERS
 from millrace.http.hot_route import PREDICTION_HEADER, VERSION_HEADER, HotRoute
 from millrace.http.prediction_models import (
     PredictColumns,
@@ -114,7 +115,7 @@ _ROUTES: Final = (
         "/v1/models/{name}/predict",
         "predict",
         "Ask the champion of a model",
-        [_NAME_PARAMETER, *_QUERY],
+        [_NAME_PARAMETER, *_QUERY, *ENTITY_PARAMETERS],
         (400, 404, 406, 408, 413, 415, 422, 500, 502, 503),
     ),
     (
