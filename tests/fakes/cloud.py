@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -20,6 +20,9 @@ from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
 from tests.fakes import cases
 from tests.fakes.crashes import uninstall_all
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 TABLE = "registry-table"
 SERVICES = ["dynamodb", "kms", "s3", "sns", "sqs", "stepfunctions", "sts", "iam", "lambda"]
@@ -155,10 +158,15 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
             uninstall_all()
 
 
-def create_table(name: str = TABLE) -> None:
-    """The registry table, with the keys and the index of the template."""
+def create_table(name: str = TABLE, dynamodb: "DynamoDBClient | None" = None) -> None:
+    """The registry table, with the keys and the index of the template.
+
+    Args:
+        name: Its name.
+        dynamodb: Where; default: the process's own client.
+    """
     attributes = ["PK", "SK", "GSI1PK", "GSI1SK"]
-    client("dynamodb").create_table(
+    (dynamodb or client("dynamodb")).create_table(
         TableName=name,
         BillingMode="PAY_PER_REQUEST",
         AttributeDefinitions=[{"AttributeName": a, "AttributeType": "S"} for a in attributes],

@@ -1,79 +1,51 @@
-"""Several writers on DynamoDB itself, as far as moto goes.
+"""The registry's proof on DynamoDB itself, as far as moto goes.
 
 moto's transactions break under threads, so each call of the table takes a lock; what interleaves is
-the reads and commits of the changes, which is what the registry's conditions are about.
+the reads and commits of the changes, which is what the registry's conditions are about. Its client
+tokens are not honoured: a repeated call is a second one, and the registry recognises its own commit.
 """
 
-import random
+import itertools
 import threading
-from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from millrace.aws.clients import client
-from millrace.aws.dynamodb import DynamoTable, Item, Key, QueryPage, Write, from_item
-from millrace.errors import FinalError, RetryableError
-from millrace.registry.registry import Registry
-from tests.fakes import cases, cloud
-from tests.fakes.clock import FakeClock, counting_ids
-from tests.fakes.soundness import check_model
+from millrace.aws.dynamodb import DynamoTable
+from tests.fakes import cloud
+from tests.fakes.registry_machine import RegistryMachine, Scoped, eight_writers
 
-WRITERS = 4
+pytestmark = pytest.mark.usefixtures("stack")
 
-
-class OneAtATime(DynamoTable):
-    """The adapter with a lock around each request."""
-
-    lock = threading.Lock()
-
-    def get(self, key: Key) -> Item | None:
-        """See `Table.get`."""
-        with self.lock:
-            return super().get(key)
-
-    def query(self, pk: str, **how: object) -> QueryPage:
-        """See `Table.query`."""
-        with self.lock:
-            return super().query(pk, **how)  # type: ignore[arg-type]
-
-    def transact(self, writes: Sequence[Write], what: str) -> None:
-        """See `Table.transact`."""
-        with self.lock:
-            super().transact(writes, what)
+_parts = itertools.count()
 
 
-def test_writers_at_once_leave_one_champion(stack: cloud.Cloud) -> None:
-    table = OneAtATime(client("dynamodb"), cloud.TABLE)
-    ids = counting_ids()
-    cases.apply(Registry(table, clock=FakeClock(), ids=ids), cases.spec())
-    together = threading.Barrier(WRITERS)
-    unexpected: list[BaseException] = []
+def part() -> Scoped:
+    """A part of moto's table that nobody else has; one call at a time."""
+    table: Any = DynamoTable(client("dynamodb"), cloud.TABLE)
+    return Scoped(table, f"PART{next(_parts)}#", threading.RLock())
 
-    def write(writer: int) -> None:
-        choices = random.Random(writer)
-        registry = Registry(table, clock=FakeClock(), ids=ids)
-        together.wait()
-        for number in range(writer * 2 + 1, writer * 2 + 3):
-            for act in (
-                lambda n=number: cases.champion(registry, n),
-                lambda: registry.rollback(cases.MODEL, actor="ann", reason="why"),
-                lambda: registry.promote(
-                    cases.MODEL, choices.randint(1, 6), actor="ann", reason="why", force=True
-                ),
-            ):
-                try:
-                    act()
-                except (FinalError, RetryableError):
-                    continue
-                except BaseException as exc:
-                    unexpected.append(exc)
-                    raise
 
-    threads = [threading.Thread(target=write, args=(w,)) for w in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
+class OnMoto(RegistryMachine):
+    """The machine of the unit tests, over the adapter."""
 
-    assert unexpected == []
-    stored = client("dynamodb").scan(TableName=cloud.TABLE)["Items"]
-    check_model([from_item(i) for i in stored], cases.MODEL)
-    assert stack.registry.get_model(cases.MODEL).latest_version == WRITERS * 2
+    open_table = staticmethod(part)
+
+
+def test_no_example_breaks_the_record() -> None:
+    run_state_machine_as_test(
+        OnMoto,
+        settings=settings(
+            max_examples=3,
+            stateful_step_count=6,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_writers_at_once_leave_one_champion() -> None:
+    eight_writers(part(), seed=1, writers=4, rounds=1)
