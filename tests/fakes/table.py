@@ -23,6 +23,7 @@ from millrace.aws.dynamodb import (
     from_item,
     to_item,
 )
+from millrace.aws.table import check_item
 from millrace.errors import ConditionFailedError, ConfigurationError
 
 
@@ -100,6 +101,8 @@ class FakeTable:
             if failed:
                 raise ConditionFailedError(f"{what}: {', '.join(failed)}", failed)
             for write in writes:
+                self._check_size(write)
+            for write in writes:
                 self._apply(write)
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
@@ -133,6 +136,15 @@ class FakeTable:
         if must_exist and stored is None:
             return False
         return _matches({} if stored is None else from_item(stored), write.when)
+
+    def _check_size(self, write: Write) -> None:
+        if isinstance(write, Put):
+            check_item(
+                write.name, write.key, to_item({PK: write.key.pk, SK: write.key.sk, **write.item})
+            )
+        elif isinstance(write, Update):
+            stored = self._items.get((write.key.pk, write.key.sk), {})
+            check_item(write.name, write.key, {**stored, **to_item(write.values)})
 
     def _apply(self, write: Write) -> None:
         place = (write.key.pk, write.key.sk)

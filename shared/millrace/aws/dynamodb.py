@@ -25,6 +25,7 @@ from millrace.aws.table import (
     Table,
     Update,
     Write,
+    check_item,
     from_attribute,
     from_item,
     get_request,
@@ -220,9 +221,11 @@ class DynamoTable:
             case Put():
                 verb = "Put"
                 request["Item"] = to_item({PK: write.key.pk, SK: write.key.sk, **write.item})
+                check_item(write.name, write.key, request["Item"])
             case Update():
                 verb = "Update"
                 request["Key"] = to_key(write.key)
+                check_item(write.name, write.key, to_item(write.values))
                 request["UpdateExpression"] = _update_expression(write.values, names, values)
             case Check():
                 verb = "ConditionCheck"

@@ -10,6 +10,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, Protocol
 
+from millrace.errors import InvalidEventError
+
 PK: Final = "PK"
 SK: Final = "SK"
 INDEX: Final = "GSI1"
@@ -18,6 +20,13 @@ INDEX_SK: Final = "GSI1SK"
 
 MAX_WRITES: Final = 100
 """DynamoDB's limit of writes per transaction."""
+
+MAX_ITEM: Final = 400 * 1024
+"""DynamoDB's limit of bytes per item, names and values together."""
+
+MAX_PARTITION_KEY: Final = 2_048
+MAX_SORT_KEY: Final = 1_024
+"""DynamoDB's limits of bytes in keys."""
 
 type Item = dict[str, Any]
 
@@ -194,6 +203,54 @@ def to_key(key: Key) -> dict[str, Any]:
 
 _SMALLEST = Decimal("1E-130")
 _LARGEST = Decimal("9.9999999999999999999999999999999999999E+125")
+
+
+def check_item(what: str, key: Key, attributes: Mapping[str, Any]) -> None:
+    """Refuses what DynamoDB would not store, in words.
+
+    Args:
+        what: The write, as errors call it.
+        key: Its key.
+        attributes: The item as DynamoDB's values.
+
+    Raises:
+        InvalidEventError: The item or its key is too large.
+    """
+    for name, text, most in (
+        ("partition key", key.pk, MAX_PARTITION_KEY),
+        ("sort key", key.sk, MAX_SORT_KEY),
+    ):
+        if (size := len(text.encode())) > most:
+            raise InvalidEventError(
+                f"{what}: expected a {name} of {most} bytes at most, got {size}"
+            )
+    size = sum(len(n.encode()) + _size(v) for n, v in attributes.items())
+    if size > MAX_ITEM:
+        raise too_large(what, f"got {size:,}")
+
+
+def too_large(what: str, got: str) -> InvalidEventError:
+    """The error of an item that DynamoDB would not store."""
+    return InvalidEventError(
+        f"{what}: expected an item of {MAX_ITEM:,} bytes at most, {got}; what is large lies in S3, "
+        "and the item names its key"
+    )
+
+
+def _size(value: Mapping[str, Any]) -> int:
+    """Bytes of a value as DynamoDB counts them; of numbers, the most that they can take."""
+    ((kind, content),) = value.items()
+    match kind:
+        case "S":
+            return len(content.encode())
+        case "N":
+            return (len(content) + 1) // 2 + 1
+        case "M":
+            return 3 + sum(len(n.encode()) + 1 + _size(v) for n, v in content.items())
+        case "L":
+            return 3 + sum(1 + _size(v) for v in content)
+        case _:
+            return 1
 
 
 def to_item(values: Mapping[str, Any]) -> dict[str, Any]:

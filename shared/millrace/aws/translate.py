@@ -13,6 +13,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from millrace.aws.codes import error_of
+from millrace.aws.table import too_large
 from millrace.errors import (
     AccessDeniedError,
     ConcurrentWriteError,
@@ -22,6 +23,9 @@ from millrace.errors import (
     ServiceUnavailableError,
     ThrottledError,
 )
+
+_TOO_LARGE = "exceeded the maximum allowed size"
+"""What DynamoDB says of an item that an update would make too large."""
 
 
 def _error_code(exc: ClientError) -> str:
@@ -49,9 +53,12 @@ def translate(
             return ConditionFailedError(
                 f"{what}: the item is not in the assumed state", tuple(writes)
             )
+        message = str(exc.response.get("Error", {}).get("Message", ""))
+        if code == "ValidationException" and _TOO_LARGE in message:
+            return too_large(what, "and it would be more")
         return error_of(
             code,
-            str(exc.response.get("Error", {}).get("Message", "")),
+            message,
             int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
             what,
         )
@@ -69,6 +76,9 @@ def _cancelled(exc: ClientError, what: str, writes: Sequence[str]) -> MillraceEr
         return ConcurrentWriteError(f"{what}: another write touched the same items; try again")
     if any(c in ("ThrottlingError", "ProvisionedThroughputExceeded") for c in codes):
         return ThrottledError(f"{what}: DynamoDB asked to slow down")
+    reasons = exc.response.get("CancellationReasons", [])
+    if any(_TOO_LARGE in str(r.get("Message", "")) for r in reasons):
+        return too_large(what, "and it would be more")
     failed = tuple(w for w, c in zip(writes, codes, strict=False) if c == "ConditionalCheckFailed")
     if failed:
         return ConditionFailedError(

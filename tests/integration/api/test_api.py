@@ -506,6 +506,88 @@ def test_a_change_that_cannot_be_made_is_refused(
 
     problem(reply, status, code)
     assert stack.registry.get_serving("churn").version == 1
+    assert stack.registry.verify("churn").sound
+
+
+def test_a_version_that_failed_its_gates_is_not_promoted(call: Caller, stack: Cloud) -> None:
+    task = cases.candidate(stack.registry, 1)
+    stack.registry.record_evaluation(
+        task, 1, cases.evaluated(task.run_id, passed=False), automatic=False
+    )
+
+    reply = call("POST", "/v1/models/churn/aliases/champion", {"action": "promote", "version": 1})
+
+    told = problem(reply, 409, "invalid_transition")
+    assert "rejected" in told.detail
+    assert "force" in told.detail
+    assert stack.registry.champion("churn") is None
+    assert stack.registry.verify("churn").sound
+
+
+def test_a_promotion_sent_twice_is_done_once(call: Caller, stack: Cloud) -> None:
+    cases.champion(stack.registry, 1)
+    task = cases.candidate(stack.registry, 2)
+    stack.registry.record_evaluation(
+        task, 2, cases.evaluated(task.run_id, champion=1), automatic=False
+    )
+    seen = {"action": "promote", "version": 2, "expected_champion": 1}
+
+    replies = [call("POST", "/v1/models/churn/aliases/champion", seen) for _ in range(2)]
+
+    assert [r.status for r in replies] == [200, 200]
+    told = [e for e in stack.registry.audit("churn").items if e.after == "churn@2"]
+    assert [e.action for e in told] == ["promoted"]
+    assert stack.registry.verify("churn").sound
+
+
+def test_of_two_people_with_the_same_page_open_the_second_is_told(
+    call: Caller, stack: Cloud
+) -> None:
+    cases.champion(stack.registry, 1)
+    for number in (2, 3):
+        task = cases.candidate(stack.registry, number)
+        stack.registry.record_evaluation(
+            task, number, cases.evaluated(task.run_id, champion=1), automatic=False
+        )
+
+    first, second = (
+        call(
+            "POST",
+            "/v1/models/churn/aliases/champion",
+            {"action": "promote", "version": number, "expected_champion": 1},
+        )
+        for number in (2, 3)
+    )
+
+    assert first.status == 200
+    told = problem(second, 409, "champion_changed")
+    assert "expected churn@1 as champion of churn, found churn@2" in told.detail
+    assert stack.registry.get_serving("churn").version == 2
+    assert stack.registry.verify("churn").sound
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a%2Fb", "a%20b", "%F0%9F%99%82", "x" * 300, "..%2F..", "MODEL%23churn", "churn%00", "Churn"],
+    ids=["slash", "space", "emoji", "300 characters", "dots", "hash", "null", "capital"],
+)
+def test_a_name_that_no_model_has_is_answered_clearly(
+    call: Caller, stack: Cloud, name: str
+) -> None:
+    cases.champion(stack.registry, 1)
+    change = {"action": "promote", "version": 1}
+
+    replies = [
+        call("GET", f"/v1/models/{name}"),
+        call("GET", f"/v1/models/{name}/audit/verify"),
+        call("POST", f"/v1/models/{name}/aliases/champion", change),
+    ]
+
+    for reply in replies:
+        assert reply.status in (404, 422), reply.json
+        assert reply.json["title"]
+    assert [m.name for m in stack.registry.list_models().items] == ["churn"]
+    assert stack.registry.verify("churn").sound
 
 
 @pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded"])

@@ -23,11 +23,13 @@ from millrace.aws.dynamodb import (
     from_attribute,
     to_attribute,
 )
+from millrace.aws.table import MAX_ITEM
 from millrace.errors import (
     AccessDeniedError,
     ConcurrentWriteError,
     ConditionFailedError,
     ConfigurationError,
+    InvalidEventError,
     MillraceError,
     ServiceUnavailableError,
     ThrottledError,
@@ -333,3 +335,55 @@ def test_dynamodbs_errors_become_ours(error: Exception, kind: type[MillraceError
 
     with pytest.raises(kind):
         table.transact([Put("it", Key("P", "S"), {}, ABSENT), Check("b", Key("P", "T"))], "try")
+
+
+# ── What DynamoDB does not store ────────────────────────────────────────────────────────────────
+
+
+def test_an_item_of_almost_the_most_bytes_is_stored(table: Table) -> None:
+    text = "x" * (MAX_ITEM - 10_000)  # moto counts some bytes more than DynamoDB
+
+    put(table, "S", text=text)
+
+    assert (table.get(Key("P", "S")) or {})["text"] == text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"text": "x" * MAX_ITEM},
+        {"text": "é" * (MAX_ITEM // 2)},
+        {"names": {f"{n:06d}": 1.5 for n in range(60_000)}},
+        {"numbers": list(range(150_000))},
+    ],
+    ids=["text", "two-byte text", "map", "list"],
+)
+def test_an_item_that_is_too_large_is_refused_in_words(
+    table: Table, values: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidEventError, match="put: expected an item of 409,600 bytes at most"):
+        put(table, "S", **values)
+
+    assert table.get(Key("P", "S")) is None
+
+
+def test_an_update_that_makes_an_item_too_large_is_refused_in_words(table: Table) -> None:
+    put(table, "S", text="x" * 300_000)
+
+    with pytest.raises(InvalidEventError, match="expected an item of 409,600 bytes at most"):
+        table.transact([Update("grow", Key("P", "S"), {"more": "y" * 200_000})], "grow it")
+
+    assert "more" not in (table.get(Key("P", "S")) or {})
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (Key("é" * 1_025, "S"), "a partition key of 2048 bytes at most, got 2050"),
+        (Key("P", "x" * 1_025), "a sort key of 1024 bytes at most, got 1025"),
+    ],
+    ids=["partition", "sort"],
+)
+def test_a_key_that_is_too_long_is_refused_in_words(table: Table, key: Key, message: str) -> None:
+    with pytest.raises(InvalidEventError, match=message):
+        table.transact([Put("put", key, {})], "put")
