@@ -7,19 +7,28 @@ out, through Mangum and its base64, checks, the model, and the captured line. Re
 """
 
 import base64
-import hashlib
 import struct
+import time
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
-from millrace.http.gateway import Gateway
 from millrace.http.inference import HEADER_LENGTH
-from millrace.onnx_session import load_session, predict
 from tests.bench.conftest import Learned
 from tests.bench.measure import compare
-from tests.bench.test_predict import gateway  # noqa: F401 - the fixture
+from tests.bench.test_predict import (
+    REPEAT,
+    REQUESTS,
+    ROUNDS,
+    bare_runs,
+    gateway_of,
+    quiet,  # noqa: F401 - the fixture
+    requests_of,
+    told,
+)
 from tests.fakes.cloud import LambdaContext
 from tests.fakes.gateway import event
 
@@ -52,45 +61,53 @@ def packed_request(numeric: np.ndarray, categorical: np.ndarray) -> tuple[bytes,
     return b"".join((header, *(content for _, _, content in parts.values()))), len(header)
 
 
-@pytest.mark.parametrize(("rows", "repeat"), [(1, 50), (100, 20), (1000, 5)])
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("rows", list(REQUESTS))
+@pytest.mark.parametrize("model", ["mixed", "learned"])
 def test_handler_time_with_binary_tensors_over_the_bare_model(
-    gateway: Gateway,  # noqa: F811 - the fixture
-    learned: Learned,
-    rows: int,
-    repeat: int,
-    capsys: pytest.CaptureFixture[str],
+    model: str, rows: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numeric, categorical = learned.test.features()
-    numeric, categorical = numeric[:rows], categorical[:rows]
-    session = load_session(
-        learned.fit.onnx, hashlib.sha256(learned.fit.onnx).hexdigest(), "bench model"
-    )
-    body, length = packed_request(numeric, categorical)
-    request = event(
-        "POST",
-        f"/v2/models/{learned.spec.name}/infer",
-        base64.b64encode(body),
-        headers={HEADER_LENGTH: str(length)},
-        base64_encoded=True,
-    )
+    learned: Learned = request.getfixturevalue(model)
+    gateway = gateway_of(learned)
+    arrays, _ = requests_of(learned, "rows", rows)
+    events = []
+    for pair in arrays:
+        body, length = packed_request(*pair)
+        events.append(
+            event(
+                "POST",
+                f"/v2/models/{learned.spec.name}/infer",
+                base64.b64encode(body),
+                headers={HEADER_LENGTH: str(length)},
+                base64_encoded=True,
+            )
+        )
     context = LambdaContext()
-    answer = gateway(request, context)
-    assert answer["statusCode"] == 200, answer["body"]
+    expected = bare_runs(learned, arrays)
+    for asked in events:
+        np.testing.assert_array_equal(probabilities(gateway(asked, context)), expected()[0])
+    asking = cycle(events)
 
     measured = compare(
-        f"inference handler with binary tensors {rows} rows",
-        lambda: gateway(request, context),
-        lambda: predict(session, learned.signature, numeric, categorical),
-        rounds=15,
-        repeat=repeat,
+        f"inference handler with binary tensors {model} {rows} rows",
+        lambda: gateway(next(asking), context),
+        bare_runs(learned, arrays),
+        rounds=ROUNDS,
+        repeat=REPEAT[rows],
+        clock=time.process_time,
     )
 
-    capsys.readouterr()
-    with capsys.disabled():
-        measured.tell()
+    told(measured, capsys)
+    assert measured.ratio > 1
+
+
+def probabilities(answer: dict[str, Any]) -> np.ndarray:
+    """The tensor of an answer in bytes."""
+    assert answer["statusCode"] == 200, answer["body"]
     content = base64.b64decode(answer["body"])
-    told = int(next(v for k, v in answer["headers"].items() if k.lower() == HEADER_LENGTH.lower()))
-    [label, scores] = orjson.loads(content[:told])["outputs"]
-    end = told + label["parameters"]["binary_data_size"]
-    values = np.frombuffer(content[end:], dtype="<f4").reshape(scores["shape"])
-    np.testing.assert_array_equal(values, predict(session, learned.signature, numeric, categorical))
+    length = int(
+        next(v for k, v in answer["headers"].items() if k.lower() == HEADER_LENGTH.lower())
+    )
+    [label, scores] = orjson.loads(content[:length])["outputs"]
+    end = length + label["parameters"]["binary_data_size"]
+    return np.frombuffer(content[end:], dtype="<f4").reshape(scores["shape"])
