@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -342,3 +343,9 @@ def test_changes_under_way_are_no_faults(changes: int) -> None:
     table.writer, table.left = swap, changes
 
     assert verify(table, M).faults == ()
+
+
+def test_the_documentation_names_every_fault() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "registry.md").read_text(encoding="utf-8")
+
+    assert {f"| `{kind}` |" for kind in FaultKind if f"| `{kind}` |" not in text} == set()
