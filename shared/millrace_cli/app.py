@@ -1,5 +1,6 @@
 """The `millrace` command: its verbs, their options and their exit codes."""
 
+import getpass
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 from millrace import __version__
 from millrace_cli import (
     audit,
+    backups,
     batches,
     bundles,
     feedback,
@@ -27,6 +29,7 @@ from millrace_cli import (
     specs,
     training,
 )
+from millrace_cli.agreement import compare_registry
 from millrace_cli.client import API_KEY_VARIABLE, TOKEN_VARIABLE
 from millrace_cli.console import (
     Context,
@@ -158,8 +161,36 @@ def _options(
 
 
 @app.command(epilog="Example: millrace doctor --json")
-def doctor(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Check Python, SAM, credentials, endpoint and stack, and say how to mend what is missing."""
+def doctor(
+    context: typer.Context,
+    registry: Annotated[
+        bool,
+        typer.Option(
+            "--registry",
+            help="Compare registry and artifacts instead; needs AWS credentials for both.",
+        ),
+    ] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="With --registry: mend what can be mended.")
+    ] = False,
+    actor: Annotated[
+        str | None,
+        typer.Option("--actor", help="Who mends, for the ledger. Default: you, on this machine."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check Python, SAM, credentials, endpoint and stack, and say how to mend what is missing.
+
+    With --registry: whether artifacts are what was registered, what answers is the champion, and
+    ledgers are sound. Changes nothing without --mend; each mend is an entry of the ledger.
+    """
+    if registry or mend:
+        with reported(as_json, hint="docs/operations.md says more"):
+            target = chosen(context).target()
+            context.call_on_close(target.close)
+            if not compare_registry(target, actor or getpass.getuser(), mend, as_json):
+                raise typer.Exit(ExitCode.OUTCOME)
+        return
     with reported(as_json):
         of = chosen(context)
         findings = diagnose(of.target, of.project, api_key=of.api_key, token=of.token)
@@ -186,6 +217,7 @@ for group in (
     batches.app,
     bundles.app,
     imports.app,
+    backups.app,
     serve.app,
     keys.policies,
 ):

@@ -1,7 +1,10 @@
 """Questions of the record: `compare`, `history`, `lineage`."""
 
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,7 +89,10 @@ def history(
             out.print(answers.live_panel(found["items"][0], found["at"]))
 
 
-@app.command(epilog="Examples: millrace lineage churn@7 | millrace lineage churn --svg lineage.svg")
+@app.command(
+    epilog="Examples: millrace lineage churn@7 | millrace lineage churn --svg lineage.svg | "
+    "millrace lineage churn@7 --openlineage events.jsonl"
+)
 def lineage(
     context: typer.Context,
     reference: Annotated[
@@ -95,12 +101,25 @@ def lineage(
     svg: Annotated[
         Path | None, typer.Option("--svg", help="Write the graph as a picture.", dir_okay=False)
     ] = None,
+    openlineage: Annotated[
+        Path | None,
+        typer.Option(
+            "--openlineage",
+            help="Write OpenLineage events instead, one JSON document a line; - for standard output.",
+            allow_dash=True,
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show where a version came from and where it went: uploads, data, run, rollouts, requests."""
     with reported(as_json):
         model, version = split_reference(reference)
         api, path = connect(context), f"/v1/models/{model}/lineage"
+        if openlineage is not None:
+            told = api.get_text(path, version=version or "champion", format="openlineage")
+            _write_events(json.loads(told), openlineage, as_json)
+            return
         found = api.get(path, version=version or "champion")
         if svg is not None:
             picture = api.get_text(path, version=str(found["version"]), format="svg")
@@ -111,3 +130,16 @@ def lineage(
         out.print(answers.lineage_tree(found))
         if svg is not None:
             out.print(f"[green]saved[/] {svg}", soft_wrap=True)
+
+
+def _write_events(events: Sequence[dict[str, Any]], path: Path, as_json: bool) -> None:
+    """One event a line: what collectors of OpenLineage take one by one."""
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    if str(path) == "-":
+        sys.stdout.write(lines)
+        return
+    path.write_text(lines, encoding="utf-8")
+    if as_json:
+        print_json({"path": str(path), "events": len(events)})
+    else:
+        out.print(f"[green]saved[/] {path} ({len(events)} events)", soft_wrap=True)

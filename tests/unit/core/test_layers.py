@@ -79,6 +79,7 @@ INWARD = {
     "millrace.aws": ("millrace.attestation", "millrace.errors", "millrace.observability"),
     "millrace.registry": ("millrace.aws", "millrace.observability", *FREE_OF_ALL),
     "millrace.questions": (
+        "millrace.__version__",
         "millrace.aws",
         "millrace.documents",
         "millrace.registry",

@@ -107,7 +107,7 @@ def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
         record = registry.get_version(name, version)
         return version_detail(
             record,
-            _signature(with_, record),
+            signature_of(with_, record),
             report_url=with_.link(with_.artifact_bucket, record.report_key),
         )
 
@@ -145,7 +145,7 @@ def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
         return ChampionChanged(model=name, version=promotion.version, previous=promotion.previous)
 
 
-def _signature(with_: Collaborators, record: ModelVersion) -> Signature | None:
+def signature_of(with_: Collaborators, record: ModelVersion) -> Signature | None:
     """The version's signature; none when it is not what was registered.
 
     Whoever looks into a damaged version must be able to see the rest of it.

@@ -1,6 +1,7 @@
 """Questions of the record: who changed what, what was live when, how versions differ, where one
 came from and where it went."""
 
+import json
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from millrace.errors import FieldProblem, InvalidRequestError
 from millrace.http import problems
 from millrace.http.endpoints.collaborators import Collaborators
+from millrace.http.endpoints.models import signature_of
 from millrace.http.endpoints.parameters import (
     DEFAULT_PAGE,
     VERSION_OR_ALIAS,
@@ -27,6 +29,7 @@ from millrace.questions.comparison import Comparison, compare
 from millrace.questions.history import History
 from millrace.questions.lineage import Lineage, lineage, picture
 from millrace.questions.listings import Listings
+from millrace.questions.openlineage import events_of
 
 SVG: Final = "image/svg+xml"
 
@@ -138,9 +141,25 @@ def add_question_routes(app: FastAPI, with_: Collaborators) -> None:
         name: Name,
         version: Annotated[str, _Version] = "champion",
         form: Annotated[
-            Literal["json", "svg"], Query(alias="format", description="`svg` for a picture.")
+            Literal["json", "svg", "openlineage"],
+            Query(
+                alias="format",
+                description="`svg` for a picture, `openlineage` for a list of OpenLineage events.",
+            ),
         ] = "json",
     ) -> Lineage | Response:
+        if form == "openlineage":
+            record = with_.registry.get_version(name, version)
+            events = events_of(
+                name,
+                record.version,
+                registry=with_.registry,
+                table=with_.table,
+                data_bucket=with_.data_bucket,
+                artifact_bucket=with_.artifact_bucket,
+                signature=signature_of(with_, record),
+            )
+            return Response(json.dumps(events), media_type="application/json")
         found = lineage(
             name,
             version,
