@@ -1,15 +1,16 @@
-"""What a person sees of the record: comparisons, histories and lineages."""
+"""What a person sees of the record: comparisons, histories, lineages and predictions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from millrace_cli.render import facts_grid, listing, when
+from millrace_cli.render import facts_grid, gates_table, listing, when
 
 _SHOWN = 20
 """Changes of a part that are told one by one; --json has them all."""
@@ -351,3 +352,32 @@ def _facts_of(node: dict[str, Any]) -> Text:
         case _:
             words = []
     return Text(", ".join(w for w in words if w), style="dim")
+
+
+# ── Predictions ─────────────────────────────────────────────────────────────────────────────────
+
+
+def prediction_panel(found: dict[str, Any]) -> RenderableType:
+    """Which model answered, who put it there, and on what evidence."""
+    decision = found["decision"] or {}
+    grid = facts_grid(
+        {
+            "predicted": f"{when(found['predicted_at'])} UTC",
+            "answered by": f"{found['model']}@{found['version']}, {found['role']}",
+            "sha256": found["sha256"],
+            "artifact": found["model_key"],
+            "run": found["run_id"],
+            "dataset version": found["dataset_version"],
+            "rollout": _rollout_line(found["rollout"]),
+            "change": _decision_line(decision) if found["role"] != "pinned" else "",
+            "reason": decision.get("reason", ""),
+            "approval": approval_words(found["approval"]),
+            "verdict": f"{found['verdict']}: {found['verdict_reason']}" if found["verdict"] else "",
+            "captured": found["captured"],
+            "note": found["note"],
+        }
+    )
+    parts: list[RenderableType] = [grid]
+    if found["gates"]:
+        parts.append(Padding(gates_table(found["gates"]), (1, 0, 0, 0)))
+    return Panel(Group(*parts), title=f"[bold]{found['prediction_id']}", title_align="left")

@@ -1,4 +1,4 @@
-"""Questions of the record: `compare`, `history`, `lineage`."""
+"""Questions of the record: `compare`, `history`, `lineage`, `prediction`."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from millrace.errors import InvalidRequestError
+from millrace.serving.identity import is_prediction_id
 from millrace_cli import answers
 from millrace_cli.console import (
     AtOption,
@@ -21,6 +22,7 @@ from millrace_cli.console import (
     moment_of,
     out,
     print_json,
+    print_link,
     print_page,
     reported,
 )
@@ -143,3 +145,26 @@ def _write_events(events: Sequence[dict[str, Any]], path: Path, as_json: bool) -
         print_json({"path": str(path), "events": len(events)})
     else:
         out.print(f"[green]saved[/] {path} ({len(events)} events)", soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: millrace prediction churn 01983f5e-6c00-7a10-8b3c-0123456789ab",
+)
+def prediction(
+    context: typer.Context,
+    model: ModelArgument,
+    prediction_id: Annotated[str, typer.Argument(help="As the answer named it.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show which version answered a prediction, who put it there, and on what evidence."""
+    with reported(as_json):
+        if not is_prediction_id(prediction_id.lower()):
+            raise InvalidRequestError(
+                "expected a prediction's id as an answer names it: a UUID of version 7"
+            )
+        found = connect(context).get(f"/v1/models/{model}/predictions/{prediction_id}")
+        if as_json:
+            print_json(found)
+        else:
+            out.print(answers.prediction_panel(found))
+            print_link("report", found.get("report_url"))

@@ -46,6 +46,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/models/{name}/history", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/compare", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/lineage", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/predictions/{prediction_id}", "api", Permission.VIEW),
     Route("POST", "/v1/models/{name}/predict", "predict", Permission.PREDICT),
     Route("POST", "/v1/models/{name}/feedback", "api", Permission.PREDICT),
     Route("POST", "/v1/models/{name}/batch", "api", Permission.PREDICT),

@@ -10,6 +10,7 @@ import pytest
 
 from millrace import layout
 from millrace.messages import Cause
+from millrace.serving.identity import Role, new_prediction_id
 from tests.fakes import cases
 from tests.fakes.cloud import Cloud
 from tests.fakes.gateway import Caller, problem
@@ -210,6 +211,19 @@ def test_models_versions_and_runs_filter(call: Caller, told: Cloud) -> None:
     assert len(runs["items"]) == 1
     assert runs["next_page_token"]
     assert call("GET", f"{MODEL}/runs?until=2026-01-01").json["items"] == []
+
+
+def test_a_prediction_leads_to_its_version_and_the_decision(call: Caller, told: Cloud) -> None:
+    live = call("GET", f"{MODEL}/history").json["items"][0]
+    prediction_id = new_prediction_id(Role.CHAMPION, live["sequence"])
+
+    found = call("GET", f"{MODEL}/predictions/{prediction_id}").json
+    refusal = problem(call("GET", f"{MODEL}/predictions/7"), 422, "invalid_request")
+
+    assert (found["version"], found["sha256"]) == (1, live["sha256"])
+    assert found["decision"] == live["decision"]
+    assert "report-0.html" in found["report_url"]
+    assert [e.field for e in refusal.errors] == ["prediction_id"]
 
 
 def test_the_lineage_leads_from_the_upload_to_the_requests(call: Caller, told: Cloud) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from millrace.serving.identity import Role, new_prediction_id
 from millrace_cli import console
 from millrace_cli.app import app
 from millrace_cli.exits import ExitCode
@@ -131,6 +132,21 @@ def test_a_lineage_is_a_tree_and_a_picture(tmp_path: Path) -> None:
         assert words in shown.output
     assert "2026-11-01 12:00:21 to 2026-11-01 12:00:22" in shown.output
     assert picture.read_text().startswith("<svg")
+
+
+def test_a_prediction_shows_who_put_its_version_there(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = record.registry.list_live("churn").items[0]
+    monkeypatch.setattr("time.time_ns", lambda: int(live.at.timestamp() * 1e9) + 10**9)
+
+    shown = run("prediction", "churn", new_prediction_id(Role.CHAMPION, live.sequence))
+
+    assert shown.exit_code == 0
+    assert "churn@2, champion" in shown.output
+    assert f"rolled back by ann, ledger entry {live.sequence}" in shown.output
+    assert REASON in shown.output
+    assert run("prediction", "churn", "7").exit_code == ExitCode.INVALID
 
 
 def test_the_audit_is_csv_with_every_column() -> None:

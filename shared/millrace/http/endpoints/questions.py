@@ -5,7 +5,8 @@ import json
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
+from pydantic import Field
 from starlette.responses import Response
 
 from millrace.errors import FieldProblem, InvalidRequestError
@@ -30,6 +31,12 @@ from millrace.questions.history import History
 from millrace.questions.lineage import Lineage, lineage, picture
 from millrace.questions.listings import Listings
 from millrace.questions.openlineage import events_of
+from millrace.questions.predictions import Prediction, prediction
+
+PredictionId = Annotated[
+    str,
+    Path(max_length=100, description="As the answer named it."),
+]
 
 SVG: Final = "image/svg+xml"
 
@@ -43,6 +50,14 @@ _PICTURE: Final[dict[int | str, dict[str, Any]]] = {
         "content": {SVG: {"schema": {"type": "string"}}},
     }
 }
+
+
+class PredictionFound(Prediction):
+    """What the record says of a prediction."""
+
+    report_url: str | None = Field(
+        None, description="The evaluation report; the link holds for 15 minutes."
+    )
 
 
 def add_question_routes(app: FastAPI, with_: Collaborators) -> None:
@@ -170,3 +185,22 @@ def add_question_routes(app: FastAPI, with_: Collaborators) -> None:
         if form == "svg":
             return Response(picture(found), media_type=SVG)
         return found
+
+    @app.get(
+        "/v1/models/{name}/predictions/{prediction_id}",
+        tags=["record"],
+        operation_id="get_prediction",
+        summary="Which version answered, who put it there, and on what evidence",
+        responses=problems.documented(404),
+    )
+    async def get_prediction(name: Name, prediction_id: PredictionId) -> PredictionFound:
+        found = prediction(
+            name,
+            prediction_id,
+            table=with_.table,
+            data_bucket=with_.data_bucket,
+            now=with_.now(),
+        )
+        return PredictionFound(
+            **dict(found), report_url=with_.link(with_.artifact_bucket, found.report_key)
+        )
