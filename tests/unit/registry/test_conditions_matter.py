@@ -23,9 +23,13 @@ from millrace.registry.experiments import MetricPoint
 from millrace.registry.ledger import HEAD
 from millrace.registry.records import Batch, BatchOutcome, RunOutcome, RunStatus
 from millrace.registry.registry import Registry
+from millrace.registry.rollout_records import Rollout
+from millrace.registry.rollout_states import ACTIVE
+from millrace.registry.rollouts import Rollouts
 from millrace.spec import Algorithm
 from tests.fakes import cases
 from tests.fakes.clock import FakeClock, counting_ids
+from tests.fakes.registry_machine import CANARY
 from tests.fakes.soundness import check_model
 from tests.fakes.table import FakeTable
 
@@ -80,6 +84,11 @@ class Weakened(FakeTable):
 def kind_of(what: str) -> str:
     """The kind of change, of the words that name one."""
     for start, kind in {
+        "abort rollout": "end rollout",
+        "roll back rollout": "end rollout",
+        "pause rollout": "pause rollout",
+        "start rollout": "start rollout",
+        "set step": "set step",
         "promote": "crown",
         "roll ": "crown",
         "record trial": "record trial",
@@ -98,7 +107,7 @@ def kind_of(what: str) -> str:
 def name_of(write: Write) -> str:
     """A write's name, without the key of what is logged."""
     first = write.name.split(" ", 1)[0]
-    return first if first in ("param", "metric", "point", "tag", "audit") else write.name
+    return first if first in ("param", "metric", "point", "tag", "audit", "rollout") else write.name
 
 
 def _has_condition(write: Write) -> bool:
@@ -122,6 +131,7 @@ class Race:
     table: Weakened
     registry: Registry
     batches: Batches
+    rollouts: Rollouts
 
     def run(
         self, change: Callable[[], object], rival: Callable[[], object], *, late: bool = False
@@ -583,6 +593,131 @@ def job_started_late(race: Race) -> None:
     assert race.batches.get(JOB).status is RunStatus.FAILED
 
 
+def _rolled_out(race: Race, *, traffic: bool) -> Rollout:
+    """A champion, two versions that passed their gates, and a rollout of the first of them."""
+    race.judged(1)
+    race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    race.judged(2, champion=1)
+    race.judged(3, champion=1)
+    _roll_out(race, "first", 2)
+    return race.rollouts.set_traffic("first", 1, 0) if traffic else race.rollouts.get("first")
+
+
+def _roll_out(race: Race, rollout_id: str, version: int) -> Rollout:
+    return race.rollouts.start(
+        rollout_id=rollout_id, model=M, version=version, plan=CANARY, actor="ann"
+    )
+
+
+def _told_of_rollouts(race: Race) -> list[str]:
+    told = [e for e in race.registry.audit(M, limit=200).items if e.action.startswith("rollout")]
+    return [f"{e.subject} {e.after}" for e in reversed(told)]
+
+
+def _check_traffic(race: Race) -> None:
+    """Traffic goes to the active rollout's version, which may have it, or to the champion alone."""
+    active = race.registry.get_model(M).rollout_id
+    route = race.item(items.serving_key(M)).get("rollout")
+    if route is None:
+        return
+    assert route["rollout_id"] == active, "a rollout that ended has traffic"
+    assert race.rollouts.get(str(active)).status in ACTIVE
+    assert race.registry.get_version(M, route["version"]).status == "validated"
+
+
+def same_rollout_twice(race: Race) -> None:
+    for number in (1, 2):
+        race.judged(number, champion=1 if number > 1 else None)
+        if number == 1:
+            race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    race.run(lambda: _roll_out(race, "first", 2), lambda: _roll_out(race, "first", 2))
+    assert len(_told_of_rollouts(race)) == 1
+
+
+def two_rollouts(race: Race) -> None:
+    for number in (1, 2, 3):
+        race.judged(number, champion=1 if number > 1 else None)
+        if number == 1:
+            race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    race.run(lambda: _roll_out(race, "one", 2), lambda: _roll_out(race, "other", 3))
+    states = [race.rollouts.get(i).status for i in ("one", "other")]
+    assert sum(s in ACTIVE for s in states) == 1
+
+
+def rollout_and_rejection(race: Race) -> None:
+    race.judged(1)
+    race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    task, version = race.judged(2, champion=1)
+    race.run(
+        lambda: _roll_out(race, "first", 2),
+        lambda: race.registry.record_evaluation(
+            task, version, cases.evaluated(task.run_id, passed=False, champion=9), automatic=True
+        ),
+    )
+    assert race.registry.get_model(M).rollout_id is None, "a rejected version is rolled out"
+
+
+def traffic_and_abort(race: Race) -> None:
+    _rolled_out(race, traffic=False)
+    race.run(
+        lambda: race.rollouts.set_traffic("first", 1, 0),
+        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
+    )
+    _check_traffic(race)
+
+
+def traffic_and_rejection(race: Race) -> None:
+    _rolled_out(race, traffic=False)
+    version = race.registry.get_version(M, 2)
+    task = cases.training_input(race.registry.get_run(version.run_id))
+    race.run(
+        lambda: race.rollouts.set_traffic("first", 1, 0),
+        lambda: race.registry.record_evaluation(
+            task, 2, cases.evaluated(task.run_id, passed=False, champion=9), automatic=True
+        ),
+    )
+    _check_traffic(race)
+
+
+def traffic_and_promotion_of_one_moment(race: Race) -> None:
+    _rolled_out(race, traffic=False)
+    race.run(
+        lambda: race.rollouts.set_traffic("first", 1, 0),
+        lambda: race.registry.promote(M, 3, actor="ann", reason="why", force=True),
+        late=True,
+    )
+    _check_traffic(race)
+
+
+def ends_of_one_moment(race: Race) -> None:
+    _rolled_out(race, traffic=True)
+    race.run(
+        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
+        lambda: race.rollouts.roll_back("first", 1, "errors"),
+        late=True,
+    )
+    assert race.rollouts.get("first").status == "rolled_back"
+    assert race.registry.get_model(M).rollout_id is None
+
+
+def pause_and_abort(race: Race) -> None:
+    _rolled_out(race, traffic=True)
+    race.run(
+        lambda: race.rollouts.pause("first", actor="ann", reason="why"),
+        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
+    )
+    assert race.rollouts.get("first").status == "aborted"
+
+
+def promotion_and_abort_of_a_rollout(race: Race) -> None:
+    _rolled_out(race, traffic=True)
+    race.run(
+        lambda: race.registry.promote(M, 3, actor="ann", reason="why", force=True),
+        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
+    )
+    assert race.rollouts.get("first").status == "aborted", "an end was overwritten"
+
+
 CROWN = ("alias", "serving", "model")
 SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (two_promotions, "crown", CROWN),
@@ -590,6 +725,7 @@ SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (promotion_and_rejection, "crown", ("version",)),
     (promotion_and_abort, "crown", ("run",)),
     (promotion_and_spec, "crown", ("model",)),
+    (promotion_and_abort_of_a_rollout, "crown", ("rollout",)),
     (two_registrations, "register", ("version", "model")),
     (same_registration_twice, "register", ("run", "model", "version", "logged model", "output")),
     (two_endings, "close", ("run",)),
@@ -621,6 +757,14 @@ SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (job_ended_twice, "close batch", ("batch",)),
     (job_resumed_twice, "resume batch", ("batch",)),
     (job_started_late, "update batch", ("batch",)),
+    (same_rollout_twice, "start rollout", ("rollout", "model")),
+    (two_rollouts, "start rollout", ("model",)),
+    (rollout_and_rejection, "start rollout", ("version",)),
+    (traffic_and_abort, "set step", ("rollout", "model")),
+    (traffic_and_rejection, "set step", ("version",)),
+    (traffic_and_promotion_of_one_moment, "set step", ("rollout", "model", "serving", "live")),
+    (ends_of_one_moment, "end rollout", ("rollout", "model", "serving", "live")),
+    (pause_and_abort, "pause rollout", ("rollout",)),
 ]
 NAMES = [scene.__name__ for scene, _, _ in SCENES]
 SINGLES = [
@@ -635,13 +779,13 @@ THE_CHAIN = {"audit", "ledger head"}
 
 def play(scene: Scene, kept: Sequence[str] | None) -> Weakened:
     table = Weakened(kept)
-    clock = StoppedClock() if scene is promotions_of_one_moment else FakeClock()
+    clock = StoppedClock() if scene.__name__.endswith("_of_one_moment") else FakeClock()
     waits: list[float] = []
     impatient = Backoff(clock=lambda: sum(waits), wait=waits.append, draw=lambda _, most: most)
     ids = counting_ids()
     registry = Registry(table, clock=clock, ids=ids, backoff=impatient)
     batches = Batches(table, registry, clock=clock, ids=ids, backoff=impatient)
-    scene(Race(table, registry, batches))
+    scene(Race(table, registry, batches, Rollouts(table, registry, clock=clock, ids=ids)))
     # What went behind the registry's back leaves no sound record: such a scene judges by itself.
     if not scene.__name__.endswith("_went"):
         check_model(table.items(), M)
