@@ -144,7 +144,7 @@ def _print(checked: dict[str, Any]) -> None:
             out.print(Text(f"  {fault['kind']:<9}  {fault['message']}"), soft_wrap=True)
         if count > len(checked["faults"]):
             out.print(f"  … and {count - len(checked['faults']):,} more", style="dim")
-    if checked["anchor"]:
+    if checked["anchor"] and checked["sound"]:
         out.print(
             Text.assemble(("anchor to keep elsewhere: ", "dim"), checked["anchor"]), soft_wrap=True
         )

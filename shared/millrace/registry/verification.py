@@ -207,8 +207,7 @@ class _Walk:
         self._first = self._first or number
         expected, before = self._at.sequence + 1, self._at.hash
         if number > expected:
-            missing = str(expected) if number == expected + 1 else f"{expected} to {number - 1}"
-            self._fault(FaultKind.DROPPED, expected, f"entry {missing} is missing")
+            self._fault(FaultKind.DROPPED, expected, _missing(expected, number - 1))
             before = None
         follows: str | None = stored
         if stored != digest_of(item):
@@ -261,10 +260,8 @@ class _Walk:
                     FaultKind.ADDED, first, f"{which} after the head, which names entry {now}"
                 )
         if last < head.sequence:
-            missing = (
-                head.sequence if last + 1 == head.sequence else f"{last + 1} to {head.sequence}"
-            )
-            self._fault(FaultKind.CUT, last + 1, f"entry {missing} is missing: the end was cut off")
+            told = f"{_missing(last + 1, head.sequence)}: the end was cut off"
+            self._fault(FaultKind.CUT, last + 1, told)
         elif self._found_head is not None and self._found_head != head.hash:
             self._fault(
                 FaultKind.HEAD,
@@ -446,6 +443,12 @@ def _number(model: str, name: object) -> int | None:
     if not text.startswith(start) or not (digits.isascii() and digits.isdecimal()):
         return None
     return int(digits)
+
+
+def _missing(first: int, last: int) -> str:
+    return (
+        f"entry {first} is missing" if first == last else f"entries {first} to {last} are missing"
+    )
 
 
 def _whole(value: object) -> int:
