@@ -584,7 +584,6 @@ def _put(client: "DynamoDBClient", table: str, item: dict[str, Any], condition: 
     more: Any = {"ConditionExpression": condition} if condition else {}
     try:
         with translated(f"restore {pk} {sk}"):
-            # nosemgrep: unconditional-item-write -- what is there was compared with the backup
             client.put_item(TableName=table, Item=item, **more)
     except ConditionFailedError as exc:
         raise ConcurrentWriteError(
@@ -609,7 +608,6 @@ def _put_head(
         }
     try:
         with translated(f"restore the ledger of {model}"):
-            # nosemgrep: unconditional-item-write -- it carries one of the two conditions above
             client.put_item(TableName=table, Item=item, **more)
     except ConditionFailedError as exc:
         raise ConcurrentWriteError(
