@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from millrace_cli.render import facts_grid, gates_table, listing, when
+from millrace_cli.render import approval_words, facts_grid, gates_table, listing, when
 
 _SHOWN = 20
 """Changes of a part that are told one by one; --json has them all."""
@@ -244,21 +244,6 @@ def _decision_line(decision: Mapping[str, Any]) -> str:
     return f"{action} by {decision['actor']}, ledger entry {decision['sequence']}"
 
 
-def approval_words(approval: dict[str, Any] | None) -> str:
-    """Who approved, when and why."""
-    if not approval:
-        return ""
-    by = approval.get("decided_by") or approval.get("approved_by") or approval.get("by") or ""
-    at = when(str(approval.get("decided_at") or approval.get("at") or ""))
-    words = str(approval.get("status") or "approved")
-    return " ".join(
-        filter(
-            None,
-            (words, f"by {by}" if by else "", f"at {at} UTC" if at else "", approval.get("reason")),
-        )
-    )
-
-
 # ── Lineage ─────────────────────────────────────────────────────────────────────────────────────
 
 _KINDS = {
@@ -346,12 +331,16 @@ def _facts_of(node: dict[str, Any]) -> Text:
             ]
         case "reign":
             until = when(str(facts.get("until", ""))) or "now"
-            words = [f"{when(node['at'])} to {until}", approval_words(facts.get("approval"))]
+            words = [f"{when(node['at'])} to {until}", _approved(facts.get("approval"))]
         case "requests":
             words = [f"captured below {facts['captured']}"]
         case _:
             words = []
     return Text(", ".join(w for w in words if w), style="dim")
+
+
+def _approved(approval: dict[str, Any] | None) -> str:
+    return f"approved {approval_words(approval)}" if approval else ""
 
 
 # ── Predictions ─────────────────────────────────────────────────────────────────────────────────

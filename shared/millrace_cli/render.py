@@ -145,6 +145,9 @@ def version_panel(version: dict[str, Any]) -> RenderableType:
         {
             "status": version["status"],
             "reason": version.get("reason") or "",
+            "traffic": traffic_words(version.get("traffic")),
+            "approval": approval_words(version.get("approval")),
+            "rollouts": "; ".join(rollout_brief(r) for r in version.get("rollouts") or ()),
             "algorithm": f"{version['algorithm']}  {params}",
             "run": version["run_id"],
             "dataset version": version["dataset_version"],
@@ -153,6 +156,8 @@ def version_panel(version: dict[str, Any]) -> RenderableType:
             "seed": str(version["seed"]),
             "artifact": f"{version['model_key']}  {version['size_bytes']:,} bytes",
             "sha256": version["sha256"],
+            "signed by": version.get("signed_by") or "",
+            "imported": imported_words(version.get("provenance")),
             "parity": f"largest difference {parity['max_difference']:.1e} of "
             f"{parity['tolerance']:.0e} allowed, on {parity['rows']:,} held-out and "
             f"{parity['hostile_rows']:,} hostile rows",
@@ -168,6 +173,41 @@ def version_panel(version: dict[str, Any]) -> RenderableType:
     alias = "".join(f" @{a}" for a in version.get("aliases", ()))
     title = f"[bold]{version['model']}@{version['version']}{alias}"
     return Panel(Group(*parts), title=title, title_align="left")
+
+
+def traffic_words(traffic: dict[str, Any] | None) -> str:
+    """A version's share of the requests."""
+    if traffic is None:
+        return ""
+    verb = "sees" if traffic["shadow"] else "answers"
+    return f"{verb} {traffic['percent']:g} % as {traffic['role']}"
+
+
+def rollout_brief(rollout: dict[str, Any]) -> str:
+    """A rollout in a few words."""
+    weights = " → ".join(f"{w:g}" for w in rollout["weights"])
+    steps = f" {weights} %" if weights else ""
+    return f"{rollout['rollout_id']} {rollout['strategy']}{steps}, {rollout['status']}"
+
+
+def imported_words(provenance: dict[str, Any] | None) -> str:
+    """Where a version was imported from."""
+    if provenance is None:
+        return ""
+    return (
+        f"as version {provenance['version']} of {provenance['environment']}, by "
+        f"{provenance['imported_by']} at {when(provenance['imported_at'])} UTC"
+    )
+
+
+def approval_words(approval: dict[str, Any] | None) -> str:
+    """Who approved, when and why."""
+    if not approval:
+        return ""
+    by, at = str(approval.get("by") or ""), when(str(approval.get("at") or ""))
+    reason = str(approval.get("reason") or "")
+    words = f"by {by}" if by else "given"
+    return f"{words}{f' at {at} UTC' if at else ''}{f': {reason}' if reason else ''}"
 
 
 def features_words(signature: dict[str, Any] | None) -> str:

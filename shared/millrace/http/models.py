@@ -22,11 +22,13 @@ from millrace.messages import (
     SourceObject,
 )
 from millrace.questions.history import Decision, Period
+from millrace.questions.standing import RolloutBrief, Standing, Traffic
 from millrace.registry.live import Live, LiveRollout
 from millrace.registry.records import (
     AuditEntry,
     Batch,
     ModelVersion,
+    Provenance,
     RegisteredModel,
     Run,
     SpecVersion,
@@ -201,6 +203,11 @@ class VersionDetail(VersionView):
     report_url: str | None = Field(
         None, description="The evaluation report; the link holds for 15 minutes."
     )
+    signed_by: str = Field(description="ARN of the key that signed it; empty when it is unsigned.")
+    provenance: Provenance | None = Field(description="Where it was imported from.")
+    traffic: Traffic | None = Field(description="Its share of the requests; null without any.")
+    rollouts: list[RolloutBrief] = Field(description="Its rollouts, the newest first.")
+    approval: dict[str, Any] | None = Field(description="Who approved it, when and why.")
 
 
 class VersionPage(Answer):
@@ -437,11 +444,17 @@ def version_view(record: ModelVersion) -> VersionView:
 
 
 def version_detail(
-    record: ModelVersion, signature: Signature | None, *, report_url: str | None
+    record: ModelVersion,
+    signature: Signature | None,
+    stands: Standing,
+    *,
+    report_url: str | None,
 ) -> VersionDetail:
     """A model version as it is shown alone."""
     return VersionDetail.model_validate(
-        _fields(record, VersionDetail) | {"signature": signature, "report_url": report_url}
+        _fields(record, VersionDetail)
+        | _fields(stands, VersionDetail)
+        | {"signature": signature, "report_url": report_url, "signed_by": record.kms_key_id}
     )
 
 

@@ -32,6 +32,7 @@ from millrace.http.models import (
 )
 from millrace.observability import logger
 from millrace.questions.listings import Listings
+from millrace.questions.standing import standing
 from millrace.registry.records import ModelVersion, VersionStatus
 from millrace.signature import Signature
 from millrace.signature_file import read_signature
@@ -108,6 +109,7 @@ def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
         return version_detail(
             record,
             signature_of(with_, record),
+            standing(record, with_.table),
             report_url=with_.link(with_.artifact_bucket, record.report_key),
         )
 
