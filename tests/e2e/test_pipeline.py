@@ -174,9 +174,12 @@ def test_a_rollback_shows_in_answers_within_the_refresh_interval(
     )
     refresh = float(function["Environment"]["Variables"]["MILLRACE_REFRESH_SECONDS"])
 
+    ids: dict[int, str] = {}
+
     def answering() -> int:
-        rows = {"rows": [cancer.feature_row(0)]}
-        return int(api.post(f"/v1/models/{model}/predict", rows)["version"])
+        answer = api.post(f"/v1/models/{model}/predict", {"rows": [cancer.feature_row(0)]})
+        ids[answer["version"]] = answer["prediction_id"]
+        return int(answer["version"])
 
     patiently(lambda: answering() == 2)
     answer = api.post(
@@ -197,6 +200,32 @@ def test_a_rollback_shows_in_answers_within_the_refresh_interval(
     assert settled == [1] * 5
     actions = [e["action"] for e in api.get(f"/v1/models/{model}/audit")["items"]]
     assert actions[0] == "rolled_back"
+    _expect_the_record_to_tell(api, model, ids)
+
+
+def _expect_the_record_to_tell(api: ApiClient, model: str, ids: dict[int, str]) -> None:
+    """What was live when, how the two versions differ, whence they are, and which one answered."""
+    path = f"/v1/models/{model}"
+    periods = api.get(f"{path}/history")["items"]
+    assert [p["version"] for p in periods] == [1, 2, 1]
+    assert [p["decision"]["action"] for p in periods] == ["rolled_back", "promoted", "promoted"]
+    assert api.get(f"{path}/history", at=periods[1]["from"])["items"] == [periods[1]]
+
+    found = api.get(f"{path}/compare", **{"from": 1, "to": 2})
+    assert found["paired"], found["measured"]
+    assert found["missing"] == []
+    assert found["dataset"]["after"]["rows"]["accepted"] > 300
+    assert found["environment"]["same"]
+
+    kinds = [n["kind"] for n in api.get(f"{path}/lineage", version=2)["nodes"]]
+    assert {"upload", "dataset", "spec", "run", "version", "reign", "requests"} <= set(kinds)
+    assert api.get_text(f"{path}/lineage", version="2", format="svg").startswith("<svg")
+
+    for version, prediction_id in ids.items():
+        answered = api.get(f"{path}/predictions/{prediction_id}")
+        assert (answered["role"], answered["version"]) == ("champion", version)
+        assert answered["sha256"] == api.get(f"{path}/versions/{version}")["sha256"]
+        assert answered["decision"]["sequence"] in {p["sequence"] for p in periods}
 
 
 @pytest.mark.parametrize(
