@@ -143,6 +143,8 @@ class Meter(FakeTable):
         )
         mark = None if start is None else str(start[sk_name])
         most = limit or 2_000
+        # One more than asked for, so that it is known whether there are more.
+        some_more = most + 1
         there = {r[sk_name] for r in rows}
         for segment in self.segments.get((index, pk), []):
             first = bisect_left(segment.sort_keys, lowest)
@@ -152,9 +154,9 @@ class Meter(FakeTable):
             elif mark is not None:
                 first = max(first, bisect_right(segment.sort_keys, mark))
             some = (
-                range(max(first, end - most), end)
+                range(max(first, end - some_more), end)
                 if newest_first
-                else range(first, min(end, first + most))
+                else range(first, min(end, first + some_more))
             )
             rows += [i for n in some if (i := segment.make(n))[sk_name] not in there]
         rows.sort(key=lambda r: str(r[sk_name]), reverse=newest_first)

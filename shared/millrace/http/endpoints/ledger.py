@@ -12,7 +12,7 @@ from millrace.http.models import LedgerVerification, ledger_verification
 from millrace.registry.ledger import parse_anchor
 
 _DEFAULT = 5_000
-_MOST = 20_000
+_MOST = 10_000
 """Entries that one request checks well within API Gateway's 29 seconds."""
 
 
