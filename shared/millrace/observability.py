@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 _correlation = ""
+_made: dict[str, Any] = {}
+"""The logger and the metrics, if they were needed already: every request asks."""
 
 
 def __getattr__(name: str) -> Any:
@@ -67,6 +69,7 @@ def _logger() -> "Logger":
     made = Logger(service=SERVICE, utc=True)
     if _correlation:
         made.set_correlation_id(_correlation)
+    _made["logger"] = made
     return made
 
 
@@ -74,7 +77,8 @@ def _logger() -> "Logger":
 def _metrics() -> "Metrics":
     from aws_lambda_powertools import Metrics
 
-    return Metrics(namespace=NAMESPACE, service=SERVICE)
+    made = _made["metrics"] = Metrics(namespace=NAMESPACE, service=SERVICE)
+    return made
 
 
 @cache
@@ -126,8 +130,9 @@ def correlate(identifier: str) -> None:
     """Puts a request's id on every line that follows."""
     global _correlation  # noqa: PLW0603 - the logger, which keeps it too, may not be made yet
     _correlation = identifier
-    if _logger.cache_info().currsize:
-        _logger().set_correlation_id(identifier)
+    made = _made.get("logger")
+    if made is not None:
+        made.set_correlation_id(identifier)
 
 
 def correlation() -> str:
@@ -173,9 +178,9 @@ def published() -> Iterator[None]:
 
 def publish() -> None:
     """Writes what was counted as one line; nothing when nothing was."""
-    if not _metrics.cache_info().currsize:
+    metrics = _made.get("metrics")
+    if metrics is None:
         return
-    metrics = _metrics()
     if metrics.provider.metric_set:
         metrics.flush_metrics()
     else:

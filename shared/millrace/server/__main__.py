@@ -60,6 +60,8 @@ def main() -> int:
             lifespan="on",
             access_log=False,
             server_header=False,
+            # Neither the caller's address nor the scheme matters to any answer.
+            proxy_headers=False,
             limit_concurrency=settings.max_connections,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=settings.stop_seconds,

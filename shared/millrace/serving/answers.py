@@ -165,7 +165,8 @@ class Writer:
         self._keys = [orjson.dumps(c) for c in signature.classes]
         written = [orjson.dumps(label) for label in codec.labels.tolist()]
         first = [b'{"label":%b,"probabilities":{%b:' % (w, self._keys[0]) for w in written]
-        self._starts = _objects([b"}}," + f for f in first])
+        self._start_list = [b"}}," + f for f in first]
+        self._starts = _objects(self._start_list)
         self._label_rows = _objects([b'{"label":%b}' % w for w in written])
         self._between = [b",%b:" % key for key in self._keys[1:]]
 
@@ -231,10 +232,16 @@ class Writer:
             return b",".join(chosen)
         else:
             if Output.LABELS in options.outputs:
-                starts = self._starts[output.argmax(axis=1)].tolist()
+                starts = (
+                    self._starts[output.argmax(axis=1)].tolist()
+                    if rows > 1
+                    else [self._start_list[(row := output[0].tolist()).index(max(row))]]
+                )
             else:
                 starts = [b'}},{"probabilities":{%b:' % self._keys[0]] * rows
             ends, between = b"}}", self._between
+        if len(between) == 1:
+            return _around_pairs(output, starts, between[0], ends)
         numbers = _numbers(output)
         stride = 2 + 2 * len(between)
         parts: list[bytes] = [b""] * (rows * stride)
@@ -319,6 +326,21 @@ class Writer:
             elif around.lower is not None and around.upper is not None:
                 columns |= {"interval_lower": around.lower, "interval_upper": around.upper}
         return columns
+
+
+def _around_pairs(
+    output: npt.NDArray[np.float32], starts: list[bytes], between: bytes, end: bytes
+) -> bytes:
+    """The objects of rows of two numbers: what is between two is put there for all rows at once."""
+    written = orjson.dumps(np.ascontiguousarray(output), option=_NUMPY)[2:-2]
+    # No JSON text has the end of a line in it.
+    pairs = written.replace(b"],[", b"\n").replace(b",", between).split(b"\n")
+    parts: list[bytes] = [b""] * (2 * len(pairs))
+    parts[0::2] = starts
+    parts[1::2] = pairs
+    parts[0] = parts[0][len(end) + 1 :]
+    parts.append(end)
+    return b"".join(parts)
 
 
 def csv_of(columns: Mapping[str, Values]) -> bytes:
