@@ -222,6 +222,8 @@ class Provenance(Part):
     bootstrap_resamples: int
     confidence: float
     packages: dict[str, str]
+    upload: str = ""
+    """Key of the upload that the run was started with."""
 
 
 class Evaluation(Part):

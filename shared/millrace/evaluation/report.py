@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from millrace.evaluation import charts, wording
 from millrace.evaluation.document import Coverage, Evaluation, Histogram, Measured, SliceTable
+from millrace.graphs import Arrow, Box, draw
 from millrace.spec import HIGHER_IS_BETTER, Role, Task
 
 METRIC_NAMES = {
@@ -64,6 +66,7 @@ def render(evaluation: Evaluation) -> str:
             trials=_ranked_trials(evaluation),
             limits=_limits(evaluation),
             calibration_spread=_calibration_spread(evaluation.coverage),
+            origins=_origins(evaluation),
             has_skipped=any(m.skipped for m in evaluation.metrics.values()),
         )
     )
@@ -75,6 +78,48 @@ def _calibration_spread(coverage: Coverage | None) -> float:
         return 0.0
     rows = coverage.calibration_rows
     return math.sqrt(0.9 * 0.1 / (rows + 2))
+
+
+def _origins(evaluation: Evaluation) -> Markup:
+    """Where the candidate came from, as a graph; where it goes is not known yet."""
+    p, name = evaluation.provenance, f"{evaluation.model}@{evaluation.version}"
+    rows = sum(evaluation.split_rows.values())
+    boxes = [
+        Box(
+            "data",
+            1,
+            "dataset version",
+            evaluation.dataset_version[:16],
+            (f"{rows:,} rows",),
+            "data",
+            whole=evaluation.dataset_version,
+        ),
+        Box("spec", 1, "spec", f"{evaluation.model}/{p.spec_version}", (), "work"),
+        Box("run", 2, "run", evaluation.run_id, (f"{len(evaluation.trials)} trials",), "work"),
+        Box(
+            "version",
+            3,
+            "model version",
+            name,
+            (str(evaluation.algorithm), f"sha256 {p.model_sha256[:12]}…"),
+            "model",
+        ),
+    ]
+    arrows = [Arrow("data", "run"), Arrow("spec", "run"), Arrow("run", "version")]
+    if p.upload:
+        boxes.append(Box("upload", 0, "upload", p.upload.rpartition("/")[2], (), "data"))
+        arrows.append(Arrow("upload", "data"))
+    if evaluation.comparison is not None:
+        other = f"{evaluation.model}@{evaluation.comparison.version}"
+        boxes.append(Box("champion", 2, "champion then", other))
+        arrows.append(Arrow("champion", "version", dashed=True))
+    drawn = draw(
+        boxes,
+        arrows,
+        title=f"Where {name} came from",
+        description="From upload and spec over the dataset version and the run to the version.",
+    )
+    return Markup(drawn)  # noqa: S704  (every text in it was escaped where it was put in)
 
 
 @cache

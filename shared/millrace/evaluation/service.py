@@ -374,4 +374,5 @@ def _provenance(task: EvaluateTask, spec: ModelSpec) -> Provenance:
         bootstrap_resamples=spec.evaluate.bootstrap,
         confidence=spec.evaluate.confidence,
         packages={"numpy": np.__version__, "onnxruntime": onnxruntime.__version__},
+        upload=task.source.key,
     )
