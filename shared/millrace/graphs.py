@@ -17,7 +17,7 @@ MOST_CHARACTERS: Final = 34
 
 _CHARACTER: Final = 6.7
 """Pixels of a character of 12 px in an ordinary sans serif, on the safe side."""
-_BOLD_CHARACTER: Final = 7.7
+_BOLD_CHARACTER: Final = 8.3
 _LINE: Final = 16
 _PAD: Final = 11
 _BETWEEN_COLUMNS: Final = 74
