@@ -110,7 +110,7 @@ class Models(Writer):
                 # Predictions read this one item, so what the spec says of them stands there, too.
                 rate = {"capture_rate": spec.monitor.capture_rate}
                 key_of_serving = items.serving_key(spec.name)
-                serving = [Update("serving", key_of_serving, rate, {"version": champion})]
+                serving = [Update("serving", key_of_serving, rate)]
             self._table.transact(
                 [
                     *model_writes,
