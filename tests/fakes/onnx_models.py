@@ -97,6 +97,8 @@ def crown(
     put: Callable[[str, bytes], None],
     number: int,
     model: StoredModel | None = None,
+    *,
+    promoted: bool = True,
 ) -> StoredModel:
     """Trains one more version, as the pipeline does, and makes it champion.
 
@@ -105,6 +107,7 @@ def crown(
         put: Writes an artifact under a key.
         number: Which upload it is trained on, and the bias of the default model.
         model: The model; one called churn by default.
+        promoted: False leaves it a version that passed its gates.
     """
     name = model.signature.model if model else cases.MODEL
     spec = cases.spec(name)
@@ -136,7 +139,8 @@ def crown(
         cases.evaluated(run.run_id, champion=before, model=name),
         automatic=True,
     )
-    registry.promote(name, registration.version, actor="ada", expected_champion=before)
+    if promoted:
+        registry.promote(name, registration.version, actor="ada", expected_champion=before)
     return model
 
 
