@@ -15,12 +15,13 @@ from millrace.http.api import create_app
 from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
-from millrace.http.operations import Trigger
+from millrace.http.operations import RolloutDoor, Trigger
 from millrace.monitoring.feedback import Feedback
 from millrace.monitoring.labelbook import LabelBook
 from millrace.observability import logger, published, tracer
 from millrace.registry.batches import open_batches
 from millrace.registry.registry import open_registry
+from millrace.registry.rollouts import open_rollouts
 from millrace.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ApiSettings(EnvironmentSettings):
     data_bucket: str
     state_machine_arn: str
     trigger_function: str
+    rollout_function: str
     topic_arn: str
     stage: str = "dev"
     code_version: str = "unknown"
@@ -59,6 +61,10 @@ def gateway() -> Gateway:
                 data_bucket=settings.data_bucket,
                 presign=objects.presigned_get,
                 steps=StateMachine(client("stepfunctions"), settings.state_machine_arn).steps,
+                rollouts=open_rollouts(client("dynamodb"), settings.table_name),
+                rollout_door=RolloutDoor(
+                    LambdaInvoker(client("lambda")), settings.rollout_function
+                ),
                 trigger=Trigger(LambdaInvoker(client("lambda")), settings.trigger_function),
                 notifier=SnsNotifier(client("sns"), settings.topic_arn),
                 stage=settings.stage,

@@ -1,15 +1,19 @@
-"""The capture function: captured predictions leave the log for S3.
+"""The capture function: captured predictions leave the log for S3, and rollouts are counted.
 
 Events: deliveries of the log subscription on the predict function's log group. Idempotent by the
-prediction ids of a delivery: the same batch again is the same objects, which are written once.
+prediction ids of a delivery: the same batch again is the same objects, which are written once, and
+meets the marker of its own counts (`millrace.monitoring.tallies`).
 """
 
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from millrace.aws.clients import client
+from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.logs import unpack
 from millrace.aws.s3 import S3ObjectStore
+from millrace.monitoring import tallies
 from millrace.monitoring.captures import keep
 from millrace.observability import METRICS, bind, count, logger, publish, published, tracer
 from millrace.settings import EnvironmentSettings
@@ -22,6 +26,7 @@ class CaptureSettings(EnvironmentSettings):
     """Environment of the capture function."""
 
     data_bucket: str
+    table_name: str
 
 
 @cache
@@ -43,6 +48,11 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         bucket=settings().data_bucket,
         logged=delivered.logged,
     )
+    counted = tallies.add(
+        DynamoTable(client("dynamodb"), settings().table_name),
+        delivered.messages,
+        now=datetime.now(UTC),
+    )
     for model, records in kept.captured.items():
         count(METRICS.CAPTURED_RECORDS, records, model=model)
         publish()  # one model at a time: a line's figures count for every model it names
@@ -55,10 +65,12 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         rejected=kept.rejected,
         written=kept.written,
         repeated=kept.repeated,
+        counted=counted,
     )
     return {
         "records": sum(kept.captured.values()),
         "rejected": kept.rejected,
         "written": kept.written,
         "repeated": kept.repeated,
+        "counted": counted,
     }

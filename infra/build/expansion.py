@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template.yaml"
 MACHINE = ROOT / "infra" / "statemachines" / "training.asl.yaml"
 BATCH_MACHINE = ROOT / "infra" / "statemachines" / "batch.asl.yaml"
-MACHINES = {"TrainingStateMachine": MACHINE, "BatchStateMachine": BATCH_MACHINE}
+ROLLOUT_MACHINE = ROOT / "infra" / "statemachines" / "rollout.asl.yaml"
+MACHINES = {
+    "TrainingStateMachine": MACHINE,
+    "BatchStateMachine": BATCH_MACHINE,
+    "RolloutStateMachine": ROLLOUT_MACHINE,
+}
 """The definition of each state machine of the template."""
 
 type Resource = dict[str, Any]

@@ -287,10 +287,12 @@ class Verdict(Message):
 
 
 class Promotion(Message):
-    """The new champion."""
+    """The new champion; with another strategy than all-at-once, who is to become it."""
 
     version: int
     previous: int | None = None
+    strategy: str = "all-at-once"
+    """Of the spec's rollout; the machine reads it."""
 
 
 class RecordDatasetTask(TrainingInput):

@@ -362,6 +362,11 @@ class RolloutSection(_Section):
                 raise ValueError(
                     f"steps must rise, and {_percent(after)} follows {_percent(before)}"
                 )
+        if self.strategy != "shadow" and weights[-1] >= 100:
+            raise ValueError(
+                f"a {self.strategy} step of {_percent(weights[-1])} leaves the champion no traffic "
+                "to compare with; what follows the last step is the promotion"
+            )
         if seconds_of(self.max_wait) < seconds_of(self.bake):
             raise ValueError(f"max_wait {self.max_wait} is shorter than bake {self.bake}")
         if seconds_of(self.bake) < self.looks:

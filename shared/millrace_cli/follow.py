@@ -27,6 +27,7 @@ STATE_WORDS = {
     "RecordEvaluation": "judge the gates",
     "ReadChampion": "the champion changed meanwhile: compare again",
     "Promote": "promote to champion",
+    "StartRollout": "start the rollout",
     "RecordFailure": "record the failure",
 }
 

@@ -130,7 +130,11 @@ def rollback(
     reason: ReasonOption = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Bring a former champion back; answers follow within the refresh interval."""
+    """Bring a former champion back; answers follow within the refresh interval.
+
+    A rollout that is under way is aborted in the same write. To end a rollout and keep the champion:
+    millrace rollout MODEL --abort.
+    """
     with reported(as_json):
         body: dict[str, Any] = {"action": "rollback", "reason": reason}
         if to is not None:

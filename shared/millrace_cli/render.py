@@ -17,6 +17,9 @@ _NAME_WIDTH = len("hist_gradient_boosting")
 
 OUTCOME_WORDS = {
     "promoted": ("promoted to champion", "green"),
+    "rolling_out": ("takes the traffic step by step: millrace rollout MODEL --follow", "cyan"),
+    "rolled_back": ("its rollout found it worse than the champion and took it back", "red"),
+    "not_promoted": ("its rollout ended before it became champion", "yellow"),
     "awaiting_approval": ("passed its gates and waits for approval", "yellow"),
     "gates_failed": ("did not pass its gates: the champion stands", "yellow"),
     "refused": ("the upload was refused", "red"),

@@ -145,6 +145,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
             "STATE_MACHINE_ARN": machine,
             "BATCH_MACHINE_ARN": batch,
             "BATCH_MACHINE": "batch",
+            "ROLLOUT_FUNCTION": "rollout",
             "TOPIC_ARN": topic,
         }.items():
             monkeypatch.setenv(f"MILLRACE_{name}", value)

@@ -153,7 +153,13 @@ class FakeTable:
             case Put():
                 self._items[place] = to_item({**key, **write.item})
             case Update():
-                merged = {**self._items.get(place, to_item(key)), **to_item(write.values)}
+                before = from_item(self._items.get(place, {}))
+                sums = {name: before.get(name, 0) + n for name, n in write.adds.items()}
+                merged = {
+                    **self._items.get(place, to_item(key)),
+                    **to_item(write.values),
+                    **to_item(sums),
+                }
                 gone = {name for name, value in write.values.items() if value is None}
                 self._items[place] = {k: v for k, v in merged.items() if k not in gone}
             case Check():

@@ -9,6 +9,7 @@ from infra.build.expansion import (
     BATCH_MACHINE,
     MACHINE,
     MACHINES,
+    ROLLOUT_MACHINE,
     ROOT,
     TEMPLATE,
     Resolver,
@@ -24,6 +25,7 @@ __all__ = [
     "FUNCTIONS",
     "MACHINE",
     "MACHINES",
+    "ROLLOUT_MACHINE",
     "ROOT",
     "TEMPLATE",
     "TOKENS",
@@ -49,6 +51,7 @@ FUNCTIONS = (
     "Feedback",
     "Batch",
     "Score",
+    "Rollout",
     "Api",
     "Authorizer",
 )

@@ -28,7 +28,7 @@ def test_security_page_shows_the_table() -> None:
     assert shown() == as_markdown(), REWRITE
 
 
-def test_only_trigger_registry_api_predict_and_feedback_touch_the_registry() -> None:
+def test_only_those_who_change_or_serve_from_the_registry_touch_it() -> None:
     touching = {
         role
         for role, described in rights().items()
@@ -36,7 +36,15 @@ def test_only_trigger_registry_api_predict_and_feedback_touch_the_registry() -> 
         if any(a.startswith("dynamodb:") for a in grant["actions"])
     }
 
-    assert touching == {"TriggerRole", "RegistryRole", "ApiRole", "PredictRole", "FeedbackRole"}
+    assert touching == {
+        "TriggerRole",
+        "RegistryRole",
+        "ApiRole",
+        "PredictRole",
+        "CaptureRole",
+        "FeedbackRole",
+        "RolloutRole",
+    }
 
 
 def test_predict_reads_and_writes_nothing() -> None:

@@ -22,6 +22,7 @@ from infra.delivery.stages import stages
 from millrace.errors import ConfigurationError
 from tests.infra.deployment import (
     MACHINES,
+    ROLLOUT_MACHINE,
     ROOT,
     TOKENS,
     Resolver,
@@ -36,6 +37,8 @@ DEV_LIMIT = Decimal("0.10")
 DEARER = {
     ("WebAcl", "on"): Decimal("7.00"),
     ("KmsKeyArn", "arn:aws:kms:us-east-1:123456789012:key/customer"): Decimal("1.00"),
+    ("SignArtifacts", "sign"): Decimal("1.00"),
+    ("SignArtifacts", "require"): Decimal("1.00"),
 }
 """Choices that lead beyond the limit, off by default, and by how much."""
 
@@ -177,6 +180,8 @@ def test_only_events_and_callers_start_anything(choice: dict[str, str]) -> None:
         ("ApiRole", "lambda:InvokeFunction"),
         ("BatchMachineRole", "lambda:InvokeFunction"),
         ("BatchMachineRole", "states:StartExecution"),
+        ("RolloutMachineRole", "lambda:InvokeFunction"),
+        ("RolloutRole", "states:StartExecution"),
         ("TrainingRole", "lambda:InvokeFunction"),
         ("TriggerRole", "states:StartExecution"),
     }
@@ -221,8 +226,11 @@ def test_no_execution_can_wait_for_ever(path: Path) -> None:
     machine = machine_definition({}, path)
     states = list(_states(machine))
 
-    assert machine["TimeoutSeconds"] <= 12 * 3600
+    # A rollout bakes between its looks, and is watched as long as it has traffic: days by its plan.
+    bakes = path == ROLLOUT_MACHINE
+    assert machine["TimeoutSeconds"] <= (365 * 24 if bakes else 12) * 3600
     assert {state["Type"] for _, state in states} <= {
+        *(("Wait",) if bakes else ()),
         "Task",
         "Choice",
         "Map",
@@ -297,8 +305,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
     alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 19
-    assert on.usd == Decimal("1.90")
+    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 20
+    assert on.usd == Decimal("2.00")
     assert off.usd == 0
 
 
@@ -355,8 +363,8 @@ def test_the_way_to_a_champion_is_counted_on_the_machine() -> None:
     # Each trial is an iteration with two states, the trial and its record.
     assert one.transitions - none.transitions == 3
     assert one.invocations - none.invocations == 2
-    # As the embedded cloud's history of a training showed: 25 states, 6 iterations and the start.
-    assert six == Way(transitions=32, invocations=20)
+    # As the embedded cloud's history of a training showed: 26 states, 6 iterations and the start.
+    assert six == Way(transitions=33, invocations=20)
 
 
 def test_predictions_cost_more_with_more_memory_and_less_without_traces() -> None:
@@ -477,7 +485,7 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
-    assert "$1.9730" in shown
+    assert "$2.0730" in shown
 
 
 def test_page_on_batch_jobs_shows_their_price() -> None:

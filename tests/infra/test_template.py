@@ -151,6 +151,7 @@ def test_sections_follow_the_order_of_the_flow() -> None:
         *FUNCTIONS,
         "TRAINING",
         "BATCH",
+        "ROLLOUT",
         "What starts them",
         "HTTPS API",
         "Alarms",
@@ -325,6 +326,7 @@ def test_failed_invocations_of_asynchronous_functions_go_to_the_dead_letters() -
         "${RegistryFunction}",
         "${CaptureFunction}",
         "${FeedbackFunction}",
+        "${RolloutFunction}",
     }
     for config in configs.values():
         destination = config["Properties"]["DestinationConfig"]["OnFailure"]["Destination"]
@@ -337,7 +339,12 @@ def test_failed_invocations_of_asynchronous_functions_go_to_the_dead_letters() -
 def test_rules_retry_for_a_day_then_leave_a_dead_letter() -> None:
     rules = _of({}, "AWS::Events::Rule")
 
-    assert rules.keys() == {"UploadRule", "ExecutionFailureRule", "FeedbackRule"}
+    assert rules.keys() == {
+        "UploadRule",
+        "ExecutionFailureRule",
+        "RolloutFailureRule",
+        "FeedbackRule",
+    }
     for rule in rules.values():
         [target] = rule["Properties"]["Targets"]
         assert target["RetryPolicy"] == {
@@ -374,6 +381,7 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
     assert permissions == {
         ("events.amazonaws.com", "${UploadRule.Arn}"): "${TriggerFunction}",
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
+        ("events.amazonaws.com", "${RolloutFailureRule.Arn}"): "${RolloutFunction}",
         ("events.amazonaws.com", "${FeedbackRule.Arn}"): "${FeedbackFunction}",
         ("logs.amazonaws.com", "${PredictLogGroup.Arn}"): "${CaptureFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/*/v1/*"): "${ApiFunction}",
@@ -388,7 +396,7 @@ def test_what_was_captured_leaves_the_predict_functions_log_and_no_other() -> No
 
     assert subscription["Properties"] == {
         "LogGroupName": "${PredictLogGroup}",
-        "FilterPattern": f"{{ $.capture.schema = {SCHEMA} }}",
+        "FilterPattern": f"{{ ($.capture.schema = {SCHEMA}) || ($.rollout.step >= 0) }}",
         "DestinationArn": "${CaptureFunction.Arn}",
     }
 
@@ -402,7 +410,7 @@ def test_captures_and_labels_are_forgotten_for_good() -> None:
         assert str(rules[prefix]["ExpirationInDays"]) == days
         assert rules[prefix]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 1}
     functions = _of({"CaptureDays": days}, "AWS::Lambda::Function")
-    for name in ("ApiFunction", "FeedbackFunction"):
+    for name in ("ApiFunction", "FeedbackFunction", "RolloutFunction"):
         variables = functions[name]["Properties"]["Environment"]["Variables"]
         assert str(variables["MILLRACE_CAPTURE_DAYS"]) == days
 
@@ -559,6 +567,7 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
     assert alarms.keys() == {
         "TrainingFailedAlarm",
         "BatchFailedAlarm",
+        "RolloutStalledAlarm",
         "RunsFailedAlarm",
         "DeadLettersAlarm",
         "TriggerTroubleAlarm",
@@ -660,6 +669,7 @@ def test_outputs_name_all_that_the_command_line_looks_for() -> None:
         "TableName",
         "TrainingStateMachineArn",
         "BatchStateMachineArn",
+        "RolloutStateMachineArn",
         "TopicArn",
         "DeadLetterQueueUrl",
     } <= outputs.keys()

@@ -9,7 +9,7 @@ from millrace.errors import MillraceError, RetryableError
 from millrace.messages import TrainingInput, TrialResult, TrialTask
 from tests.infra.deployment import MACHINE, machine_definition, resources
 
-FUNCTIONS = ("Ingest", "Train", "Evaluate", "Registry")
+FUNCTIONS = ("Ingest", "Train", "Evaluate", "Registry", "Rollout")
 TRANSIENT = {
     "Lambda.ClientExecutionTimeoutException",
     "Lambda.ServiceException",
@@ -186,6 +186,7 @@ def test_every_path_ends_and_every_failure_ends_in_fail() -> None:
         "AwaitingApproval",
         "GatesFailed",
         "Promoted",
+        "RollingOut",
         "PipelineFailed",
         "RecordTrial",
         "TrialNotRecorded",
@@ -218,9 +219,10 @@ def test_the_way_to_a_champion_is_the_one_in_the_design() -> None:
         "RecordEvaluation",
         "Gate",
         "Promote",
+        "ChooseStrategy",
         "Promoted",
     )
-    assert (*straight[:-1], "ReadChampion", *straight[8:]) in ways
+    assert (*straight[:-2], "ReadChampion", *straight[8:]) in ways
 
 
 def _machines(definition: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import boto3
 from botocore.config import Config
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.client import CloudWatchClient
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_kms.client import KMSClient
     from mypy_boto3_lambda.client import LambdaClient
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2
 
-READ_SECONDS = {"dynamodb": 5, "kms": 5, "stepfunctions": 10, "sns": 5, "lambda": 28, "s3": 60}
+READ_SECONDS = {
+    "cloudwatch": 5,
+    "dynamodb": 5,
+    "kms": 5,
+    "stepfunctions": 10,
+    "sns": 5,
+    "lambda": 28,
+    "s3": 60,
+}
 """How long one try may wait for an answer. ``lambda`` stays under API Gateway's 29 seconds."""
 
 MAX_ATTEMPTS = {"lambda": 1}
@@ -28,6 +37,8 @@ MAX_ATTEMPTS = {"lambda": 1}
 who knows whether the function may run twice."""
 
 
+@overload
+def client(service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
 @overload
 def client(service: Literal["dynamodb"]) -> "DynamoDBClient": ...
 @overload

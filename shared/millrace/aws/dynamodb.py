@@ -226,7 +226,9 @@ class DynamoTable:
                 verb = "Update"
                 request["Key"] = to_key(write.key)
                 check_item(write.name, write.key, to_item(write.values))
-                request["UpdateExpression"] = _update_expression(write.values, names, values)
+                request["UpdateExpression"] = _update_expression(
+                    write.values, write.adds, names, values
+                )
             case Check():
                 verb = "ConditionCheck"
                 request["Key"] = to_key(write.key)
@@ -242,8 +244,16 @@ class DynamoTable:
 
 
 def _update_expression(
-    changes: Mapping[str, Any], names: dict[str, str], values: dict[str, Any]
+    changes: Mapping[str, Any],
+    amounts: Mapping[str, int],
+    names: dict[str, str],
+    values: dict[str, Any],
 ) -> str:
+    adds: list[str] = []
+    for number, (attribute, amount) in enumerate(amounts.items()):
+        names[f"#a{number}"] = attribute
+        values[f":a{number}"] = to_attribute(amount)
+        adds.append(f"#a{number} :a{number}")
     sets: list[str] = []
     removes: list[str] = []
     for number, (attribute, value) in enumerate(changes.items()):
@@ -257,6 +267,7 @@ def _update_expression(
         [
             *(["SET " + ", ".join(sets)] if sets else []),
             *(["REMOVE " + ", ".join(removes)] if removes else []),
+            *(["ADD " + ", ".join(adds)] if adds else []),
         ]
     )
 

@@ -81,6 +81,8 @@ class Update:
     when: Mapping[str, Expected] = field(default_factory=dict)
     exists: bool = True
     """Whether the item must be there already, so that an update never makes half an item."""
+    adds: Mapping[str, int] = field(default_factory=dict)
+    """Numbers to add to attributes; one that is absent counts as zero."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,26 @@ class Invoker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutDoor:
+    """The rollout function, as the API knocks at it: it starts executions, and the API does not."""
+
+    invoker: Invoker
+    function_name: str
+
+    def ask(self, action: str, task: Mapping[str, Any]) -> dict[str, Any]:
+        """Asks for a rollout, or to resume one.
+
+        Raises:
+            MillraceError: What the function raised.
+            ServiceUnavailableError: It gave no rollout.
+        """
+        answer = self.invoker.invoke(self.function_name, {"action": action, "input": dict(task)})
+        if not isinstance(answer, dict) or not isinstance(answer.get("rollout_id"), str):
+            raise ServiceUnavailableError("the rollout function gave no rollout")
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
 class Trigger:
     """The one door to trainings and batch jobs, as the API knocks at it."""
 

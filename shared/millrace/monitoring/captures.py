@@ -61,6 +61,8 @@ def keep(messages: Iterable[str], *, objects: ObjectStore, bucket: str, logged: 
     for message in messages:
         try:
             record = _read(message)
+            if record is None:
+                continue
         except InvalidEventError as exc:
             rejected.append({"reason": str(exc), "line": message})
             continue
@@ -81,13 +83,16 @@ def keep(messages: Iterable[str], *, objects: ObjectStore, bucket: str, logged: 
     return Kept(dict(captured), len(rejected), written, objects_made - written)
 
 
-def _read(message: str) -> CapturedPrediction:
+def _read(message: str) -> CapturedPrediction | None:
+    """The captured prediction of a line; None for a rollout's line that only counts."""
     try:
         line = orjson.loads(message)
     except orjson.JSONDecodeError:
         raise InvalidEventError("line: expected JSON") from None
     if not isinstance(line, dict):
         raise InvalidEventError("line: expected a JSON object")
+    if "capture" not in line and isinstance(line.get("rollout"), dict):
+        return None
     return of_line(line)
 
 

@@ -121,12 +121,19 @@ class Recorder:
         return verdict
 
     def promote(self, task: PromoteTask) -> Promotion:
-        """Makes the version champion. Idempotent by version and expected champion.
+        """Makes the version champion, or leaves that to a rollout where the spec says so.
+
+        The first champion of a model has nothing to be compared with, and takes everything at once.
+        Idempotent by version and expected champion.
 
         Raises:
             ChampionChangedError: The champion is not the one of the evaluation any more.
         """
         version = task.registration.version
+        strategy = self._read_spec(task).rollout.strategy
+        champion = task.evaluation.champion_version
+        if strategy != "all-at-once" and champion is not None:
+            return Promotion(version=version, previous=champion, strategy=strategy)
         promotion = self._registry.promote(
             task.model,
             version,

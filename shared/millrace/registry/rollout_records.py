@@ -93,6 +93,10 @@ class Rollout(Record):
     """Looks at all."""
     checks_before: int = 0
     """Of which by earlier executions."""
+    asks: bool = False
+    """It was held after its last step: only the promotion is left."""
+    go_ahead: bool = False
+    """A person resumed it after its last step: the promotion needs no other."""
     judgement: Judgement | None = None
     """The last look."""
     why: str = ""

@@ -8,8 +8,10 @@ ends one that a person overtakes.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from millrace.aws.dynamodb import ABSENT, Check, DynamoTable, Put, Table, Update, Write
@@ -556,8 +558,14 @@ class Rollouts:
 
         return self._end(rollout_id, RolloutEvent.ROLL_BACK, WATCHER, why, may=may)
 
-    def hold(self, rollout_id: str, attempt: int, why: str) -> Rollout:
+    def hold(self, rollout_id: str, attempt: int, why: str, *, asks: bool = False) -> Rollout:
         """Keeps the traffic where it is until a person decides. Idempotent.
+
+        Args:
+            rollout_id: The rollout.
+            attempt: The execution's.
+            why: For people.
+            asks: Whether only the promotion is left: resuming it is the answer.
 
         Returns:
             The rollout: held, unless it is in another state or at another attempt.
@@ -566,7 +574,7 @@ class Rollouts:
         def may(rollout: Rollout) -> bool:
             return rollout.status is RolloutStatus.RUNNING and rollout.attempt == attempt
 
-        return self._move(rollout_id, RolloutEvent.HOLD, WATCHER, why, may=may)
+        return self._move(rollout_id, RolloutEvent.HOLD, WATCHER, why, may=may, more={"asks": asks})
 
     def stall(self, rollout_id: str, attempt: int, why: str) -> Rollout | None:
         """Notes that the machinery failed; the traffic stays. Idempotent.
@@ -669,6 +677,7 @@ class Rollouts:
         may: Callable[[Rollout], bool] = lambda _: True,
         correlation_id: str = "",
         next_attempt: bool = False,
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> Rollout:
         """Changes a rollout's state, and no traffic."""
         now = self._clock()
@@ -680,7 +689,7 @@ class Rollouts:
             if not may(rollout):
                 return rollout
             after = transition(rollout.status, event, rollout_id)
-            values: dict[str, Any] = {"status": after.value}
+            values: dict[str, Any] = {"status": after.value, **more}
             if why is not None:
                 values |= {
                     "why": why[:MAX_WHY],
@@ -689,8 +698,11 @@ class Rollouts:
                 }
             if next_attempt:
                 values |= {"attempt": rollout.attempt + 1, "checks_before": rollout.checks}
-            if event is RolloutEvent.RESUME:
-                values["looks"] = 0
+            if event is RolloutEvent.RESUME and rollout.status is RolloutStatus.HELD:
+                if rollout.asks:
+                    values["go_ahead"] = True
+                else:
+                    values["looks"] = 0
             facts = {} if rollout.judgement is None else {"check": rollout.judgement.check}
             appended = self._ledger.append(
                 entry_of(
@@ -900,11 +912,4 @@ def _model_update(
 
 def _renamed(write: Write, of: str) -> Write:
     """A write under a name of its own: errors tell by it which assumption broke."""
-    name = f"{write.name} {of}"
-    match write:
-        case Put():
-            return Put(name, write.key, write.item, write.when)
-        case Update():
-            return Update(name, write.key, write.values, write.when, write.exists)
-        case Check():
-            return Check(name, write.key, write.when)
+    return replace(write, name=f"{write.name} {of}")

@@ -11,8 +11,10 @@ import pytest
 
 from functions.capture import handler as function
 from millrace.aws.clients import client
+from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
 from millrace.errors import InvalidEventError
+from millrace.monitoring import tallies
 from millrace.monitoring.captures import captured
 from millrace.serving.capture import CapturedPrediction
 from tests.fakes import cases, cloud
@@ -79,7 +81,7 @@ def kept(
 def test_captured_lines_are_kept_by_model_and_hour() -> None:
     answer = deliver(line(1), line(2), line(3, minutes=45), line(4, model="fraud"))
 
-    assert answer == {"records": 4, "rejected": 0, "written": 3, "repeated": 0}
+    assert answer == {"records": 4, "rejected": 0, "written": 3, "repeated": 0, "counted": 0}
     assert [key.rpartition("-")[0] for key in keys()] == [
         "capture/churn/date=2026-11-21/18",
         "capture/churn/date=2026-11-21/19",
@@ -95,7 +97,7 @@ def test_a_delivery_that_comes_twice_is_written_once() -> None:
 
     answer = deliver(line(1), line(2))
 
-    assert answer == {"records": 2, "rejected": 0, "written": 0, "repeated": 1}
+    assert answer == {"records": 2, "rejected": 0, "written": 0, "repeated": 1, "counted": 0}
     assert keys() == before
 
 
@@ -135,7 +137,7 @@ def test_a_bad_line_is_kept_with_its_reason_and_holds_up_no_other() -> None:
 
     answer = deliver(line(1), "START RequestId: 1", wrong, "[1]", line(3))
 
-    assert answer == {"records": 2, "rejected": 3, "written": 2, "repeated": 0}
+    assert answer == {"records": 2, "rejected": 3, "written": 2, "repeated": 0, "counted": 0}
     assert [one.sequence for one in kept()] == [1, 3]
     rejected = keys()[0]
     assert rejected.startswith("capture-rejected/date=2026-11-21/")
@@ -182,7 +184,7 @@ def test_cloudwatchs_check_of_the_function_writes_nothing() -> None:
 
     answer = function.handler(check, cloud.LambdaContext())
 
-    assert answer == {"records": 0, "rejected": 0, "written": 0, "repeated": 0}
+    assert answer == {"records": 0, "rejected": 0, "written": 0, "repeated": 0, "counted": 0}
     assert keys() == []
 
 
@@ -205,3 +207,19 @@ def test_what_is_no_delivery_fails_and_is_handed_to_the_dead_letters(event: Any)
         function.handler(event, cloud.LambdaContext())
 
     assert "canary" not in str(caught.value)
+
+
+def test_lines_of_a_rollout_are_counted_once_and_need_nothing_captured() -> None:
+    named = {"role": "champion", "rollout": {"id": "churn-7-abc", "step": 0}}
+    failed = {k: v for k, v in line(3).items() if k != "capture"} | named
+    failed |= {"role": "challenger", "version": 7, "error": "RuntimeError"}
+    lines = [line(1) | named, line(2) | named, failed]
+
+    first, again = deliver(*lines), deliver(*lines)
+
+    assert (first["counted"], again["counted"]) == (3, 0)
+    assert (first["records"], first["rejected"]) == (2, 0)
+    table = DynamoTable(client("dynamodb"), cloud.TABLE)
+    champion, challenger = tallies.read(table, "churn-7-abc", 0)
+    assert (champion.requests, champion.errors, champion.scores.total()) == (2, 0, 2)
+    assert (challenger.requests, challenger.errors, challenger.version) == (1, 1, 7)

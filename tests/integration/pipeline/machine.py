@@ -3,8 +3,9 @@
 moto runs the states; what it does not wire is wired here: an invocation of a Lambda function becomes
 a call of a Python handler in this process, one at a time (moto's transactions break under threads,
 and Powertools' singletons belong to one invocation). A handler's exception becomes a function error
-by its class's name, as Lambda reports it. Three names of moto are replaced, because it offers no
-seam: its Lambda backend's ``invoke``; the clock its retries wait by, so that no test waits; and the
+by its class's name, as Lambda reports it. Four names of moto are replaced, because it offers no
+seam: its Lambda backend's ``invoke``; what its retries and its Wait states wait by, so that no test
+waits; and the
 making of a new client for every invocation, which took half of a test's time.
 
 Not evidence for IAM: moto checks no role.
@@ -28,6 +29,9 @@ from moto import mock_aws
 from moto.awslambda.models import LambdaBackend
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_function import (
+    WaitFunction,
+)
 
 from tests.infra.deployment import MACHINE, machine_definition
 
@@ -35,6 +39,7 @@ REGION = "us-east-1"
 ACCOUNT = "123456789012"
 MACHINE_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:millrace-training"
 BATCH_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:millrace-batch"
+ROLLOUT_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:millrace-rollout"
 ENDED_WITHIN_SECONDS = 60
 
 type Event = dict[str, Any]
@@ -211,11 +216,16 @@ class Dispatcher:
         lambda_client = boto3.client(
             "lambda", region_name=REGION, config=Config(parameter_validation=False)
         )
+
+        def waited(_: WaitFunction, env: Any, wait_seconds: int) -> None:  # moto's signature
+            self.waits.append(wait_seconds)
+
         no_waiting = SimpleNamespace(sleep=self.waits.append)
         with (
             patch.object(lambda_eval_utils, "boto_client_for", lambda **_: lambda_client),
             patch.object(LambdaBackend, "invoke", invoke),
             patch.object(retrier_decl, "time", no_waiting),
+            patch.object(WaitFunction, "_wait_interval", waited),
         ):
             try:
                 yield
@@ -233,7 +243,7 @@ class Machine:
 
     def __init__(self, path: Path = MACHINE) -> None:
         self._client = boto3.client("stepfunctions", region_name=REGION)
-        functions = ("Ingest", "Train", "Evaluate", "Batch", "Score", "Registry")
+        functions = ("Ingest", "Train", "Evaluate", "Batch", "Score", "Registry", "Rollout")
         definition = machine_definition(
             {f"{name}FunctionArn": function_arn(name.lower()) for name in functions}, path
         )

@@ -29,12 +29,13 @@ from millrace.spec import ModelSpec
 from tests.access.needs import Call, Place
 from tests.access.stack import Stack
 from tests.fakes.cloud import wire_endpoint
-from tests.infra.deployment import BATCH_MACHINE, FUNCTIONS, ROOT, Resolver
+from tests.infra.deployment import BATCH_MACHINE, FUNCTIONS, ROLLOUT_MACHINE, ROOT, Resolver
 from tests.integration.pipeline.machine import (
     ACCOUNT,
     BATCH_ARN,
     MACHINE_ARN,
     REGION,
+    ROLLOUT_ARN,
     Dispatcher,
     Ended,
     Event,
@@ -47,6 +48,12 @@ ARTIFACT_BUCKET = "millrace-artifacts"
 TABLE = "millrace-registry"
 TOPIC_ARN = f"arn:aws:sns:{REGION}:{ACCOUNT}:millrace-notices"
 
+ROLLOUT_BY_NAME = (
+    "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}"
+    ":stateMachine:${AWS::StackName}-rollout"
+)
+"""As the rollout function is told of the machine that refers to it."""
+
 _PHYSICAL = {
     "${DataBucket}": DATA_BUCKET,
     "${ArtifactBucket}": ARTIFACT_BUCKET,
@@ -54,7 +61,9 @@ _PHYSICAL = {
     "${NotificationTopic}": TOPIC_ARN,
     "${TrainingStateMachine}": MACHINE_ARN,
     "${BatchStateMachine}": BATCH_ARN,
+    "${RolloutStateMachine}": ROLLOUT_ARN,
     "${AWS::StackName}-batch": "millrace-batch",
+    ROLLOUT_BY_NAME: ROLLOUT_ARN,
     **{f"${{{name}Function}}": f"millrace-{name.lower()}" for name in FUNCTIONS},
 }
 
@@ -107,6 +116,7 @@ class Twin:
         self._make_resources()
         self.machine = Machine()
         self.batch_machine = Machine(BATCH_MACHINE)
+        self.rollout_machine = Machine(ROLLOUT_MACHINE)
         self._events = 0
         deployed = [name for name in FUNCTIONS if f"{name}Function" in _deployed()]
         self.modules = {name.lower(): _load(name.lower()) for name in deployed}
@@ -250,6 +260,7 @@ class Twin:
             .replace("${DataBucket}", DATA_BUCKET)
             .replace("${TrainingStateMachine}", MACHINE_ARN)
             .replace("${BatchStateMachine}", BATCH_ARN)
+            .replace("${RolloutStateMachine}", ROLLOUT_ARN)
         )
         matcher: Any = EventPattern.load(json.dumps(pattern))
         return bool(matcher.matches_event(event))

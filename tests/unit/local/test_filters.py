@@ -8,6 +8,7 @@ import pytest
 from infra.local.filters import UnknownPatternError, matches
 
 CAPTURED = json.dumps({"message": "predicted", "rows": 2.5, "capture": {"schema": 1}})
+EITHER = "{ ($.capture.schema = 1) || ($.rollout.step >= 0) }"
 PLAIN = json.dumps({"message": "predicted", "capture": None})
 
 
@@ -24,6 +25,9 @@ PLAIN = json.dumps({"message": "predicted", "capture": None})
         pytest.param("{ $.capture = 1 }", '{"capture": true}', False, id="a boolean is no number"),
         pytest.param('{ $.message = "predicted" }', CAPTURED, True, id="a text"),
         pytest.param('{ $.message != "predicted" }', CAPTURED, False, id="another text"),
+        pytest.param(EITHER, CAPTURED, True, id="the first of two"),
+        pytest.param(EITHER, '{"rollout": {"step": 0}}', True, id="the second of two"),
+        pytest.param(EITHER, PLAIN, False, id="none of two"),
         pytest.param("", PLAIN, True, id="every line"),
         pytest.param("predicted capture", CAPTURED, True, id="all terms"),
         pytest.param("predicted refused", CAPTURED, False, id="a term that is not there"),
@@ -34,10 +38,18 @@ def test_a_line_fits_a_pattern(pattern: str, message: str, expected: bool) -> No
     assert matches(pattern, message) is expected
 
 
-UNKNOWN: list[Any] = ["{ $.a = 1 && $.b = 2 }", "{ $.a IS NULL }", "[ip, user]", "-error", "%re%"]
+UNKNOWN: list[Any] = [
+    "{ $.a = 1 || $.b = 2 }",
+    "{ ($.a = 1) || ($.b IS NULL) }",
+    "{ $.a = 1 && $.b = 2 }",
+    "{ $.a IS NULL }",
+    "[ip, user]",
+    "-error",
+    "%re%",
+]
 
 
 @pytest.mark.parametrize("pattern", UNKNOWN)
 def test_a_pattern_that_is_not_known_is_refused(pattern: str) -> None:
-    with pytest.raises(UnknownPatternError, match="expected terms"):
+    with pytest.raises(UnknownPatternError, match="expected"):
         matches(pattern, CAPTURED)

@@ -11,6 +11,7 @@ from millrace.monitoring.feedback import Feedback
 from millrace.questions.history import ReadTable
 from millrace.registry.batches import Batches
 from millrace.registry.registry import Registry
+from millrace.registry.rollouts import Rollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,8 @@ class Collaborators:
     Attributes:
         registry: The registry.
         batches: Batch jobs.
+        rollouts: Rollouts.
+        rollout_door: Starts and resumes rollouts.
         objects: Reads and writes specs, looks at files to be scored.
         artifact_bucket: Where specs and reports lie.
         data_bucket: Where quarantine reports lie.
@@ -37,6 +40,8 @@ class Collaborators:
 
     registry: Registry
     batches: Batches
+    rollouts: Rollouts
+    rollout_door: operations.RolloutDoor
     objects: operations.Objects
     artifact_bucket: str
     data_bucket: str

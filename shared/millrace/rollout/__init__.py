@@ -1,0 +1,1 @@
+"""Rollouts that look after themselves: sequential tests, health, and what the machine does."""

@@ -1,0 +1,381 @@
+"""Whether a challenger is as healthy as its champion, from what was counted of both at one step.
+
+Each condition of the spec gives a `Finding`. The statistical ones are e-processes (`sequential`): the
+spec's ``alpha`` is split evenly over the conditions that are judged and over the steps, so that the
+chance of any false alarm in the whole rollout stays below it, however often somebody looks.
+
+What a look must know of those before it is `Looked`, plain JSON: thresholds that had to be learned
+first (what is slow, which scores to compare) and the evidence so far.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from millrace.monitoring.tallies import Tally, latency_bin, latency_edge, score_text
+from millrace.registry.rollout_records import Finding, Found
+from millrace.rollout.sequential import EFFECTS, Counts, Evidence, log_mean
+from millrace.spec import RolloutSection
+
+SLOW: Final = 0.95
+"""A champion's request is slow beyond this quantile."""
+LEARN_FROM: Final = 100
+"""Requests of the champion that what is slow, and what scores to compare, are learned from."""
+MAX_EDGES: Final = 19
+
+COMPARED: Final = "Turner, Ly and Grünwald's e-process for two samples, mixed over effects"
+BOUNDED: Final = "e-process of a share against a bound, mixed over effects"
+
+type Document = dict[str, Any]
+
+
+class Seen(NamedTuple):
+    """What a look looks at."""
+
+    champion: Tally
+    challenger: Tally
+    alarms: Mapping[str, str | None] = {}
+    """States of the named CloudWatch alarms; None for one that is not there."""
+    feedback: tuple[Counts, Counts] | None = None
+    """Wrong predictions of the champion and of the challenger, of those with a label."""
+
+
+class Looked(NamedTuple):
+    """What a look found, and what the next one must know."""
+
+    findings: tuple[Finding, ...]
+    document: Document
+
+
+def statistical(plan: RolloutSection) -> tuple[str, ...]:
+    """The conditions among which alpha is split."""
+    health = plan.health
+    shadow = plan.strategy == "shadow"
+    named = {
+        "errors": health.errors is not None,
+        "latency": health.latency is not None and not shadow,
+        "scores": health.scores is not None,
+        "disagreement": health.disagreement is not None and shadow,
+        "feedback": health.feedback is not None and not shadow,
+    }
+    return tuple(name for name, judged in named.items() if judged)
+
+
+def threshold(plan: RolloutSection) -> float:
+    """The e-value that is a breach: one over the condition's share of alpha."""
+    return max(1, len(statistical(plan))) * len(plan.weights) / plan.alpha
+
+
+def look(plan: RolloutSection, seen: Seen, before: Document) -> Looked:
+    """Judges a step by everything counted at it so far.
+
+    Args:
+        plan: The conditions.
+        seen: The counts so far.
+        before: What the last look at this step left; empty for the first.
+    """
+    judged = statistical(plan)
+    limit = threshold(plan)
+    document: Document = {}
+    findings: list[Finding] = []
+    health = plan.health
+    for name in judged:
+        past = before.get(name, {})
+        match name:
+            case "errors" if health.errors is not None:
+                found, after = _errors(seen, past, health.errors.max_increase, limit)
+            case "latency" if health.latency is not None:
+                margin, most = health.latency.max_increase, health.latency.max_ms
+                found, after = _latency(seen, past, margin, most, limit)
+            case "scores" if health.scores is not None:
+                found, after = _scores(seen, past, health.scores.max_shift, limit)
+            case "disagreement" if health.disagreement is not None:
+                found, after = _disagreement(seen, past, health.disagreement.max_share, limit)
+            case "feedback" if health.feedback is not None:
+                found, after = _feedback(seen, past, health.feedback.max_increase, limit)
+            case _:
+                continue
+        findings.append(found)
+        document[name] = after
+    findings += [_alarm(name, seen.alarms.get(name)) for name in health.alarms]
+    findings.append(_traffic(plan, seen))
+    return Looked(tuple(findings), document)
+
+
+# ── Conditions ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _errors(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:
+    champion = Counts(seen.champion.requests, seen.champion.errors)
+    challenger = Counts(seen.challenger.requests, seen.challenger.errors)
+    return _compared("errors", "of its requests failed", champion, challenger, past, margin, limit)
+
+
+def _latency(
+    seen: Seen, past: Document, margin: float, max_ms: float | None, limit: float
+) -> tuple[Finding, Document]:
+    slow_from = past.get("slow_from")
+    if slow_from is None:
+        if max_ms is not None:
+            slow_from = math.ceil(
+                latency_bin(max_ms) + (max_ms > latency_edge(latency_bin(max_ms)))
+            )
+        else:
+            slow_from = _quantile_edge(seen.champion.latency)
+        if slow_from is None:
+            return _learning("latency", seen.champion.latency.total()), past
+        if max_ms is None:
+            # What taught the threshold does not count as evidence for or against it.
+            return (
+                _learning("latency", seen.champion.latency.total()),
+                {
+                    "slow_from": slow_from,
+                    **_kept(
+                        Evidence(
+                            champion=_slow(seen.champion, slow_from),
+                            challenger=_slow(seen.challenger, slow_from),
+                        )
+                    ),
+                },
+            )
+    edge = f"slower than {latency_edge(slow_from):.3g} ms"
+    finding, after = _compared(
+        "latency",
+        f"of its requests were {edge}",
+        _slow(seen.champion, slow_from),
+        _slow(seen.challenger, slow_from),
+        past,
+        margin,
+        limit,
+    )
+    return finding, {"slow_from": slow_from, **after}
+
+
+def _slow(tally: Tally, slow_from: int) -> Counts:
+    slow = sum(n for number, n in tally.latency.items() if number >= slow_from)
+    return Counts(tally.latency.total(), slow)
+
+
+def _quantile_edge(histogram: Counter[int]) -> int | None:
+    """The first bin above the quantile; None when there is too little to tell."""
+    total = histogram.total()
+    if total < LEARN_FROM:
+        return None
+    below = 0
+    for number in sorted(histogram):
+        below += histogram[number]
+        if below >= SLOW * total:
+            return number + 1
+    return None
+
+
+def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:
+    """Kolmogorov and Smirnov's distance between two versions' scores, bound by bound.
+
+    The hypothesis is that no bound has more than the margin between the shares below it. Each bound
+    and direction has an e-process of its own; their mean is one for all of it.
+    """
+    champion, challenger = seen.champion.scores, seen.challenger.scores
+    bounds = past.get("bounds")
+    if bounds is None:
+        bounds = _bounds(champion)
+        if not bounds:
+            return _learning("scores", champion.total()), past
+        pairs = [
+            _shares(champion, challenger, bound, up) for bound in bounds for up in (True, False)
+        ]
+        taught = [_kept(Evidence(champion=a, challenger=b)) for a, b in pairs]
+        return _learning("scores", champion.total()), {"bounds": bounds, "parts": taught}
+    parts: list[Document] = []
+    logs: list[float] = []
+    widest, at = 0.0, bounds[0]
+    places = [(bound, up) for bound in bounds for up in (True, False)]
+    for (bound, up), kept in zip(places, past["parts"], strict=True):
+        a, b = _shares(champion, challenger, bound, up)
+        evidence = _evidence(kept).compared(a, b, margin)
+        parts.append(_kept(evidence))
+        logs.append(evidence.log)
+        if up and abs(b.share - a.share) > widest:
+            widest, at = abs(b.share - a.share), bound
+    peak = max(past.get("peak", 0.0), log_mean(logs))
+    breach = peak >= math.log(limit)
+    text = (
+        f"the shares of scores below {score_text(at)} differ by {widest:.1%}, "
+        f"{margin:.1%} is tolerated"
+    )
+    finding = Finding(
+        condition="scores",
+        found="breach" if breach else "healthy",
+        text=text,
+        test=COMPARED,
+        evidence=_value(peak),
+        threshold=limit,
+        figures={
+            "distance": round(widest, 6),
+            "bound": score_text(at),
+            "tolerated": margin,
+            "champion_scores": champion.total(),
+            "challenger_scores": challenger.total(),
+        },
+    )
+    return finding, {"bounds": bounds, "parts": parts, "peak": peak}
+
+
+def _bounds(champion: Counter[int]) -> list[int]:
+    """Bins at whose beginnings shares are compared: quantiles of the champion's scores."""
+    total = champion.total()
+    if total < LEARN_FROM:
+        return []
+    bounds: list[int] = []
+    below = 0
+    for number in sorted(champion):
+        wanted = (len(bounds) + 1) * total / (MAX_EDGES + 1)
+        if below and below >= wanted and len(bounds) < MAX_EDGES:
+            bounds.append(number)
+        below += champion[number]
+    last = max(champion) + 1
+    return bounds or [last]
+
+
+def _shares(
+    champion: Counter[int], challenger: Counter[int], bound: int, up: bool
+) -> tuple[Counts, Counts]:
+    counts = []
+    for histogram in (champion, challenger):
+        total = histogram.total()
+        below = sum(n for number, n in histogram.items() if number < bound)
+        counts.append(Counts(total, below if up else total - below))
+    return counts[0], counts[1]
+
+
+def _disagreement(
+    seen: Seen, past: Document, most: float, limit: float
+) -> tuple[Finding, Document]:
+    counts = Counts(seen.challenger.compared, seen.challenger.disagreements)
+    evidence = _evidence(past).bounded(counts, most)
+    peak = max(past.get("peak", 0.0), evidence.log)
+    breach = peak >= math.log(limit)
+    finding = Finding(
+        condition="disagreement",
+        found="breach" if breach else "healthy",
+        text=f"{counts.share:.2%} of predictions differ from the champion's, {most:.2%} is tolerated",
+        test=BOUNDED,
+        evidence=_value(peak),
+        threshold=limit,
+        figures={"compared": counts.trials, "different": counts.hits, "tolerated": most},
+    )
+    return finding, {**_kept(evidence), "peak": peak}
+
+
+def _feedback(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:
+    if seen.feedback is None or not all(counts.trials for counts in seen.feedback):
+        return (
+            Finding(
+                condition="feedback",
+                found="ignored",
+                text="there are no labels of both versions' predictions yet",
+            ),
+            past,
+        )
+    champion, challenger = seen.feedback
+    return _compared(
+        "feedback",
+        "of its labelled predictions were wrong",
+        champion,
+        challenger,
+        past,
+        margin,
+        limit,
+    )
+
+
+def _alarm(name: str, state: str | None) -> Finding:
+    condition = f"alarm {name}"
+    if state == "ALARM":
+        return Finding(condition=condition, found="breach", text=f"alarm {name} is ringing")
+    if state is None:
+        return Finding(condition=condition, found="short", text=f"there is no alarm {name}")
+    if state == "INSUFFICIENT_DATA":
+        return Finding(condition=condition, found="ignored", text=f"alarm {name} has no data")
+    return Finding(condition=condition, found="healthy", text=f"alarm {name} is quiet")
+
+
+def _traffic(plan: RolloutSection, seen: Seen) -> Finding:
+    """Whether there is enough to judge by at all."""
+    have = min(seen.champion.requests, seen.challenger.requests)
+    return Finding(
+        condition="traffic",
+        found="healthy" if have >= plan.min_requests else "short",
+        text=f"{seen.challenger.requests:,} requests of the challenger and "
+        f"{seen.champion.requests:,} of the champion, {plan.min_requests:,} of each are needed",
+        figures={
+            "champion_requests": seen.champion.requests,
+            "challenger_requests": seen.challenger.requests,
+            "needed": plan.min_requests,
+        },
+    )
+
+
+def _compared(
+    condition: str,
+    what: str,
+    champion: Counts,
+    challenger: Counts,
+    past: Document,
+    margin: float,
+    limit: float,
+) -> tuple[Finding, Document]:
+    evidence = _evidence(past).compared(champion, challenger, margin)
+    peak = max(past.get("peak", 0.0), evidence.log)
+    found: Found = "breach" if peak >= math.log(limit) else "healthy"
+    finding = Finding(
+        condition=condition,
+        found=found,
+        text=f"{challenger.share:.2%} {what}, and {champion.share:.2%} of the champion's; "
+        f"{margin:.2%} more is tolerated",
+        test=COMPARED,
+        evidence=_value(peak),
+        threshold=limit,
+        figures={
+            "champion": champion.trials,
+            "champion_hits": champion.hits,
+            "challenger": challenger.trials,
+            "challenger_hits": challenger.hits,
+            "tolerated": margin,
+        },
+    )
+    return finding, {**_kept(evidence), "peak": peak}
+
+
+def _learning(condition: str, have: int) -> Finding:
+    return Finding(
+        condition=condition,
+        found="ignored",
+        text=f"learns from the champion's first {LEARN_FROM} requests ({have} so far)",
+    )
+
+
+# ── Between looks ───────────────────────────────────────────────────────────────────────────────
+
+
+def _kept(evidence: Evidence) -> Document:
+    return {
+        "logs": [round(log, 6) for log in evidence.logs],
+        "champion": list(evidence.champion),
+        "challenger": list(evidence.challenger),
+    }
+
+
+def _evidence(kept: Document) -> Evidence:
+    if not kept.get("logs"):
+        return Evidence()
+    return Evidence(tuple(kept["logs"]), Counts(*kept["champion"]), Counts(*kept["challenger"]))
+
+
+def _value(log: float) -> float:
+    """An e-value for people, held within what a float and a reader take."""
+    return float(f"{math.exp(min(log, 200.0)):.4g}")
+
+
+__all__ = ["EFFECTS", "Document", "Looked", "Seen", "look", "statistical", "threshold"]

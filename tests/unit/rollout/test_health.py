@@ -1,0 +1,205 @@
+"""Health: what each condition finds, by which figures, and what a look leaves for the next."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from millrace.monitoring.tallies import Tally, latency_bin
+from millrace.registry.rollout_records import Finding
+from millrace.rollout.health import Document, Seen, look, statistical, threshold
+from millrace.rollout.sequential import Counts
+from millrace.spec import RolloutSection
+
+
+def plan(**fields: Any) -> RolloutSection:
+    return RolloutSection.model_validate({"strategy": "canary", "steps": [20], **fields})
+
+
+def tally(
+    requests: int, *, errors: int = 0, ms: dict[float, int] | None = None, **more: Any
+) -> Tally:
+    latency = Counter({latency_bin(at): n for at, n in (ms or {2.0: requests - errors}).items()})
+    return Tally(version=2, requests=requests, errors=errors, latency=latency, **more)
+
+
+def finding(found: tuple[Finding, ...], condition: str) -> Finding:
+    (one,) = [f for f in found if f.condition == condition]
+    return one
+
+
+def looks(of: RolloutSection, steps: list[Seen]) -> tuple[Finding, ...]:
+    """What the last of several looks finds; what is left between them passes through JSON."""
+    document: Document = {}
+    findings: tuple[Finding, ...] = ()
+    for seen in steps:
+        findings, document = look(of, seen, json.loads(json.dumps(document)))
+    return findings
+
+
+def growing(champion: dict[str, Any], challenger: dict[str, Any], number: int = 6) -> list[Seen]:
+    """The same again and again: totals that grow evenly."""
+
+    def times(of: dict[str, Any], n: int) -> Tally:
+        grown: dict[str, Any] = {
+            name: Counter({k: c * n for k, c in value.items()})
+            if isinstance(value, Counter)
+            else {k: c * n for k, c in value.items()}
+            if isinstance(value, dict)
+            else value * n
+            for name, value in of.items()
+        }
+        return tally(**grown)
+
+    return [Seen(times(champion, n), times(challenger, n)) for n in range(1, number + 1)]
+
+
+ONLY: dict[str, Any] = dict.fromkeys(("errors", "latency", "scores", "disagreement"))
+
+
+def test_more_errors_are_a_breach_with_figures_test_and_threshold() -> None:
+    found = looks(plan(), growing({"requests": 400, "errors": 4}, {"requests": 100, "errors": 12}))
+
+    errors = finding(found, "errors")
+    assert errors.found == "breach"
+    assert errors.text == (
+        "12.00% of its requests failed, and 1.00% of the champion's; 1.00% more is tolerated"
+    )
+    assert errors.figures["challenger_hits"] == 72
+    assert "Turner" in errors.test
+    assert errors.evidence is not None
+    assert errors.threshold == threshold(plan())
+    assert errors.evidence >= errors.threshold
+
+
+def test_equal_versions_are_healthy_in_every_condition() -> None:
+    scores = Counter({3: 50, 10: 30, 17: 20})
+    same = {"requests": 200, "errors": 2, "ms": {2.0: 188, 9.0: 10}, "scores": scores}
+
+    found = looks(plan(), growing(same, same, 12))
+
+    assert {f.found for f in found} == {"healthy"}
+    assert {f.condition for f in found} == {"errors", "latency", "scores", "traffic"}
+
+
+def test_slow_is_what_few_of_the_champions_requests_are() -> None:
+    fast, slow = {2.0: 190, 8.0: 10}, {2.0: 60, 8.0: 40}
+    found = looks(
+        plan(health={**ONLY, "latency": {}}),
+        growing({"requests": 200, "ms": fast}, {"requests": 100, "ms": slow}),
+    )
+
+    assert finding(found, "latency").found == "breach"
+    assert "slower than" in finding(found, "latency").text
+
+
+def test_slow_may_be_said_in_milliseconds() -> None:
+    both = {2.0: 50, 300.0: 50}
+    of = plan(health={**ONLY, "latency": {"max_ms": 250, "max_increase": 0.05}})
+
+    equal = looks(of, growing({"requests": 100, "ms": both}, {"requests": 100, "ms": both}))
+    worse = looks(of, growing({"requests": 100, "ms": {2.0: 100}}, {"requests": 100, "ms": both}))
+
+    assert finding(equal, "latency").found == "healthy"
+    assert finding(worse, "latency").found == "breach"
+
+
+@pytest.mark.parametrize(
+    ("challenger", "found"),
+    [
+        (Counter({3: 50, 10: 30, 17: 20}), "healthy"),
+        (Counter({3: 47, 10: 32, 17: 21}), "healthy"),
+        (Counter({3: 15, 10: 30, 17: 55}), "breach"),
+        (Counter({18: 100}), "breach"),
+        (Counter({0: 100}), "breach"),
+    ],
+    ids=["equal", "within the margin", "shifted", "all high", "all low"],
+)
+def test_scores_that_moved_are_a_breach(challenger: Counter[int], found: str) -> None:
+    champion = Counter({3: 50, 10: 30, 17: 20})
+    findings = looks(
+        plan(health={**ONLY, "scores": {}}),
+        growing(
+            {"requests": 400, "scores": Counter({k: 4 * n for k, n in champion.items()})},
+            {"requests": 100, "scores": challenger},
+            8,
+        ),
+    )
+
+    assert finding(findings, "scores").found == found
+
+
+def test_a_constant_champion_can_be_compared_with() -> None:
+    findings = looks(
+        plan(health={**ONLY, "scores": {}}),
+        growing(
+            {"requests": 400, "scores": Counter({4: 400})},
+            {"requests": 100, "scores": Counter({4: 50, 5: 50})},
+        ),
+    )
+
+    assert finding(findings, "scores").found == "breach"
+
+
+def test_a_shadow_is_judged_by_disagreement_and_not_by_latency() -> None:
+    of = plan(strategy="shadow", steps=[100])
+    assert statistical(of) == ("errors", "scores", "disagreement")
+
+    found = looks(
+        of,
+        growing({"requests": 100}, {"requests": 100, "compared": 100, "disagreements": 60}),
+    )
+
+    assert finding(found, "disagreement").found == "breach"
+    assert "60.00% of predictions differ" in finding(found, "disagreement").text
+
+
+def test_labels_are_judged_where_they_exist() -> None:
+    of = plan(health={**ONLY, "feedback": {"max_increase": 0.05}})
+    silent = growing({"requests": 100}, {"requests": 100})
+    told = [
+        seen._replace(feedback=(Counts(100 * n, 10 * n), Counts(50 * n, 25 * n)))
+        for n, seen in enumerate(silent, 1)
+    ]
+
+    assert finding(looks(of, silent), "feedback").found == "ignored"
+    assert finding(looks(of, told), "feedback").found == "breach"
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [("ALARM", "breach"), ("OK", "healthy"), ("INSUFFICIENT_DATA", "ignored"), (None, "short")],
+)
+def test_an_alarm_says_what_its_state_says(state: str | None, found: str) -> None:
+    of = plan(health={"alarms": ["checkout"]})
+    seen = Seen(tally(300), tally(300), alarms={"checkout": state})
+
+    assert finding(look(of, seen, {}).findings, "alarm checkout").found == found
+
+
+def test_too_little_traffic_is_short_of_it_on_either_side() -> None:
+    assert finding(look(plan(), Seen(tally(300), tally(199)), {}).findings, "traffic").found == (
+        "short"
+    )
+    assert finding(look(plan(), Seen(tally(9), tally(300)), {}).findings, "traffic").found == (
+        "short"
+    )
+    assert finding(look(plan(), Seen(tally(200), tally(200)), {}).findings, "traffic").found == (
+        "healthy"
+    )
+
+
+def test_alpha_is_split_over_conditions_and_steps() -> None:
+    assert threshold(plan(steps=[5, 25, 50], alpha=0.01)) == pytest.approx(900)
+    assert threshold(plan(health={**ONLY, "errors": {}}, alpha=0.05)) == pytest.approx(20)
+
+
+def test_what_a_look_leaves_is_small_whatever_was_counted() -> None:
+    scores = Counter(dict.fromkeys(range(20), 1_000_000))
+    big = {"requests": 20_000_000, "errors": 1_000_000, "scores": scores}
+    document: Document = {}
+    for seen in growing(big, big, 3):
+        _, document = look(plan(), seen, document)
+
+    assert len(json.dumps(document)) < 20_000
