@@ -212,7 +212,8 @@ class Agreement:
                 wrong.append(f"version {serving['version']} answers")
         else:
             right = _serving_facts(champion)
-            other = sorted(k for k, v in right.items() if (serving or {}).get(k) != v)
+            # An item without a signature says the same as one with an empty one.
+            other = sorted(k for k, v in right.items() if ((serving or {}).get(k) or "") != v)
             if serving is None:
                 wrong.append("nothing answers")
             elif other:
@@ -259,7 +260,7 @@ class Agreement:
                     version.model,
                     "unsigned",
                     subject,
-                    str(exc),
+                    str(exc).removeprefix(f"{subject}: "),
                     mend=(lambda: self._mend_signature(version)) if whole else None,
                     advice="" if whole else "its artifact is not the one that was registered",
                 )

@@ -135,8 +135,8 @@ def backup(
             out.print(
                 "[green]✓[/]",
                 Text(str(file), style="bold"),
-                f"holds {summary.items:,} items, {len(summary.ledgers)} ledgers and a list of "
-                f"{summary.artifacts:,} artifacts",
+                f"holds {summary.items:,} items; ledgers: {len(summary.ledgers):,}; artifacts "
+                f"listed: {summary.artifacts:,}",
                 soft_wrap=True,
             )
             out.print(Text(f"  sha256 of its content: {summary.sha256}", style="dim"))
@@ -189,7 +189,7 @@ def restore(
             )
         else:
             out.print(
-                f"[green]✓[/] {done.models} models: {done.written:,} items written, "
+                f"[green]✓[/] models: {done.models:,}; {done.written:,} items written, "
                 f"{done.equal:,} were there, {done.kept:,} newer ones kept, "
                 f"{done.removed:,} removed"
             )
