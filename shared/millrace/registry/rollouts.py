@@ -813,6 +813,8 @@ class Rollouts:
                 "model_key": version.model_key,
                 "signature_key": version.signature_key,
                 "signature_sha256": version.signature_sha256,
+                "kms_signature": version.kms_signature,
+                "kms_key_id": version.kms_key_id,
             }
         return [
             Update(
