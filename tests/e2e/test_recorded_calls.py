@@ -85,7 +85,7 @@ def seen(target: Target, client: Client, recorded: Path) -> Seen:
     states = client("stepfunctions")
     machines = {
         name: _seen_of(states, target.outputs.raw[f"{name}Arn"])
-        for name in ("TrainingStateMachine", "BatchStateMachine")
+        for name in ("TrainingStateMachine", "BatchStateMachine", "RolloutStateMachine")
     }
     logs = client("logs")
     groups = [
