@@ -10,8 +10,10 @@ from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.lambda_ import LambdaInvoker
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
-from millrace.aws.stepfunctions import StateMachine
+from millrace.aws.stepfunctions import StateMachine, WaitingTasks
+from millrace.documents import read_spec
 from millrace.http.api import create_app
+from millrace.http.deciding import Desk
 from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
@@ -19,10 +21,13 @@ from millrace.http.operations import RolloutDoor, Trigger
 from millrace.monitoring.feedback import Feedback
 from millrace.monitoring.labelbook import LabelBook
 from millrace.observability import logger, published, tracer
+from millrace.registry.approvals import open_approvals
 from millrace.registry.batches import open_batches
+from millrace.registry.records import SpecVersion
 from millrace.registry.registry import open_registry
 from millrace.registry.rollouts import open_rollouts
 from millrace.settings import EnvironmentSettings
+from millrace.spec import ModelSpec
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -43,6 +48,7 @@ class ApiSettings(EnvironmentSettings):
     authorizer: str = "IAM"
     api_keys: str = ""
     capture_days: int = 90
+    approval_links: str = "on"
 
 
 @cache
@@ -51,6 +57,13 @@ def gateway() -> Gateway:
     settings = ApiSettings.from_environment()
     objects = S3ObjectStore(client("s3"))
     registry = open_registry(client("dynamodb"), settings.table_name)
+
+    def stored_spec(record: SpecVersion) -> ModelSpec:
+        return read_spec(objects, settings.artifact_bucket, record.key, record.digest)
+
+    def report_link(key: str) -> str | None:
+        return objects.presigned_get(settings.artifact_bucket, key) if key else None
+
     return Gateway(
         create_app(
             Collaborators(
@@ -82,6 +95,15 @@ def gateway() -> Gateway:
                     ),
                     clock=lambda: datetime.now(UTC),
                 ),
+                desk=Desk(
+                    registry=registry,
+                    approvals=open_approvals(client("dynamodb"), settings.table_name),
+                    wake=WaitingTasks(client("stepfunctions")).wake,
+                    read_spec=stored_spec,
+                    report_link=report_link,
+                ),
+                approval_links=settings.approval_links == "on",
+                clock=lambda: datetime.now(UTC),
             )
         ),
         open_guard(

@@ -18,6 +18,7 @@ from millrace.decoding import decode
 from millrace.documents import read_spec
 from millrace.messages import (
     BatchInput,
+    ExpireApprovalTask,
     Message,
     PromoteTask,
     ReadChampionTask,
@@ -31,10 +32,13 @@ from millrace.messages import (
     RecordRefusalTask,
     RecordTrialTask,
     RegisterTask,
+    RequestApprovalTask,
+    SettleApprovalTask,
     TrainingInput,
     task_event,
 )
 from millrace.observability import bind, logger, published, tracer
+from millrace.registry.approvals import open_approvals
 from millrace.registry.batch_recorder import BatchRecorder
 from millrace.registry.batches import open_batches
 from millrace.registry.recorder import Recorder
@@ -90,6 +94,9 @@ type Task = (
     | RegisterTask
     | ReadChampionTask
     | RecordEvaluationTask
+    | RequestApprovalTask
+    | SettleApprovalTask
+    | ExpireApprovalTask
     | PromoteTask
     | RecordFailureTask
     | BatchTask
@@ -130,6 +137,7 @@ def recorder() -> Recorder:
             made.table_name,
             sign=KmsKey(client("kms"), made.signing_key_arn).sign if made.signing_key_arn else None,
         ),
+        approvals=open_approvals(client("dynamodb"), made.table_name),
         notifier=SnsNotifier(client("sns"), made.topic_arn),
         read_spec=spec_of,
     )
@@ -172,6 +180,12 @@ def _perform(task: Task) -> dict[str, Any]:
             answer = recorder().read_champion(task)
         case RecordEvaluationTask():
             answer = recorder().record_evaluation(task)
+        case RequestApprovalTask():
+            recorder().request_approval(task)
+        case SettleApprovalTask():
+            answer = recorder().settle_approval(task)
+        case ExpireApprovalTask():
+            answer = recorder().expire_approval(task)
         case PromoteTask():
             answer = recorder().promote(task)
         case RecordFailureTask():

@@ -111,7 +111,17 @@ def _scheduled(properties: Properties) -> str | None:
     return None
 
 
+def _mapping(properties: Properties) -> str | None:
+    source = str(properties.get("EventSourceArn", ""))
+    if "StreamArn" in source or ":dynamodb:" in source:
+        return None
+    return "asks its source again and again; each empty answer of a queue is a request"
+
+
 KINDS: dict[str, Kind] = {
+    "AWS::Lambda::EventSourceMapping": Kind(
+        (Billing.FREE,), "Lambda reads a table's stream without charge", _mapping
+    ),
     "AWS::ApplicationAutoScaling::ScalableTarget": Kind(
         (Billing.FREE,), "changes what is provisioned, by the clock", _scheduled
     ),
@@ -185,9 +195,6 @@ HOURLY: dict[str, str] = {
     "AWS::ElasticLoadBalancingV2::LoadBalancer": "a load balancer is billed by the hour",
     "AWS::Kinesis::Stream": "a stream is billed by the hour, in both modes",
     "AWS::Lambda::CapacityProvider": "its instances are billed by the hour",
-    "AWS::Lambda::EventSourceMapping": (
-        "asks its source again and again; each empty answer of a queue is a request"
-    ),
     "AWS::MSK::Cluster": "its brokers are billed by the hour",
     "AWS::Neptune::DBInstance": "an instance is billed by the second",
     "AWS::OpenSearchServerless::Collection": "at least one compute unit is billed by the hour",

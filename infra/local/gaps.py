@@ -54,6 +54,10 @@ history    stepfunctions._add_event,                  states inside a Map leave 
 start-once stepfunctions._start_execution             starting a running execution again by
                                                       name and input is refused instead of
                                                       answered as the first time
+callbacks  stepfunctions._execute_task,               a state that waits for its token waits
+           ``_invoke_with_callback``,                 for ever: ``TimeoutSecondsPath`` is not
+           ``_call_lambda``                           read, and an error of its function is
+                                                      passed over
 restart    stepfunctions.load_persisted_state         an execution that a stop interrupted is
                                                       failed at the next start, and nobody is
                                                       told
@@ -68,7 +72,7 @@ alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses ala
 
 Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
 ``test_metrics`` (metrics, states, gateway, queues, alarms, alarm-math), ``test_events`` (version-id,
-retry), ``test_logs`` (lines), ``test_states`` (history, start-once, asl-yaml), ``test_lifecycle``
+retry), ``test_logs`` (lines), ``test_states`` (history, start-once, callbacks, asl-yaml), ``test_lifecycle``
 (restart), ``test_storage`` (part, ttl), ``test_api`` (binary, api-key-id, problems).
 
 Called or read, not replaced: ``cloudwatch.record_metric`` (embedded metrics found in logs),
@@ -130,6 +134,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "lines": _deliver_lines,
         "history": _write_whole_history,
         "start-once": _start_once,
+        "callbacks": _wait_for_answers,
         "restart": lambda: _tell_of_interrupted_executions(endpoint),
         "asl-yaml": _read_definitions_in_yaml,
         "ttl": _expire_items,
@@ -612,6 +617,50 @@ def _start_once() -> None:
         return start
 
     _replace(stepfunctions, "_start_execution", once)
+
+
+def _wait_for_answers() -> None:
+    stepfunctions = _service("stepfunctions")
+    scale = float(os.environ["SFN_WAIT_SCALE"])
+    waiting: ContextVar[str | None] = ContextVar("waiting", default=None)
+
+    def timed(original: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(state: dict[str, Any], payload: Any, *rest: Any) -> Any:
+            path = state.get("TimeoutSecondsPath")
+            if path is not None:
+                seconds = stepfunctions._resolve_path(path, payload)
+                # A person's answer is waited for as any wait is: scaled.
+                state = {**state, "TimeoutSeconds": float(seconds) * scale}
+            return original(state, payload, *rest)
+
+        return execute
+
+    def awaited(original: Callable[..., Any]) -> Callable[..., Any]:
+        def invoke(resource: str, data: Any, token: str, state: dict[str, Any]) -> Any:
+            before = waiting.set(token)
+            try:
+                return original(resource, data, token, state)
+            finally:
+                waiting.reset(before)
+
+        return invoke
+
+    def told(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(function: Any, event: object) -> Any:
+            try:
+                return original(function, event)
+            except stepfunctions._ExecutionError as exc:
+                info = stepfunctions._task_tokens.get(waiting.get() or "")
+                if info is not None:
+                    info["error"] = {"Error": exc.error, "Cause": exc.cause}
+                    info["event"].set()
+                raise
+
+        return call
+
+    _replace(stepfunctions, "_execute_task", timed)
+    _replace(stepfunctions, "_invoke_with_callback", awaited)
+    _replace(stepfunctions, "_call_lambda", told)
 
 
 START_SECONDS = 60.0

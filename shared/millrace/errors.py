@@ -30,8 +30,11 @@
         │   ├── AlreadyExistsError      the thing to be created is there already
         │   ├── ConditionFailedError    a conditional write met another state than it assumed
         │   ├── InvalidTransitionError  the state table has no such edge
-        │   └── ChampionChangedError    the champion is not the one the caller compared with
+        │   ├── ChampionChangedError    the champion is not the one the caller compared with
+        │   ├── AlreadyDecidedError     a person decided on the version before
+        │   └── GoneError               what was asked for was valid once: an expired or used request
         ├── UnauthenticatedError        the caller did not prove who they are
+        ├── NotApproverError            the caller is known, and may not decide on this version
         ├── AccessDeniedError           AWS refused the caller's credentials or permissions
         └── ConfigurationError          the deployment or the local set-up lacks something
 
@@ -174,6 +177,18 @@ class InvalidTransitionError(ConflictError):
 
 class ChampionChangedError(ConflictError):
     """The champion is not the one the caller compared with."""
+
+
+class AlreadyDecidedError(ConflictError):
+    """Somebody decided on the version before; the message says who, what and when."""
+
+
+class GoneError(ConflictError):
+    """What was asked for was valid once: a request that expired, a link that was used."""
+
+
+class NotApproverError(FinalError):
+    """The caller is known and may not decide on this version: four eyes, or the spec's approvers."""
 
 
 class InvalidRequestError(ProblemsError):

@@ -284,6 +284,15 @@ class Verdict(Message):
 
     decision: Literal["promote", "await_approval", "reject"]
     reason: str
+    approval_seconds: int = 0
+    """How long the machine waits for an answer; the Approve state reads it."""
+
+
+class ApprovalSettlement(Message):
+    """What became of a request for approval."""
+
+    decision: Literal["approved", "rejected", "expired", "superseded", "pending"]
+    reason: str = ""
 
 
 class Promotion(Message):
@@ -337,6 +346,29 @@ class RecordEvaluationTask(TrainingInput):
     action: Literal["record_evaluation"]
     registration: Registration
     evaluation: EvaluationResult
+
+
+class RequestApprovalTask(TrainingInput):
+    """Registry function: ask a person; the machine waits with this token for the answer."""
+
+    action: Literal["request_approval"]
+    task_token: str = Field(min_length=1, repr=False)
+    registration: Registration
+    evaluation: EvaluationResult
+
+
+class SettleApprovalTask(TrainingInput):
+    """Registry function: what was decided, once the machine was woken."""
+
+    action: Literal["settle_approval"]
+    registration: Registration
+
+
+class ExpireApprovalTask(TrainingInput):
+    """Registry function: what was decided, once the time for it was over."""
+
+    action: Literal["expire_approval"]
+    registration: Registration
 
 
 class PromoteTask(TrainingInput):
@@ -505,9 +537,12 @@ class RecordBatchFailureTask(BatchInput):
 def task_event(event: dict[str, Any]) -> dict[str, Any]:
     """The message in a task's event ``{"action": …, "input": {…}}``, merged.
 
+    A state that waits sends its ``task_token`` beside them.
+
     Raises:
         InvalidEventError: The event is of another form.
     """
     if not isinstance(event.get("input"), dict) or "action" not in event:
         raise InvalidEventError("expected a task {'action': …, 'input': {…}}")
-    return {**event["input"], "action": event["action"]}
+    token = {"task_token": event["task_token"]} if "task_token" in event else {}
+    return {**event["input"], **token, "action": event["action"]}

@@ -110,6 +110,7 @@ class METRICS:
     ROLLOUTS_STALLED: Final = "RolloutsStalled"
     RUNS_FAILED: Final = "RunsFailed"
     NOTIFICATIONS_FAILED: Final = "NotificationsFailed"
+    EVENTS_FAILED: Final = "EventsFailed"
     ROWS_SCORED: Final = "RowsScored"
     BATCHES_FINISHED: Final = "BatchesFinished"
     BATCHES_REFUSED: Final = "BatchesRefused"

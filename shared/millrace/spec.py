@@ -221,12 +221,6 @@ class EvaluateSection(_Section):
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
-class ApproveSection(_Section):
-    """Who lets a model that passed its gates go live."""
-
-    mode: Literal["automatic", "manual"] = "automatic"
-
-
 type Duration = Annotated[
     str,
     StringConstraints(pattern=r"^[1-9][0-9]{0,5}[smhd]$"),
@@ -239,6 +233,43 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 def seconds_of(duration: str) -> int:
     """Seconds of a `Duration`."""
     return int(duration[:-1]) * _UNITS[duration[-1]]
+
+
+class ApproveSection(_Section):
+    """Who lets a model that passed its gates go live."""
+
+    mode: Literal["automatic", "manual"] = Field(
+        "automatic",
+        description="automatic promotes what passed its gates; manual asks a person first.",
+    )
+    four_eyes: bool = Field(
+        False,
+        description="Whoever asked for the training, or applied the spec it was trained with, may "
+        "not approve its version.",
+    )
+    timeout: Duration = Field(
+        "14d",
+        description="How long a version waits for an answer before its request expires, from a "
+        "minute to thirty days: 12h, 14d.",
+    )
+    approvers: tuple[Annotated[str, StringConstraints(min_length=1, max_length=400)], ...] = Field(
+        (),
+        max_length=50,
+        description="Who may decide, as the audit writes them: user:SUBJECT, key:ID or an ARN, in "
+        "which * stands for anything. Empty: whoever holds the role approver.",
+    )
+
+    @field_validator("timeout")
+    @classmethod
+    def _answerable(cls, value: str) -> str:
+        if not 60 <= seconds_of(value) <= 30 * 86_400:
+            raise ValueError("expected a time between 1m and 30d")
+        return value
+
+    @property
+    def timeout_seconds(self) -> int:
+        """How long an answer is waited for."""
+        return seconds_of(self.timeout)
 
 
 class ErrorsCondition(_Section):
@@ -623,17 +654,20 @@ class ModelSpec(_Section):
     def _document(self) -> dict[str, Any]:
         """The spec as it is stored.
 
-        A section that a later version of Millrace added is left out while it says nothing, so that
-        a spec written before it keeps its digest.
+        A section or a key that a later version of Millrace added is left out while it says
+        nothing, so that a spec written before it keeps its digest.
         """
         silent = {name for name, section in _ADDED.items() if getattr(self, name) == section}
         document = self.model_dump(mode="json", exclude=silent)
-        spoken = self.rollout.model_dump(mode="json", exclude_defaults=True)
-        return document | {"rollout": {"strategy": self.rollout.strategy} | spoken}
+        approve = self.approve.model_dump(mode="json", exclude_defaults=True)
+        rollout = self.rollout.model_dump(mode="json", exclude_defaults=True)
+        return document | {
+            "approve": {"mode": self.approve.mode} | approve,
+            "rollout": {"strategy": self.rollout.strategy} | rollout,
+        }
 
 
 _ADDED: Final[dict[str, _Section]] = {"serve": ServeSection(), "monitor": MonitorSection()}
-
 HIGHER_IS_BETTER: dict[str, bool] = {
     "roc_auc": True,
     "average_precision": True,

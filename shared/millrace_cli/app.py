@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from millrace import __version__
 from millrace_cli import (
+    approvals,
     audit,
     backups,
     batches,
@@ -213,6 +214,7 @@ for group in (
     models.app,
     rollouts.app,
     audit.app,
+    approvals.app,
     predictions.app,
     questions.app,
     feedback.app,

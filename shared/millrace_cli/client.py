@@ -181,7 +181,7 @@ def _error(answer: httpx.Response, what: str) -> MillraceError:
             return AccessDeniedError(message)
         case 404:
             return NotFoundError(message)
-        case 409:
+        case 409 | 410:
             return ConflictError(message)
         case 429 | 502 | 503 | 504:
             return ServiceUnavailableError(message)

@@ -25,6 +25,9 @@ STATE_WORDS = {
     "Register": "register the model version",
     "Evaluate": "evaluate on the held-out test split",
     "RecordEvaluation": "judge the gates",
+    "Approve": "wait for a person's approval",
+    "SettleApproval": "read what was decided",
+    "ExpireApproval": "nobody answered in time",
     "ReadChampion": "the champion changed meanwhile: compare again",
     "Promote": "promote to champion",
     "StartRollout": "start the rollout",
@@ -59,7 +62,7 @@ def follow_run(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Happening | dict[str, Any]]:
-    """Polls a run until it ends.
+    """Polls a run until it ends, or waits for a person.
 
     Yields:
         `Happening` as they come, and last the finished run's document.
@@ -97,7 +100,7 @@ def follow_run(
             started = True
             yield Happening("started", "run", f"run {run_id}")
         yield from _news(run, seen)
-        if run["status"] in _FINISHED:
+        if run["status"] in _FINISHED or run.get("awaiting_approval"):
             yield run
             return
         now = _current(run)

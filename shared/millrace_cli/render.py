@@ -21,6 +21,8 @@ OUTCOME_WORDS = {
     "rolled_back": ("its rollout found it worse than the champion and took it back", "red"),
     "not_promoted": ("its rollout ended before it became champion", "yellow"),
     "awaiting_approval": ("passed its gates and waits for approval", "yellow"),
+    "rejected": ("a person turned it down: the champion stands", "yellow"),
+    "expired": ("nobody approved it in time: the champion stands", "yellow"),
     "gates_failed": ("did not pass its gates: the champion stands", "yellow"),
     "refused": ("the upload was refused", "red"),
     "unchanged": ("nothing new to train on", "yellow"),
@@ -73,9 +75,7 @@ def run_summary(run: dict[str, Any], version: dict[str, Any] | None = None) -> R
     """The outcome of a run in terms a person cares about."""
     parts: list[RenderableType] = []
     facts = facts_grid({})
-    words, style = OUTCOME_WORDS.get(
-        str(run.get("outcome")), (str(run.get("status")).lower(), "cyan")
-    )
+    words, style = OUTCOME_WORDS.get(_outcome(run), (_outcome(run), "cyan"))
     facts.add_row("outcome", Text(words, style=f"bold {style}"))
     if run.get("reason"):
         facts.add_row("reason", str(run["reason"]))
@@ -332,6 +332,13 @@ def audit_table(entries: list[dict[str, Any]]) -> RenderableType:
     )
 
 
+def _outcome(run: dict[str, Any]) -> str:
+    """How a run ended, or what it is doing."""
+    if run.get("outcome"):
+        return str(run["outcome"])
+    return "awaiting_approval" if run.get("awaiting_approval") else str(run["status"]).lower()
+
+
 def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
     """Runs of one model, newest first."""
     return listing(
@@ -340,7 +347,7 @@ def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
             (
                 r["run_id"],
                 r["cause"],
-                r.get("outcome") or str(r["status"]).lower(),
+                _outcome(r),
                 str(r.get("model_version") or ""),
                 when(r.get("started_at"))[:16],
             )

@@ -98,13 +98,24 @@ def _follow(api: ApiClient, run_id: str, as_json: bool) -> None:
         print_json({"run": run, "model_version": version})
     else:
         _print_run(run, version)
+        name = run["model"]
+        if run.get("awaiting_approval"):
+            out.print(
+                f"next: millrace approve {name}@{run['model_version']};  or millrace reject",
+                soft_wrap=True,
+            )
         if run.get("outcome") == "promoted":
-            name = run["model"]
             out.print(
                 f"next: millrace show {name}@champion;  millrace predict {name} --file ROWS.csv",
                 soft_wrap=True,
             )
-    if run["status"] == "FAILED" or run.get("outcome") in ("refused", "gates_failed", "failed"):
+    if run["status"] == "FAILED" or run.get("outcome") in (
+        "refused",
+        "gates_failed",
+        "rejected",
+        "expired",
+        "failed",
+    ):
         raise typer.Exit(ExitCode.OUTCOME)
 
 

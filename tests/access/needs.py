@@ -160,6 +160,7 @@ def needed(call: Call, principal: str, place: Place) -> list[Request]:
         "sns": _sns,
         "sqs": _sqs,
         "lambda": _lambda,
+        "events": _events,
     }
     if (call.service, call.operation) == ("sts", "GetCallerIdentity"):
         return []  # AWS lets everybody ask who they are.
@@ -286,11 +287,15 @@ _EXECUTIONS = frozenset({"DescribeExecution", "GetExecutionHistory", "StopExecut
 _MACHINES = frozenset({"StartExecution", "ListExecutions", "DescribeStateMachine"})
 
 
-def _states(call: Call, names: Mapping[str, Any], _place: Place) -> Needs:
+def _states(call: Call, names: Mapping[str, Any], place: Place) -> Needs:
     if call.operation in _MACHINES:
         yield f"states:{call.operation}", names["stateMachineArn"], ()
     elif call.operation in _EXECUTIONS:
         yield f"states:{call.operation}", names["executionArn"], ()
+    elif call.operation == "SendTaskSuccess":
+        # A token names no machine; of the function's own stack one machine alone waits for people.
+        machine = f"{call.function.rpartition('-')[0]}-training"
+        yield "states:SendTaskSuccess", place.arn("states", f"stateMachine:{machine}"), ()
     else:
         raise UnmappedCallError(f"{call}: add the operation to tests/access/needs.py")
 
@@ -306,6 +311,12 @@ def _sqs(call: Call, names: Mapping[str, Any], place: Place) -> Needs:
     if call.operation != "SendMessage":
         raise UnmappedCallError(f"{call}: add the operation to tests/access/needs.py")
     yield "sqs:SendMessage", place.arn("sqs", names["QueueUrl"].rsplit("/", 1)[1]), TLS[:1]
+
+
+def _events(call: Call, _names: Mapping[str, Any], place: Place) -> Needs:
+    if call.operation != "PutEvents":
+        raise UnmappedCallError(f"{call}: add the operation to tests/access/needs.py")
+    yield "events:PutEvents", place.arn("events", "event-bus/default"), ()
 
 
 def _lambda(call: Call, names: Mapping[str, Any], place: Place) -> Needs:

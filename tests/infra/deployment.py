@@ -49,6 +49,7 @@ FUNCTIONS = (
     "Predict",
     "Capture",
     "Feedback",
+    "Events",
     "Batch",
     "Score",
     "Rollout",

@@ -13,6 +13,7 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.client import CloudWatchClient
     from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_events.client import EventBridgeClient
     from mypy_boto3_kms.client import KMSClient
     from mypy_boto3_lambda.client import LambdaClient
     from mypy_boto3_s3.client import S3Client
@@ -24,6 +25,7 @@ CONNECT_SECONDS = 2
 READ_SECONDS = {
     "cloudwatch": 5,
     "dynamodb": 5,
+    "events": 5,
     "kms": 5,
     "stepfunctions": 10,
     "sns": 5,
@@ -41,6 +43,8 @@ who knows whether the function may run twice."""
 def client(service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
 @overload
 def client(service: Literal["dynamodb"]) -> "DynamoDBClient": ...
+@overload
+def client(service: Literal["events"]) -> "EventBridgeClient": ...
 @overload
 def client(service: Literal["kms"]) -> "KMSClient": ...
 @overload

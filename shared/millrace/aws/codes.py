@@ -33,6 +33,9 @@ _NOT_FOUND = frozenset(
         "ResourceNotFoundException",
         "ExecutionDoesNotExist",
         "StateMachineDoesNotExist",
+        "TaskDoesNotExist",
+        "TaskTimedOut",
+        "InvalidToken",
     }
 )
 _EXISTS = frozenset(

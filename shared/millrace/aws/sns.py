@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MAX_SUBJECT = 100
 """SNS's limit: under 100 characters of ASCII, without line breaks."""
+_PROGRAMS = ("sqs", "lambda", "https")
+"""Subscribers that read JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +29,18 @@ class Notice:
     Attributes:
         model: The model it is about; subscribers can filter on it.
         event: A stable name such as ``promoted``; subscribers can filter on it.
-        subject: One line.
+        subject: One line: what happened.
         details: The facts, JSON-like.
+        why: The reason, in words.
+        next_step: What to do now.
     """
 
     model: str
     event: str
     subject: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    why: str = ""
+    next_step: str = ""
 
 
 class Notifier(Protocol):
@@ -54,13 +60,13 @@ class SnsNotifier:
 
     def notify(self, notice: Notice) -> None:
         """See `Notifier.notify`."""
-        message = {"model": notice.model, "event": notice.event, "summary": notice.subject}
         try:
             with translated(f"publish to {self._topic_arn}"):
                 self._client.publish(
                     TopicArn=self._topic_arn,
                     Subject=_subject(notice.subject),
-                    Message=json.dumps({**message, **notice.details}, indent=2, default=str),
+                    Message=_message(notice),
+                    MessageStructure="json",
                     MessageAttributes={
                         "model": {"DataType": "String", "StringValue": notice.model},
                         "event": {"DataType": "String", "StringValue": notice.event},
@@ -69,6 +75,36 @@ class SnsNotifier:
         except MillraceError as exc:
             logger.warning("a notice could not be sent", event=notice.event, error=str(exc))
             count(METRICS.NOTIFICATIONS_FAILED)
+
+
+def _message(notice: Notice) -> str:
+    """Words for mail and telephones; JSON for queues, functions and web hooks."""
+    facts = {
+        "model": notice.model,
+        "event": notice.event,
+        "summary": notice.subject,
+        "why": notice.why,
+        "next_step": notice.next_step,
+        **notice.details,
+    }
+    document = json.dumps({k: v for k, v in facts.items() if v != ""}, indent=2, default=str)
+    return json.dumps({"default": _text(notice), **dict.fromkeys(_PROGRAMS, document)})
+
+
+def _text(notice: Notice) -> str:
+    parts = [notice.subject]
+    why = notice.why or str(notice.details.get("reason") or "")
+    if why:
+        parts.append(f"Why: {why}")
+    if notice.next_step:
+        parts.append(f"What to do: {notice.next_step}")
+    facts = {"model": notice.model, **notice.details}
+    plain = [
+        f"{name.replace('_', ' ')}: {value}"
+        for name, value in facts.items()
+        if name != "reason" and isinstance(value, str | int | float) and value != ""
+    ]
+    return "\n\n".join([*parts, "\n".join(plain)]) + "\n"
 
 
 def _subject(text: str) -> str:

@@ -137,6 +137,26 @@ class StateMachine:
             return ()
 
 
+class WaitingTasks:
+    """Tasks of any machine that wait for a callback."""
+
+    def __init__(self, client: "SFNClient") -> None:
+        self._client = client
+
+    def wake(self, token: str) -> bool:
+        """Lets the state that waits with this token go on.
+
+        Returns:
+            False when none waits: it was woken before, its time was over, or its execution ended.
+        """
+        try:
+            with translated("wake a waiting task"):
+                self._client.send_task_success(taskToken=token, output="{}")
+        except NotFoundError:
+            return False
+        return True
+
+
 @dataclass(slots=True)
 class _Step:
     name: str

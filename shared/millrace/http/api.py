@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import millrace
 from millrace.http import problems
 from millrace.http.bodies import is_unspecific
+from millrace.http.endpoints.approvals import add_approval_routes
 from millrace.http.endpoints.batches import add_batch_routes
 from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.endpoints.feedback import add_feedback_route
@@ -44,6 +45,7 @@ def create_app(with_: Collaborators) -> FastAPI:
     add_model_routes(app, with_)
     add_ledger_routes(app, with_)
     add_question_routes(app, with_)
+    add_approval_routes(app, with_)
     add_spec_routes(app, with_)
     add_run_routes(app, with_)
     add_batch_routes(app, with_)

@@ -81,6 +81,9 @@ class Guard:
         """
         if self._authorizer not in _WORDS:
             return None
+        route = (str(event.get("httpMethod")), str(event.get("resource")))
+        if _PERMISSIONS.get(route) is Permission.LINK:
+            return None
         context = event.get("requestContext") or {}
         if self._authorizer is Authorizer.API_KEY:
             key = (context.get("identity") or {}).get("apiKeyId")
@@ -95,7 +98,7 @@ class Guard:
             if not self._clock() <= _seconds(claims.get("expires_at")) + LEEWAY_SECONDS:
                 return Refusal(401, "token_expired", "the token has expired: ask for a new one")
             roles = read_roles(str(claims.get("roles", "")).split())
-        return self._forbidden(str(event.get("httpMethod")), str(event.get("resource")), roles)
+        return self._forbidden(*route, roles)
 
     def _forbidden(self, method: str, path: str, roles: Roles) -> Refusal | None:
         permission = _PERMISSIONS.get((method, path))

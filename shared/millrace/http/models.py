@@ -25,6 +25,7 @@ from millrace.questions.history import Decision, Period
 from millrace.questions.standing import RolloutBrief, Standing, Traffic
 from millrace.registry.live import Live, LiveRollout
 from millrace.registry.records import (
+    Approval,
     AuditEntry,
     Batch,
     ModelVersion,
@@ -75,6 +76,17 @@ class RollbackRequest(Request):
 
 
 ChampionRequest = Annotated[PromoteRequest | RollbackRequest, Field(discriminator="action")]
+
+
+class DecisionRequest(Request):
+    """A person's answer to a request for approval."""
+
+    reason: Reason = Field("", description="Why; needed to reject.")
+    request_id: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{32}$",
+        description="The request that was looked at: a newer one is not answered by it.",
+    )
 
 
 class RetrainRequest(Request):
@@ -247,6 +259,7 @@ class RunView(Answer):
     rows: RowCounts | None
     problems: list[ColumnProblem]
     model_version: int | None
+    awaiting_approval: bool = Field(description="Whether a person's answer is what it waits for.")
     correlation_id: str
     started_at: datetime
     ended_at: datetime | None
@@ -355,6 +368,96 @@ class ChampionChanged(Answer):
     model: str
     version: int
     previous: int | None
+
+
+class TakingPart(Answer):
+    """Someone who had a part in the training."""
+
+    who: str
+    what: str
+
+
+class ApprovalView(Answer):
+    """A request for approval and its answer."""
+
+    model: str
+    version: int
+    request_id: str
+    run_id: str
+    status: Literal["pending", "approved", "rejected", "expired", "superseded"]
+    requested_at: datetime
+    expires_at: datetime
+    requested_by: str = Field(description="Who asked for the training; empty after an upload.")
+    four_eyes: bool
+    taking_part: list[TakingPart] = Field(description="Who may not approve under four eyes.")
+    approvers: list[str] = Field(description="Who alone may decide; empty for every approver.")
+    decided_by: str
+    decided_at: datetime | None
+    reason: str
+    via: str = Field(description="`api`, `link`, `promotion`, `timeout` or `champion_changed`.")
+
+
+class ComparedMetric(Answer):
+    """A metric of the version beside the champion's, on the same held-out rows."""
+
+    metric: str
+    version: MetricValue
+    champion: MetricValue | None
+    difference: MetricValue | None = Field(
+        description="Of the metric the gate compares: positive is better."
+    )
+
+
+class SpecChange(Answer):
+    """A key of the spec that says otherwise than the champion's."""
+
+    field: str
+    before: str | None
+    after: str | None
+
+
+class ApprovalTraining(Answer):
+    """Who trained the version, from what and with what."""
+
+    run_id: str
+    cause: str
+    reason: str
+    requested_by: str
+    started_at: datetime
+    upload: SourceObject
+    dataset_version: str
+    dataset_rows: RowCounts
+    champion_dataset_version: str | None
+    spec_version: int
+    spec_applied_by: str
+    spec_applied_at: datetime
+    algorithm: str
+    params: dict[str, Any]
+    seed: int
+    code_version: str
+    champion_code_version: str | None
+    parity: Parity
+    sha256: str
+
+
+class ApprovalEvidence(Answer):
+    """What there is to know before a version is approved."""
+
+    request: ApprovalView
+    version_status: str
+    you_may_approve: bool | None = Field(description="Null where nobody proved who asks.")
+    why_not: str
+    reason: str = Field(description="What the evaluation says in words.")
+    gates: list[GateResult]
+    champion: int | None = Field(description="The champion it was compared with.")
+    champion_now: int | None
+    rows: int = Field(description="Held-out rows both were evaluated on.")
+    metrics: list[ComparedMetric]
+    report_url: str | None = Field(description="The report; the link holds for 15 minutes.")
+    training: ApprovalTraining
+    spec_changes: list[SpecChange] | None = Field(
+        description="What the spec says otherwise than the champion's; null without a champion."
+    )
 
 
 class RetrainAccepted(Answer):
@@ -491,6 +594,27 @@ def batch_detail(record: Batch, scored: int, links: Mapping[str, str | None]) ->
     progress = BatchProgress(chunks=record.chunks, scored=scored)
     return BatchDetail.model_validate(
         _fields(record, BatchDetail) | {"progress": progress, **links}
+    )
+
+
+def approval_view(record: Approval) -> ApprovalView:
+    """A request, without its secrets."""
+    return ApprovalView(
+        **record.model_dump(
+            exclude={
+                "deadline",
+                "barred",
+                "correlation_id",
+                "compared_with",
+                "evaluation_key",
+                "report_key",
+                "evidence",
+                "link_secret",
+                "task_token",
+            }
+        ),
+        expires_at=record.deadline,
+        taking_part=[TakingPart(who=who, what=what) for who, what in record.barred.items()],
     )
 
 

@@ -16,7 +16,7 @@ from millrace.http.endpoints import feedback
 from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.problems import Problem, documented
 from millrace.http.roles import holders_of
-from millrace.http.routes import ROUTES, Route
+from millrace.http.routes import ROUTES, Permission, Route
 from millrace.spec import ModelSpec
 
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -123,7 +123,11 @@ def _guarded(route: Route, operation: dict[str, Any]) -> dict[str, Any]:
     form = inference_models.documented if route.path.startswith("/v2") else documented
     refusals = {str(status): answer for status, answer in form(401, 403, 429).items()}
     responses = {**refusals, **operation["responses"]}
+    open_to_links: dict[str, Any] = (
+        {"security": [{}]} if route.permission is Permission.LINK else {}
+    )
     return operation | {
+        **open_to_links,
         "responses": dict(sorted(responses.items())),
         "x-millrace-permission": route.permission.value,
         "x-millrace-roles": [role.value for role in holders_of(route.permission)],

@@ -221,10 +221,13 @@ def change_champion(
     *,
     registry: Registry,
     notifier: Notifier,
+    promoted: Callable[[str, int], None],
     actor: str,
     correlation_id: str,
 ) -> Promotion:
     """Promotes a version or rolls back to one, and tells people.
+
+    ``promoted`` is told of a promotion: a machine may have waited for it.
 
     Raises:
         NotFoundError: No such model or version.
@@ -246,6 +249,7 @@ def change_champion(
             force=request.force,
             correlation_id=correlation_id,
         )
+        promoted(name, request.version)
         metric, action = METRICS.PROMOTIONS, "promoted"
     else:
         promotion = registry.rollback(

@@ -9,6 +9,8 @@ NotFoundError, NoChampionError              404     what does not exist
 (no such route, no such method)             404/405
 NotAcceptableError                          406     the formats there are
 RequestTimeoutError                         408     how long a body may take
+NotApproverError                            403     why the caller may not decide on this version
+GoneError                                   410     since when, and what to do
 ConflictError and below                     409     which state forbids it
 RequestTooLargeError                        413     the limit and what to do
 UnsupportedMediaTypeError                   415     the formats and encodings that are read
@@ -36,12 +38,14 @@ from millrace.errors import (
     AccessDeniedError,
     ConflictError,
     FieldProblem,
+    GoneError,
     InvalidEventError,
     InvalidRequestError,
     InvalidSpecError,
     MalformedRequestError,
     MillraceError,
     NotAcceptableError,
+    NotApproverError,
     NotFoundError,
     RequestTimeoutError,
     RequestTooLargeError,
@@ -67,6 +71,8 @@ _STATUS: Final[tuple[tuple[type[MillraceError], int], ...]] = (
     (UploadRefusedError, 422),
     (UnauthenticatedError, 401),
     (NotFoundError, 404),
+    (NotApproverError, 403),
+    (GoneError, 410),
     (ConflictError, 409),
     (AccessDeniedError, 502),
     (RetryableError, 503),

@@ -40,6 +40,7 @@ _DESCRIPTIONS: Final[dict[int, str]] = {
     406: "No format of the answer is acceptable to the caller.",
     408: "The body did not arrive in time.",
     409: "The registry's state forbids it.",
+    410: "It was valid once: the request expired, or the link was used.",
     413: "More rows or bytes than one request may carry.",
     415: "The content type or encoding is not supported.",
     422: "The request is understood and wrong; `errors` names every field.",

@@ -43,7 +43,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = {
     Role.VIEWER: frozenset({Permission.ANY, Permission.VIEW}),
     Role.OPERATOR: frozenset({Permission.ANY, Permission.VIEW, Permission.OPERATE}),
     Role.APPROVER: frozenset({Permission.ANY, Permission.VIEW, Permission.APPROVE}),
-    Role.ADMIN: frozenset(Permission),
+    Role.ADMIN: frozenset(Permission) - {Permission.LINK},
 }
 
 type Roles = frozenset[Role]

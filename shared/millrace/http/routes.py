@@ -12,11 +12,12 @@ Function = Literal["predict", "api"]
 class Permission(StrEnum):
     """What a caller must be allowed to do.
 
-    ``any`` is every caller who is let in at all; ``predict`` asks models and tells them ground
+    ``link`` needs no credential: the signed link in the path is one. ``any`` is every caller who is let in at all; ``predict`` asks models and tells them ground
     truth; ``view`` looks at models, runs and records; ``operate`` applies specs and starts
     trainings; ``approve`` decides which version is champion.
     """
 
+    LINK = "link"
     ANY = "any"
     PREDICT = "predict"
     VIEW = "view"
@@ -60,6 +61,11 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/rollouts/{rollout_id}/resume", "api", Permission.APPROVE),
     Route("POST", "/v1/rollouts/{rollout_id}/abort", "api", Permission.APPROVE),
     Route("POST", "/v1/models/{name}/aliases/champion", "api", Permission.APPROVE),
+    Route("GET", "/v1/models/{name}/versions/{version}/approval", "api", Permission.VIEW),
+    Route("POST", "/v1/models/{name}/versions/{version}/approve", "api", Permission.APPROVE),
+    Route("POST", "/v1/models/{name}/versions/{version}/reject", "api", Permission.APPROVE),
+    Route("GET", "/v1/approvals/{link}", "api", Permission.LINK),
+    Route("POST", "/v1/approvals/{link}", "api", Permission.LINK),
     Route("POST", "/v1/models/{name}/retrain", "api", Permission.OPERATE),
     Route("GET", "/v1/specs/{name}", "api", Permission.VIEW),
     Route("PUT", "/v1/specs/{name}", "api", Permission.OPERATE),

@@ -8,6 +8,13 @@ from millrace.aws.dynamodb import Put, Update, Write
 from millrace.errors import ConflictError, NotFoundError
 from millrace.messages import Promotion
 from millrace.registry import items
+from millrace.registry.approvals import (
+    PENDING,
+    decided_by_promotion,
+    decision_entry,
+    decision_write,
+    reference_to,
+)
 from millrace.registry.champions import (
     ANY_CHAMPION,
     CROWNINGS,
@@ -85,6 +92,7 @@ class Crown(Versions):
             ChampionChangedError: The champion is not the expected one.
             ConflictError: The version is champion already, and no expectation was given; or the
                 run to finish is closed.
+            NotApproverError: The version waits for approval, and the actor may not approve it.
             InvalidEventError: ``force`` without a named actor or a reason.
         """
         if force:
@@ -169,6 +177,7 @@ class Crown(Versions):
         """The one way a champion changes. Without a target a rollback goes one step back."""
         now = self._clock()
         change_id, closed_id, ended_id = self._ids(), self._ids(), self._ids()
+        answered_id = self._ids()
         what = f"roll {model} back" if restore else f"promote {model}@{target}"
 
         def change() -> Promotion:
@@ -206,21 +215,32 @@ class Crown(Versions):
                 correlation_id=correlation_id or version.correlation_id,
                 facts={"sha256": version.sha256, "run_id": version.run_id},
             )
-            ending = (
-                []
-                if run is None
-                else [run_finished(run, RunOutcome.PROMOTED, reason, now, closed_id)]
-            )
+            answer = None
+            if not restore and not by_rollout:
+                answer = decided_by_promotion(
+                    self._table, model, number, actor=actor, reason=reason, now=now
+                )
+            # A promotion by hand also answers the request that waits, and closes its run.
+            waiting = self._run(version.run_id) if answer is not None and run is None else run
+            ending = waiting if waiting is not None and waiting.outcome is None else None
+            told = [entry]
+            if answer is not None:
+                told.append(decision_entry(answer, entry_id=answered_id, before=PENDING))
+            if ending is not None:
+                told.append(run_finished(ending, RunOutcome.PROMOTED, reason, now, closed_id))
             ended = ended_by(self._table, meta, number, restore, by_rollout, entry, ended_id)
             if ended is not None:
-                ending.append(ended.entry)
-            appended = self._ledger.append(entry, *ending)
+                told.append(ended.entry)
+            appended = self._ledger.append(*told)
             predecessor = item.get("predecessor") if restore else meta.champion_version
+            approval = item.get("approval") if answer is None else reference_to(answer)
             writes = self._crowning_writes(
-                meta, version, event, predecessor, appended.entries[0], item.get("approval")
+                meta, version, event, predecessor, appended.entries[0], approval
             )
-            if run is not None:
-                writes += self._promoted_writes(run, version, reason, now)
+            if answer is not None:
+                writes.append(decision_write(answer, before=PENDING))
+            if ending is not None:
+                writes += self._promoted_writes(ending, version, reason, now)
             if ended is not None:
                 writes += ended.writes
             self._table.transact([*writes, *appended.writes], what)
@@ -304,6 +324,7 @@ class Crown(Versions):
                 {
                     "status": after.value,
                     "predecessor": predecessor,
+                    "approval": approval,
                     "updated_at": now,
                     **told_by(entry),
                 },

@@ -5,12 +5,15 @@ its answer; a notice may come twice rather than never.
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final, Literal
 
 from millrace.aws.sns import Notice, Notifier
 from millrace.errors import NotFoundError
 from millrace.messages import (
+    ApprovalSettlement,
     DatasetDecision,
+    ExpireApprovalTask,
     PromoteTask,
     Promotion,
     ReadChampionTask,
@@ -21,11 +24,20 @@ from millrace.messages import (
     RecordTrialTask,
     RegisterTask,
     Registration,
+    RequestApprovalTask,
+    SettleApprovalTask,
     TrainingInput,
     Verdict,
 )
 from millrace.observability import METRICS, count, logger
-from millrace.registry.records import PIPELINE, RunOutcome
+from millrace.registry.approvals import Approvals
+from millrace.registry.records import (
+    PIPELINE,
+    Approval,
+    ApprovalStatus,
+    RunOutcome,
+    VersionStatus,
+)
 from millrace.registry.registry import Registry
 from millrace.spec import ModelSpec
 
@@ -44,6 +56,7 @@ class Recorder:
 
     Args:
         registry: The registry.
+        approvals: Requests for approval.
         notifier: Told of every end of a run.
         read_spec: Gives the spec a run was started with.
     """
@@ -52,10 +65,12 @@ class Recorder:
         self,
         *,
         registry: Registry,
+        approvals: Approvals,
         notifier: Notifier,
         read_spec: Callable[[TrainingInput], ModelSpec],
     ) -> None:
         self._registry = registry
+        self._approvals = approvals
         self._notifier = notifier
         self._read_spec = read_spec
 
@@ -112,19 +127,90 @@ class Recorder:
             self._tell_judged(
                 task, RunOutcome.GATES_FAILED, f"{task.model}@{version} failed its gates"
             )
-        elif verdict.decision == "await_approval":
-            self._tell_judged(
-                task,
-                RunOutcome.AWAITING_APPROVAL,
-                f"{task.model}@{version} passed its gates and waits for approval",
-            )
+        if verdict.decision == "await_approval":
+            return verdict.model_copy(update={"approval_seconds": spec.approve.timeout_seconds})
         return verdict
+
+    def request_approval(self, task: RequestApprovalTask) -> Approval:
+        """Asks a person to approve the version. Idempotent by the version's evaluation.
+
+        Raises:
+            AlreadyDecidedError: A person decided before the request was made.
+        """
+        spec = self._read_spec(task)
+        judged = task.evaluation
+        asked = self._approvals.request(
+            task.model,
+            task.registration.version,
+            task_token=task.task_token,
+            timeout=timedelta(seconds=spec.approve.timeout_seconds),
+            four_eyes=spec.approve.four_eyes,
+            barred=self._taking_part(task),
+            approvers=spec.approve.approvers,
+            requested_by=task.requested_by,
+            evidence=judged.model_dump(
+                mode="json",
+                include={"metric", "rows", "metrics", "champion_metrics", "difference"},
+            ),
+        )
+        logger.info("approval requested", version=asked.version, request_id=asked.request_id)
+        return asked
+
+    def _taking_part(self, task: TrainingInput) -> dict[str, str]:
+        """Who may not approve what came of the training, and what each of them did."""
+        applied_by = self._registry.get_spec(task.model, task.spec_version).created_by
+        parts = {applied_by: f"applied the spec {task.model}/{task.spec_version}"}
+        if task.requested_by:
+            parts[task.requested_by] = "asked for the training"
+        return parts
+
+    def settle_approval(self, task: SettleApprovalTask) -> ApprovalSettlement:
+        """What was decided on the run's version; a rejection closes the run.
+
+        The machine was woken: by whom, and with which words, does not matter.
+        """
+        asked = self._approvals.find(task.model, task.registration.version)
+        return self._settled(task, task.registration.version, asked)
+
+    def expire_approval(self, task: ExpireApprovalTask) -> ApprovalSettlement:
+        """Expires the request, unless it was answered at the last moment; closes the run."""
+        asked = self._approvals.expire(task.model, task.registration.version)
+        return self._settled(task, task.registration.version, asked)
+
+    def _settled(
+        self, task: TrainingInput, version: int, asked: Approval | None
+    ) -> ApprovalSettlement:
+        if asked is None:
+            # A person decided on the version before a request was made.
+            champion = self._registry.get_version(task.model, version).status
+            approved = champion is VersionStatus.CHAMPION
+            status = ApprovalStatus.APPROVED if approved else ApprovalStatus.REJECTED
+            reason = f"{task.model}@{version} was {champion} before a request was made"
+        else:
+            status, reason = asked.status, asked.reason
+        ends = {
+            ApprovalStatus.REJECTED: RunOutcome.REJECTED,
+            ApprovalStatus.EXPIRED: RunOutcome.EXPIRED,
+        }
+        if status in ends:
+            actor = PIPELINE if asked is None else asked.decided_by
+            self._registry.finish_run(
+                task.run_id,
+                ends[status],
+                reason=reason,
+                actor=actor,
+                correlation_id=task.correlation_id,
+            )
+        logger.info("approval settled", version=version, decision=status.value)
+        return ApprovalSettlement(decision=status.value, reason=reason)
 
     def promote(self, task: PromoteTask) -> Promotion:
         """Makes the version champion, or leaves that to a rollout where the spec says so.
 
         The first champion of a model has nothing to be compared with, and takes everything at once.
         Idempotent by version and expected champion.
+
+        Where a person approved it, the audit names them.
 
         Raises:
             ChampionChangedError: The champion is not the one of the evaluation any more.
@@ -134,11 +220,14 @@ class Recorder:
         champion = task.evaluation.champion_version
         if strategy != "all-at-once" and champion is not None:
             return Promotion(version=version, previous=champion, strategy=strategy)
+        asked = self._approvals.find(task.model, version)
+        approved = asked is not None and asked.status is ApprovalStatus.APPROVED
         promotion = self._registry.promote(
             task.model,
             version,
-            actor=PIPELINE,
-            reason=task.evaluation.reason,
+            actor=asked.decided_by if asked is not None and approved else PIPELINE,
+            reason=(asked.reason if asked is not None and approved else "")
+            or task.evaluation.reason,
             expected_champion=task.evaluation.champion_version,
             correlation_id=task.correlation_id,
             finishing_run=task.run_id,

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from millrace.messages import (
     Cause,
@@ -26,6 +26,8 @@ __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "PIPELINE",
+    "Approval",
+    "ApprovalStatus",
     "AuditEntry",
     "CarriedVersion",
     "DatasetVersion",
@@ -74,7 +76,10 @@ class RunOutcome(StrEnum):
     """The rollout found its version worse, and took the traffic back."""
     NOT_PROMOTED = "not_promoted"
     """Its rollout was aborted, or another version came first."""
-    AWAITING_APPROVAL = "awaiting_approval"
+    REJECTED = "rejected"
+    """A person turned its version down."""
+    EXPIRED = "expired"
+    """Nobody answered the request for approval in time."""
     GATES_FAILED = "gates_failed"
     REFUSED = "refused"
     UNCHANGED = "unchanged"
@@ -170,6 +175,8 @@ class Run(Record):
     problems: tuple[ColumnProblem, ...] = ()
     quarantine_prefix: str = ""
     model_version: int | None = None
+    awaiting_approval: bool = False
+    """Whether a person's answer is what it waits for."""
     report_key: str = ""
     started_at: datetime
     ended_at: datetime | None = None
@@ -305,6 +312,60 @@ class CarriedVersion(Record):
     """Who approved it, when and why; None when nobody did."""
 
 
+class ApprovalStatus(StrEnum):
+    """States of a request; every one but ``pending`` is final."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    """Nobody answered in time."""
+    SUPERSEDED = "superseded"
+    """The champion changed: the version is compared anew, and asked for anew if it passes."""
+
+
+class Approval(Record):
+    """The request for approval of one version; a newer request of the version replaces it."""
+
+    model: str
+    version: int
+    request_id: str
+    run_id: str
+    correlation_id: str
+    status: ApprovalStatus
+    requested_at: datetime
+    deadline: datetime
+    requested_by: str = ""
+    """Who asked for the training; empty when an upload did, as S3 does not say whose it was."""
+    four_eyes: bool = False
+    barred: dict[str, str] = {}
+    """Who may not approve under four-eyes, and what each of them did."""
+    approvers: tuple[str, ...] = ()
+    compared_with: int | None = None
+    evaluation_key: str = ""
+    report_key: str = ""
+    evidence: dict[str, Any] = {}
+    """How version and champion did on the same rows, as the evaluation told it."""
+    decided_by: str = ""
+    decided_at: datetime | None = None
+    reason: str = ""
+    via: str = ""
+    link_secret: str = Field("", repr=False)
+    """Signs the link in the notification; shown by no route and no entry of the ledger."""
+    task_token: str = Field("", repr=False)
+    """What the waiting machine is woken with."""
+
+    @property
+    def subject(self) -> str:
+        """The version as people call it."""
+        return f"{self.model}@{self.version}"
+
+    @property
+    def link_decides(self) -> bool:
+        """Whether the link may decide: it proves no name, so not where a name matters."""
+        return not self.four_eyes and not self.approvers
+
+
 class AuditEntry(Record):
     """One state change: who did what, on which assumption, and why."""
 
@@ -315,7 +376,8 @@ class AuditEntry(Record):
     action: str
     """``spec_applied``, ``run_created``, ``dataset_recorded``, ``version_registered``,
     ``version_validated``, ``version_rejected``, ``promoted``, ``forced_promotion``,
-    ``rolled_back``, ``run_finished``, ``batch_created``, ``batch_resumed``, ``batch_finished``."""
+    ``rolled_back``, ``approval_requested``, ``approval_approved``, ``approval_rejected``,
+    ``approval_expired``, ``approval_superseded``, ``run_finished``, ``batch_created``, ``batch_resumed``, ``batch_finished``."""
     subject: str
     """What changed: ``churn@3``, ``spec churn/2``, a run id or a dataset version."""
     before: str = ""

@@ -217,6 +217,7 @@ def closing(outcome: RunOutcome, reason: str, error: str, now: datetime) -> dict
         "reason": reason[:_MAX_TEXT],
         "error": error[:_MAX_TEXT],
         "ended_at": text_of(now),
+        "awaiting_approval": False,
     }
 
 

@@ -28,6 +28,8 @@ class Event(StrEnum):
     FAIL_GATES = "fail_gates"
     REJECT = "reject"
     """A person turned it down."""
+    EXPIRE = "expire"
+    """Nobody answered in time."""
     PROMOTE = "promote"
     """It passed its gates and becomes champion."""
     FORCE_PROMOTE = "force_promote"
@@ -46,6 +48,7 @@ TABLE: Final[Mapping[tuple[VersionStatus | None, Event], VersionStatus]] = Mappi
         (_CANDIDATE, Event.FAIL_GATES): _REJECTED,
         (_VALIDATED, Event.FAIL_GATES): _REJECTED,
         (_VALIDATED, Event.REJECT): _REJECTED,
+        (_VALIDATED, Event.EXPIRE): _REJECTED,
         (_VALIDATED, Event.PROMOTE): _CHAMPION,
         (_CANDIDATE, Event.FORCE_PROMOTE): _CHAMPION,
         (_REJECTED, Event.FORCE_PROMOTE): _CHAMPION,

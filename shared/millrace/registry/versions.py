@@ -238,9 +238,9 @@ class Versions(Runs):
     ) -> Verdict:
         """Attaches an evaluation to a version and moves it along the state table.
 
-        A version that fails its gates is rejected; one that passes waits for a person unless
-        promotion is automatic. In both cases this closes the run. Idempotent by the evaluation's
-        key, which is one per attempt.
+        A version that fails its gates is rejected, which closes the run; one that passes waits for
+        a person unless promotion is automatic. Idempotent by the evaluation's key, which is one per
+        attempt.
 
         Args:
             task: The run's input.
@@ -292,8 +292,8 @@ class Versions(Runs):
                 )
             ]
             outcome: RunOutcome | None = None
-            if verdict.decision != "promote":
-                outcome = RunOutcome.AWAITING_APPROVAL if passed else RunOutcome.GATES_FAILED
+            if verdict.decision == "reject":
+                outcome = RunOutcome.GATES_FAILED
                 facts |= closing(outcome, evaluation.reason, "", now)
                 told.append(run_finished(run, outcome, evaluation.reason, now, closed_id))
             appended = self._ledger.append(*told)

@@ -188,11 +188,11 @@ def test_a_presigned_upload_starts_the_job_it_was_offered_for(deployed: Twin) ->
 def test_a_promotion_in_the_middle_of_a_job_changes_no_row(deployed: Twin) -> None:
     tolerant = {"against_champion": {"min_improvement": -1.0}}
     deployed.apply(samples.spec(evaluate=tolerant, approve={"mode": "manual"}))
-    second = deployed.train("churn", "second.csv", samples.csv_file(samples.rows(400, seed=2)))
-    assert second.states[-1] == "AwaitingApproval", second.cause
-    registry = deployed.registry
+    body = samples.csv_file(samples.rows(400, seed=2))
+    run_id = deployed.train_until_asked("churn", "second.csv", body)
+    promotion = {"action": "promote", "version": 2, "expected_champion": 1}
     deployed.functions.before(
-        "finish", lambda: registry.promote("churn", 2, actor="ann", expected_champion=1)
+        "finish", lambda: deployed.api("POST", "/v1/models/churn/aliases/champion", promotion)
     )
 
     admitted = deployed.deliver("trigger", put(deployed, "pinned.csv", ROWS))
@@ -204,3 +204,4 @@ def test_a_promotion_in_the_middle_of_a_job_changes_no_row(deployed: Twin) -> No
     later = deployed.deliver("trigger", put(deployed, "later.csv", ROWS))
     ended(deployed, later["run_id"])
     assert batches().get(later["run_id"]).version == 2
+    assert deployed.follow(run_id).states[-1] == "Promoted"

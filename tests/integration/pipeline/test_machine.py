@@ -4,9 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import boto3
 import pytest
 
 from millrace.errors import (
+    AlreadyDecidedError,
     ChampionChangedError,
     ConcurrentWriteError,
     ConflictError,
@@ -18,6 +20,7 @@ from millrace.errors import (
 )
 from millrace.messages import (
     EvaluateTask,
+    ExpireApprovalTask,
     FitTask,
     PlanTask,
     PromoteTask,
@@ -28,12 +31,14 @@ from millrace.messages import (
     RecordRefusalTask,
     RecordTrialTask,
     RegisterTask,
+    RequestApprovalTask,
+    SettleApprovalTask,
     TrainingInput,
     TrialTask,
     task_event,
 )
 from tests.fakes import cases
-from tests.integration.pipeline.machine import Dispatcher, LambdaFault, Machine, emulated
+from tests.integration.pipeline.machine import REGION, Dispatcher, LambdaFault, Machine, emulated
 
 SPEC = cases.spec()
 INPUT = cases.training_input(cases.run(1, SPEC))
@@ -57,6 +62,8 @@ class Script:
     """Stands for every function: checks that each task's message is whole, then answers."""
 
     def __init__(self) -> None:
+        self.wakes = True
+        self.settlements: list[dict[str, Any]] = []
         self.answers: dict[str, Any] = {
             "ingest": cases.ingested().model_dump(mode="json"),
             "record_dataset": {"decision": "train", "new_version": True},
@@ -103,19 +110,26 @@ class Script:
             "record_trial": RecordTrialTask,
             "register": RegisterTask,
             "read_champion": ReadChampionTask,
+            "settle_approval": SettleApprovalTask,
+            "expire_approval": ExpireApprovalTask,
             "record_failure": RecordFailureTask,
         }
         if event["action"] in kinds:
             kinds[event["action"]].model_validate(merged)
         else:
-            assert event["action"] in ("record_evaluation", "promote")
             needed: dict[str, type[TrainingInput]] = {
                 "record_evaluation": RecordEvaluationTask,
+                "request_approval": RequestApprovalTask,
                 "promote": PromoteTask,
             }
             assert needed[event["action"]].model_fields.keys() - {"requested_by", "reason"} <= (
                 merged.keys()
             )
+        if event["action"] == "request_approval" and self.wakes:
+            client = boto3.client("stepfunctions", region_name=REGION)
+            client.send_task_success(taskToken=event["task_token"], output="{}")
+        if event["action"] == "settle_approval" and self.settlements:
+            return self.settlements.pop(0)
         return self.answers.get(event["action"], {})
 
 
@@ -189,18 +203,83 @@ def test_known_rows_and_stored_rows_train_nothing(
     assert functions.actions() == ["ingest", "record_dataset"]
 
 
-@pytest.mark.parametrize(
-    ("decision", "end"), [("await_approval", "AwaitingApproval"), ("reject", "GatesFailed")]
-)
-def test_other_verdicts_promote_nothing(
-    machine: Machine, functions: Dispatcher, script: Script, decision: str, end: str
+def test_failed_gates_promote_nothing(
+    machine: Machine, functions: Dispatcher, script: Script
 ) -> None:
-    script.answers["record_evaluation"] = {"decision": decision, "reason": "because"}
+    script.answers["record_evaluation"] = {"decision": "reject", "reason": "because"}
 
     ended = start(machine)
 
-    assert (ended.status, ended.states[-1]) == ("SUCCEEDED", end)
+    assert (ended.status, ended.states[-1]) == ("SUCCEEDED", "GatesFailed")
     assert "promote" not in functions.actions()
+
+
+WAITS = {"decision": "await_approval", "reason": "passed", "approval_seconds": 60}
+
+
+@pytest.mark.parametrize(
+    ("decisions", "end"),
+    [
+        (["approved"], "Promoted"),
+        (["rejected"], "VersionRejected"),
+        (["expired"], "ApprovalExpired"),
+        (["pending", "approved"], "Promoted"),
+        (["superseded", "approved"], "Promoted"),
+    ],
+    ids=["approved", "rejected", "expired", "woken by nobody", "champion changed"],
+)
+def test_a_person_decides_and_the_registry_tells_what(
+    machine: Machine, functions: Dispatcher, script: Script, decisions: list[str], end: str
+) -> None:
+    script.answers["record_evaluation"] = WAITS
+    script.settlements = [{"decision": d, "reason": "because"} for d in decisions]
+
+    ended = start(machine)
+
+    assert (ended.status, ended.states[-1]) == ("SUCCEEDED", end), ended.cause
+    assert ("promote" in functions.actions()) == (end == "Promoted")
+    assert functions.actions().count("request_approval") == len(decisions)
+    assert functions.actions().count("evaluate") == 1 + decisions.count("superseded")
+
+
+@pytest.mark.parametrize(
+    ("decision", "end"), [("expired", "ApprovalExpired"), ("approved", "Promoted")]
+)
+def test_a_request_that_nobody_answers_ends_in_time(
+    machine: Machine, functions: Dispatcher, script: Script, decision: str, end: str
+) -> None:
+    script.wakes = False
+    script.answers["record_evaluation"] = {**WAITS, "approval_seconds": 1}
+    script.answers["expire_approval"] = {"decision": decision, "reason": "because"}
+
+    ended = start(machine)
+
+    assert (ended.status, ended.states[-1]) == ("SUCCEEDED", end), ended.cause
+    assert "settle_approval" not in functions.actions()
+
+
+def test_a_version_that_was_decided_on_before_is_asked_for_no_more(
+    machine: Machine, functions: Dispatcher, script: Script
+) -> None:
+    script.answers["record_evaluation"] = WAITS
+    script.settlements = [{"decision": "approved", "reason": "because"}]
+    functions.fail("request_approval", AlreadyDecidedError("promoted by hand"))
+
+    ended = start(machine)
+
+    assert (ended.status, ended.states[-1]) == ("SUCCEEDED", "Promoted"), ended.cause
+
+
+def test_a_request_that_cannot_be_made_fails_the_run(
+    machine: Machine, functions: Dispatcher, script: Script
+) -> None:
+    script.answers["record_evaluation"] = WAITS
+    functions.fail("request_approval", ConflictError("broken"))
+
+    ended = start(machine)
+
+    assert (ended.status, ended.error) == ("FAILED", "ConflictError")
+    assert functions.actions()[-1] == "record_failure"
 
 
 def test_one_bad_trial_does_not_stop_the_search(machine: Machine, functions: Dispatcher) -> None:

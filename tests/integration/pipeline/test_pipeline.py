@@ -24,7 +24,7 @@ from tests.access.compare import denied, unused
 from tests.access.needs import all_needed
 from tests.access.policies import Policies, Request
 from tests.infra.deployment import Resolver
-from tests.integration.pipeline.machine import ACCOUNT, REGION, LambdaFault
+from tests.integration.pipeline.machine import ACCOUNT, MACHINE_ARN, REGION, LambdaFault
 from tests.integration.pipeline.twin import DATA_BUCKET, Twin, environment, stack, twin
 
 FIRST = samples.csv_file(samples.rows(300, seed=1))
@@ -255,17 +255,61 @@ def test_worse_model_does_not_replace_the_champion(deployed: Twin) -> None:
 def test_model_waits_for_a_person_where_the_spec_says_so(deployed: Twin) -> None:
     deployed.apply(samples.spec(approve={"mode": "manual"}))
 
-    ended = deployed.train("churn", "first.csv", FIRST)
+    run_id = deployed.train_until_asked("churn", "first.csv", FIRST)
 
-    assert (ended.status, ended.states[-1]) == ("SUCCEEDED", "AwaitingApproval")
     assert deployed.ask("churn", ASKED)[0] == 404
+    evidence = deployed.api("GET", "/v1/models/churn/versions/1/approval")
+    assert evidence["statusCode"] == 200, evidence["body"]
+    answer = deployed.api("POST", "/v1/models/churn/versions/1/approve", {"reason": "looks right"})
+    assert answer["statusCode"] == 200, answer["body"]
+    assert deployed.follow(run_id).states[-1] == "Promoted"
+    assert deployed.registry.get_run(run_id).outcome is RunOutcome.PROMOTED
+    assert _eventually(lambda: deployed.ask("churn", ASKED)[0] == 200)
+
+
+def test_promotion_by_hand_lets_the_machine_end(deployed: Twin) -> None:
+    deployed.apply(samples.spec(approve={"mode": "manual"}))
+    run_id = deployed.train_until_asked("churn", "first.csv", FIRST)
+
     answer = deployed.api(
         "POST",
         "/v1/models/churn/aliases/champion",
         {"action": "promote", "version": 1, "reason": "looks right"},
     )
+
     assert answer["statusCode"] == 200, answer["body"]
-    assert _eventually(lambda: deployed.ask("churn", ASKED)[0] == 200)
+    assert deployed.follow(run_id).states[-1] == "Promoted"
+    actions = [e.action for e in deployed.registry.audit("churn").items]
+    assert (actions.count("promoted"), actions.count("approval_approved")) == (1, 1)
+
+
+def test_rejected_version_ends_its_run_with_the_reason(deployed: Twin) -> None:
+    deployed.apply(samples.spec(approve={"mode": "manual"}))
+    run_id = deployed.train_until_asked("churn", "first.csv", FIRST)
+
+    answer = deployed.api(
+        "POST", "/v1/models/churn/versions/1/reject", {"reason": "an old extract"}
+    )
+
+    assert answer["statusCode"] == 200, answer["body"]
+    assert deployed.follow(run_id).states[-1] == "VersionRejected"
+    run = deployed.registry.get_run(run_id)
+    assert (run.outcome, run.reason) == (RunOutcome.REJECTED, "an old extract")
+
+
+def test_decision_after_the_machine_died_still_takes_effect(deployed: Twin) -> None:
+    deployed.apply(samples.spec(approve={"mode": "manual"}))
+    run_id = deployed.train_until_asked("churn", "first.csv", FIRST)
+    deployed.machine.abort(MACHINE_ARN.replace("stateMachine", "execution") + f":{run_id}")
+    assert deployed.follow(run_id).status == "ABORTED"
+
+    first = deployed.api("POST", "/v1/models/churn/versions/1/approve", {"reason": "good"})
+    again = deployed.api("POST", "/v1/models/churn/versions/1/approve", {"reason": "good"})
+
+    assert (first["statusCode"], again["statusCode"]) == (200, 200), first["body"]
+    assert json.loads(first["body"]) == json.loads(again["body"])
+    assert deployed.registry.get_serving("churn").version == 1
+    assert deployed.registry.get_run(run_id).outcome is RunOutcome.FAILED
 
 
 def test_spec_may_keep_uploads_without_training(deployed: Twin) -> None:
@@ -573,7 +617,11 @@ def _idle(twin: Twin) -> dict[str, set[tuple[str, str]]]:
 
 def _notices() -> list[dict[str, Any]]:
     topics = sns_backends[ACCOUNT][REGION].topics.values()
-    return [json.loads(sent[1]) for topic in topics for sent in topic.sent_notifications]
+    return [
+        json.loads(json.loads(sent[1])["sqs"])
+        for topic in topics
+        for sent in topic.sent_notifications
+    ]
 
 
 def _embedded(output: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ rights its role has (moto checks none).
 import importlib.util
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -33,6 +34,7 @@ from tests.infra.deployment import BATCH_MACHINE, FUNCTIONS, ROLLOUT_MACHINE, RO
 from tests.integration.pipeline.machine import (
     ACCOUNT,
     BATCH_ARN,
+    ENDED_WITHIN_SECONDS,
     MACHINE_ARN,
     REGION,
     ROLLOUT_ARN,
@@ -181,6 +183,17 @@ class Twin:
         admitted = self.deliver("trigger", self.upload(model, filename, body))
         assert admitted["started"], admitted
         return self.follow(admitted["run_id"])
+
+    def train_until_asked(self, model: str, filename: str, body: bytes) -> str:
+        """Uploads a file and waits until its version waits for a person; gives the run."""
+        admitted = self.deliver("trigger", self.upload(model, filename, body))
+        run_id = str(admitted["run_id"])
+        deadline = time.monotonic() + ENDED_WITHIN_SECONDS
+        while not (run := self.registry.get_run(run_id)).awaiting_approval:
+            assert run.outcome is None, run
+            assert time.monotonic() < deadline, run
+            threading.Event().wait(0.02)
+        return run_id
 
     def follow(self, run_id: str) -> Ended:
         """Waits for a training to end; a bad end is told to the registry as the rule does."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from millrace.errors import (
     InvalidEventError,
 )
 from millrace.messages import Registration, TrainingInput, TrialResult
+from millrace.registry.approvals import Approvals, open_approvals
 from millrace.registry.records import RunOutcome, RunStatus, VersionStatus
 from millrace.spec import Algorithm, ModelSpec
 from tests.fakes import cases, cloud
@@ -186,18 +188,98 @@ def test_failed_gates_reject_the_version_and_close_the_run(
     assert stack.registry.champion(M) is None
 
 
-def test_manual_approval_closes_the_run_and_waits(stack: cloud.Cloud, perform: Perform) -> None:
+def _waiting(stack: cloud.Cloud, perform: Perform, **approve: Any) -> tuple[TrainingInput, Any]:
+    """A run whose version waits for a person, and the fields its machine carries on."""
+    task = begin(stack, spec=cases.spec(approve={"mode": "manual", **approve}))
+    registration = train(perform, task)
+    judged = judge(perform, task, registration)
+    assert judged["verdict"]["decision"] == "await_approval"
+    fields = {"registration": registration, "evaluation": judged["evaluation"]}
+    registry_function.handler(
+        {
+            "action": "request_approval",
+            "task_token": "token-1",
+            "input": task.model_dump(mode="json") | fields,
+        },
+        cloud.LambdaContext(),
+    )
+    return task, fields
+
+
+def test_manual_approval_asks_a_person_and_leaves_the_run_open(
+    stack: cloud.Cloud, perform: Perform
+) -> None:
+    task, _ = _waiting(stack, perform, timeout="12h", four_eyes=True)
+
+    run = stack.registry.get_run(task.run_id)
+    asked = approvals().get(M, 1)
+    assert (run.outcome, run.awaiting_approval) == (None, True)
+    assert stack.registry.get_version(M, 1).status is VersionStatus.VALIDATED
+    assert asked.deadline - asked.requested_at == timedelta(hours=12)
+    assert asked.barred == {"ann": "applied the spec churn/1"}
+    assert asked.task_token == "token-1"
+    assert asked.evidence["metrics"]["roc_auc"]["value"] == 0.81
+
+
+def test_what_a_machine_is_told_is_what_the_registry_says(
+    stack: cloud.Cloud, perform: Perform
+) -> None:
+    task, fields = _waiting(stack, perform)
+
+    woken = perform("settle_approval", task, **fields)
+    approvals().decide(M, 1, "approve", actor="ada", reason="reviewed")
+    settled = perform("settle_approval", task, **fields)
+    promotion = perform("promote", task, **fields)
+
+    assert woken["decision"] == "pending"
+    assert settled == {"decision": "approved", "reason": "reviewed"}
+    assert promotion == {"version": 1, "previous": None}
+    promoted = next(e for e in stack.registry.audit(M).items if e.action == "promoted")
+    assert (promoted.actor, promoted.reason) == ("ada", "reviewed")
+    run = stack.registry.get_run(task.run_id)
+    assert (run.outcome, run.awaiting_approval) == (RunOutcome.PROMOTED, False)
+
+
+def test_rejection_closes_the_run_with_its_reason(stack: cloud.Cloud, perform: Perform) -> None:
+    task, fields = _waiting(stack, perform)
+    approvals().decide(M, 1, "reject", actor="ada", reason="worse in the north")
+
+    first = perform("settle_approval", task, **fields)
+    again = perform("settle_approval", task, **fields)
+
+    run = stack.registry.get_run(task.run_id)
+    assert first == again == {"decision": "rejected", "reason": "worse in the north"}
+    assert (run.outcome, run.reason) == (RunOutcome.REJECTED, "worse in the north")
+
+
+def test_expiry_closes_the_run_and_says_so(stack: cloud.Cloud, perform: Perform) -> None:
+    task, fields = _waiting(stack, perform)
+
+    first = perform("expire_approval", task, **fields)
+    again = perform("expire_approval", task, **fields)
+
+    run = stack.registry.get_run(task.run_id)
+    assert first == again
+    assert first["decision"] == "expired"
+    assert run.outcome is RunOutcome.EXPIRED
+    assert run.reason.startswith("nobody answered the request of ")
+
+
+def test_machine_that_asks_after_a_promotion_by_hand_finds_it(
+    stack: cloud.Cloud, perform: Perform
+) -> None:
     task = begin(stack, spec=cases.spec(approve={"mode": "manual"}))
     registration = train(perform, task)
-
     judged = judge(perform, task, registration)
+    fields = {"registration": registration, "evaluation": judged["evaluation"]}
+    stack.registry.promote(M, 1, actor="ada", reason="looks right")
 
-    assert judged["verdict"]["decision"] == "await_approval"
-    assert stack.registry.get_version(M, 1).status is VersionStatus.VALIDATED
-    assert stack.registry.get_run(task.run_id).outcome is RunOutcome.AWAITING_APPROVAL
-    assert stack.events_told() == ["awaiting_approval"]
-    stack.registry.promote(M, 1, actor="ann", reason="looks right")
-    assert stack.registry.get_serving(M).version == 1
+    settled = perform("settle_approval", task, **fields)
+    promotion = perform("promote", task, **fields)
+
+    assert settled["decision"] == "approved"
+    assert promotion["version"] == 1
+    assert stack.registry.get_run(task.run_id).outcome is RunOutcome.PROMOTED
 
 
 def test_champion_that_changed_is_compared_with_anew(stack: cloud.Cloud, perform: Perform) -> None:
@@ -255,6 +337,10 @@ def test_failure_closes_an_open_run_once(
     assert emitted["RunsFailed"] == [1.0]
     # The alarm asks for the metric by service alone.
     assert ["service"] in emitted["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
+
+
+def approvals() -> Approvals:
+    return open_approvals(client("dynamodb"), cloud.TABLE)
 
 
 def ended(run_id: str, status: str = "ABORTED", **detail: Any) -> dict[str, Any]:

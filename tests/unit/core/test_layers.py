@@ -28,7 +28,7 @@ OWNERS = {
         "millrace_cli.edge",
     ),
     "duckdb": ("millrace.batch", "millrace.datasets", "millrace_cli"),
-    "jinja2": ("millrace.evaluation",),
+    "jinja2": ("millrace.evaluation", "millrace.http.pages"),
     "fastapi": ("millrace.http",),
     "starlette": ("millrace.http",),
     "mangum": ("millrace.http",),

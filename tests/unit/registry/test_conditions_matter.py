@@ -321,7 +321,7 @@ def evaluation_after_abort(race: Race) -> None:
 
     race.run(
         lambda: race.registry.record_evaluation(
-            task, 1, cases.evaluated(task.run_id), automatic=False
+            task, 1, cases.evaluated(task.run_id, passed=False), automatic=False
         ),
         abort,
     )

@@ -41,15 +41,31 @@ def test_notice_reads_well_and_can_be_filtered() -> None:
     topic = Topic()
 
     SnsNotifier(topic, "arn").notify(  # type: ignore[arg-type]
-        Notice(model="churn", event="promoted", subject="churn@3 is champion", details={"v": 3})
+        Notice(
+            model="churn",
+            event="promoted",
+            subject="churn@3 is champion",
+            why="better than churn@2",
+            next_step="nothing",
+            details={"v": 3},
+        )
     )
 
     (sent,) = topic.published
     assert sent["Subject"] == "Millrace: churn@3 is champion"
-    assert json.loads(sent["Message"]) == {
+    message = json.loads(sent["Message"])
+    assert sent["MessageStructure"] == "json"
+    assert message["default"] == (
+        "churn@3 is champion\n\nWhy: better than churn@2\n\nWhat to do: nothing\n\n"
+        "model: churn\nv: 3\n"
+    )
+    assert message["sqs"] == message["lambda"] == message["https"]
+    assert json.loads(message["sqs"]) == {
         "model": "churn",
         "event": "promoted",
         "summary": "churn@3 is champion",
+        "why": "better than churn@2",
+        "next_step": "nothing",
         "v": 3,
     }
     assert sent["MessageAttributes"]["event"]["StringValue"] == "promoted"

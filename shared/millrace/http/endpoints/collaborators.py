@@ -7,6 +7,7 @@ from datetime import datetime
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
 from millrace.http import operations
+from millrace.http.deciding import Desk
 from millrace.monitoring.feedback import Feedback
 from millrace.questions.history import ReadTable
 from millrace.registry.batches import Batches
@@ -36,6 +37,9 @@ class Collaborators:
         table: The registry's table, for what is only asked.
         now: The time.
         feedback: Takes labels.
+        desk: Where versions that wait are decided on.
+        approval_links: Whether links in notices may show and decide.
+        clock: The time, aware and in UTC.
     """
 
     registry: Registry
@@ -55,6 +59,9 @@ class Collaborators:
     table: ReadTable
     now: Callable[[], datetime]
     feedback: Feedback
+    desk: Desk
+    approval_links: bool
+    clock: Callable[[], datetime]
 
     def link(self, bucket: str, key: str) -> str | None:
         """A signed address of an object; none without a key."""

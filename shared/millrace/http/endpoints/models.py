@@ -141,6 +141,7 @@ def add_model_routes(app: FastAPI, with_: Collaborators) -> None:
             body,
             registry=with_.registry,
             notifier=with_.notifier,
+            promoted=with_.desk.tell_of_promotion,
             actor=actor(request.scope),
             correlation_id=correlation_id(request.scope),
         )
