@@ -158,16 +158,20 @@ def _slow(tally: Tally, slow_from: int) -> Counts:
 
 
 def _quantile_edge(histogram: Counter[int]) -> int | None:
-    """The first bin above the quantile; None when there is too little to tell."""
+    """The bound beyond which nearest to one in twenty lies; None when there is too little to tell.
+
+    Nearest, and not the first beyond the quantile: where a few requests are slow and the others are
+    not, the quantile falls among the slow ones as often as not, and none would be slower.
+    """
     total = histogram.total()
     if total < LEARN_FROM:
         return None
-    below = 0
+    above = total
+    shares: dict[int, float] = {}
     for number in sorted(histogram):
-        below += histogram[number]
-        if below >= SLOW * total:
-            return number + 1
-    return None
+        above -= histogram[number]
+        shares[number + 1] = above / total
+    return min(shares, key=lambda edge: abs(shares[edge] - (1 - SLOW)))
 
 
 def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:

@@ -94,6 +94,19 @@ def test_slow_is_what_few_of_the_champions_requests_are() -> None:
     assert "slower than" in finding(found, "latency").text
 
 
+@pytest.mark.parametrize("slow", [8, 10, 12], ids=["fewer", "as many", "more"])
+def test_slow_is_told_from_fast_where_about_one_in_twenty_is_slow(slow: int) -> None:
+    found = looks(
+        plan(health={**ONLY, "latency": {}}),
+        growing(
+            {"requests": 200, "ms": {2.0: 200 - slow, 300.0: slow}},
+            {"requests": 100, "ms": {2.0: 60, 300.0: 40}},
+        ),
+    )
+
+    assert finding(found, "latency").found == "breach"
+
+
 def test_slow_may_be_said_in_milliseconds() -> None:
     both = {2.0: 50, 300.0: 50}
     of = plan(health={**ONLY, "latency": {"max_ms": 250, "max_increase": 0.05}})
