@@ -73,7 +73,7 @@ class Script:
             "read_champion": {"version": 2, "champion": None},
             "evaluate": {"verdict": "passed"},
             "record_evaluation": {"decision": "promote", "reason": "all gates passed"},
-            "promote": {"version": 2, "previous": 1},
+            "promote": {"version": 2, "previous": 1, "strategy": "all-at-once"},
         }
 
     def ingest(self, event: dict[str, Any], context: Any) -> Any:
@@ -155,11 +155,13 @@ def start(machine: Machine) -> Any:
     return machine.run(INPUT.model_dump(mode="json"))
 
 
-def test_accepted_upload_becomes_champion(machine: Machine, functions: Dispatcher) -> None:
+def test_accepted_upload_becomes_champion(
+    machine: Machine, functions: Dispatcher, script: Script
+) -> None:
     ended = start(machine)
 
     assert (ended.status, ended.states[-1]) == ("SUCCEEDED", "Promoted")
-    assert ended.output["promotion"] == {"version": 2, "previous": 1}
+    assert ended.output["promotion"] == script.answers["promote"]
     assert [a for a in functions.actions() if "trial" not in a] == ACTIONS_IN_ORDER
     assert functions.actions().count("trial") == functions.actions().count("record_trial") == 3
 

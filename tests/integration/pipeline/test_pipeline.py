@@ -18,14 +18,15 @@ from millrace import layout
 from millrace.aws.clients import client
 from millrace.errors import ThrottledError, TrainingError
 from millrace.observability import SERVICE
+from millrace.registry.approvals import open_approvals
 from millrace.registry.records import RunOutcome, RunStatus, VersionStatus
 from tests import samples
 from tests.access.compare import denied, unused
 from tests.access.needs import all_needed
 from tests.access.policies import Policies, Request
 from tests.infra.deployment import Resolver
-from tests.integration.pipeline.machine import ACCOUNT, MACHINE_ARN, REGION, LambdaFault
-from tests.integration.pipeline.twin import DATA_BUCKET, Twin, environment, stack, twin
+from tests.integration.pipeline.machine import ACCOUNT, REGION, LambdaFault
+from tests.integration.pipeline.twin import DATA_BUCKET, TABLE, Twin, environment, stack, twin
 
 FIRST = samples.csv_file(samples.rows(300, seed=1))
 SECOND = samples.csv_file(samples.rows(400, seed=2))
@@ -297,11 +298,12 @@ def test_rejected_version_ends_its_run_with_the_reason(deployed: Twin) -> None:
     assert (run.outcome, run.reason) == (RunOutcome.REJECTED, "an old extract")
 
 
-def test_decision_after_the_machine_died_still_takes_effect(deployed: Twin) -> None:
+def test_decision_that_reaches_no_machine_takes_effect_all_the_same(deployed: Twin) -> None:
     deployed.apply(samples.spec(approve={"mode": "manual"}))
     run_id = deployed.train_until_asked("churn", "first.csv", FIRST)
-    deployed.machine.abort(MACHINE_ARN.replace("stateMachine", "execution") + f":{run_id}")
-    assert deployed.follow(run_id).status == "ABORTED"
+    approvals = open_approvals(client("dynamodb"), TABLE)
+    token = approvals.get("churn", 1).task_token
+    _lose(token)
 
     first = deployed.api("POST", "/v1/models/churn/versions/1/approve", {"reason": "good"})
     again = deployed.api("POST", "/v1/models/churn/versions/1/approve", {"reason": "good"})
@@ -309,7 +311,22 @@ def test_decision_after_the_machine_died_still_takes_effect(deployed: Twin) -> N
     assert (first["statusCode"], again["statusCode"]) == (200, 200), first["body"]
     assert json.loads(first["body"]) == json.loads(again["body"])
     assert deployed.registry.get_serving("churn").version == 1
-    assert deployed.registry.get_run(run_id).outcome is RunOutcome.FAILED
+    assert deployed.registry.get_run(run_id).outcome is RunOutcome.PROMOTED
+    # A machine that is woken late finds what was decided and done.
+    client("stepfunctions").send_task_success(taskToken=token, output="{}")
+    assert deployed.follow(run_id).states[-1] == "Promoted"
+    actions = [e.action for e in deployed.registry.audit("churn").items]
+    assert actions.count("promoted") == 1
+
+
+def _lose(token: str) -> None:
+    """The request keeps a token that no machine waits with."""
+    client("dynamodb").update_item(
+        TableName=TABLE,
+        Key={"PK": {"S": "MODEL#churn"}, "SK": {"S": "APPROVAL#000001"}},
+        UpdateExpression="SET task_token = :lost",
+        ExpressionAttributeValues={":lost": {"S": token[::-1]}},
+    )
 
 
 def test_spec_may_keep_uploads_without_training(deployed: Twin) -> None:
