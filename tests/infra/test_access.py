@@ -62,6 +62,7 @@ def test_predict_reads_and_writes_nothing() -> None:
         "s3:GetObject",
         "s3:ListBucket",
         "kms:Decrypt",
+        "kms:Verify",
     }
 
 
