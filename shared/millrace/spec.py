@@ -356,7 +356,12 @@ class RolloutSection(_Section):
         "tens for linear; 100 for shadow, where it is the share of requests scored twice.",
     )
     bake: Duration = Field("30m", description="How long each step is watched at least.")
-    looks: int = Field(6, ge=1, le=100, description="How often it is judged within a bake.")
+    looks: int = Field(
+        6,
+        ge=1,
+        le=100,
+        description="How often it is judged within a bake; the first look only learns.",
+    )
     min_requests: int = Field(
         200, ge=1, description="Requests of either version that a step needs before the next."
     )

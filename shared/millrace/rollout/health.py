@@ -262,7 +262,7 @@ def _disagreement(
     breach = peak >= math.log(limit)
     finding = Finding(
         condition="disagreement",
-        found="breach" if breach else "healthy",
+        found="breach" if breach else "healthy" if counts.trials else "short",
         text=f"{counts.share:.2%} of predictions differ from the champion's, {most:.2%} is tolerated",
         test=BOUNDED,
         evidence=_value(peak),
@@ -333,6 +333,9 @@ def _compared(
     evidence = _evidence(past).compared(champion, challenger, margin)
     peak = max(past.get("peak", 0.0), evidence.log)
     found: Found = "breach" if peak >= math.log(limit) else "healthy"
+    if not past.get("logs"):
+        # The first look teaches what the champion's share is; nothing was compared yet.
+        found = "short"
     finding = Finding(
         condition=condition,
         found=found,
@@ -353,10 +356,15 @@ def _compared(
 
 
 def _learning(condition: str, have: int) -> Finding:
+    """A condition that cannot judge yet: short of what it learns from, unless there is nothing."""
+    if not have:
+        return Finding(
+            condition=condition, found="ignored", text="nothing of it is captured of the champion"
+        )
     return Finding(
         condition=condition,
-        found="ignored",
-        text=f"learns from the champion's first {LEARN_FROM} requests ({have} so far)",
+        found="short",
+        text=f"{condition}: learns from the champion's first {LEARN_FROM} requests ({have} so far)",
     )
 
 

@@ -41,19 +41,19 @@ def rollout_of(cloud: Twin) -> Rollout:
 
 
 def delivery(rollout: Rollout, number: int, *, errors: float = 0.0) -> dict[str, Any]:
-    """What the log's subscription delivers of forty requests of each version."""
+    """What the log's subscription delivers of 120 requests of each version."""
     lines = []
-    for index in range(80):
+    for index in range(240):
         role, version = (
             ("champion", rollout.champion) if index % 2 else ("challenger", rollout.version)
         )
-        line = samples.capture_line(model=M, sequence=number * 100 + index + 1)
+        line = samples.capture_line(model=M, sequence=number * 300 + index + 1)
         line |= {
             "role": role,
             "version": version,
             "rollout": {"id": rollout.rollout_id, "step": rollout.step},
         }
-        if role == "challenger" and index // 2 < 40 * errors:
+        if role == "challenger" and index // 2 < 120 * errors:
             del line["capture"]
             line["error"] = "RuntimeError"
         lines.append(line)

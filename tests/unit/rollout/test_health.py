@@ -191,6 +191,21 @@ def test_an_alarm_says_what_its_state_says(state: str | None, found: str) -> Non
     assert finding(look(of, seen, {}).findings, "alarm checkout").found == found
 
 
+def test_what_was_not_compared_yet_is_short_and_never_healthy() -> None:
+    scores = Counter({3: 30, 10: 30})
+    first = growing({"requests": 60, "scores": scores}, {"requests": 60, "scores": scores}, 1)
+
+    found = {f.condition: f.found for f in looks(plan(), first)}
+
+    assert found == {"errors": "short", "latency": "short", "scores": "short", "traffic": "short"}
+
+
+def test_scores_of_which_none_is_captured_are_not_waited_for() -> None:
+    found = looks(plan(), growing({"requests": 400}, {"requests": 400}, 3))
+
+    assert finding(found, "scores").found == "ignored"
+
+
 def test_too_little_traffic_is_short_of_it_on_either_side() -> None:
     assert finding(look(plan(), Seen(tally(300), tally(199)), {}).findings, "traffic").found == (
         "short"

@@ -292,6 +292,7 @@ def test_a_plan_may_ask_for_a_person_before_the_promotion() -> None:
     world = World(strategy="shadow", steps=[100], finish="hold")
     asked = world.start()
     world.flow(200, 200)
+    world.grows[1]["compared"] = 200
     world.walk(f"{asked.rollout_id}-1", 10)
     assert world.rollout().status is S.HELD
     assert "asks for a person" in world.rollout().why
