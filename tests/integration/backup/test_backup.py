@@ -31,6 +31,11 @@ def everything() -> dict[tuple[str, str], Item]:
     return {(i["PK"], i["SK"]): i for i in found}
 
 
+def change_it(stack: cloud.Cloud) -> None:
+    """Something happens to the model: one more entry of its ledger."""
+    cases.apply(stack.registry, cases.spec(description="changed"))
+
+
 def empty_table() -> None:
     for pk, sk in everything():
         client("dynamodb").delete_item(
@@ -56,9 +61,8 @@ def restored(path: Path, **options: Any) -> Restored:
 
 @pytest.fixture
 def path(stack: cloud.Cloud, tmp_path: Path) -> Path:
-    """A backup of a model with two versions."""
+    """A backup of a model with a champion."""
     crown(stack.registry, put_artifact, 1)
-    crown(stack.registry, put_artifact, 2)
     backed_up(tmp_path / "b.jsonl.gz", "models/churn/x")
     return tmp_path / "b.jsonl.gz"
 
@@ -107,7 +111,7 @@ def cloud_table(stack: cloud.Cloud) -> Any:
 
 
 def test_a_model_that_changed_since_is_left_alone(path: Path, stack: cloud.Cloud) -> None:
-    crown(stack.registry, put_artifact, 3)
+    change_it(stack)
     newer = everything()
 
     with pytest.raises(ConflictError, match="nothing was restored, .*churn: .* entries here"):
@@ -118,13 +122,13 @@ def test_a_model_that_changed_since_is_left_alone(path: Path, stack: cloud.Cloud
 def test_overwriting_makes_a_model_exactly_what_the_backup_has(
     path: Path, stack: cloud.Cloud
 ) -> None:
-    crown(stack.registry, put_artifact, 3)
+    change_it(stack)
 
     done = restored(path, overwrite=True)
 
     registry = stack.registry
-    assert [v.version for v in registry.list_versions("churn").items] == [2, 1]
-    assert registry.get_serving("churn").version == 2
+    assert [s.version for s in registry.list_specs("churn").items] == [1]
+    assert registry.get_model("churn").spec_version == 1
     assert verify(cloud_table(stack), "churn").sound
     assert done.removed > 0
 
@@ -140,7 +144,7 @@ def test_a_model_that_came_since_is_left_alone(path: Path, stack: cloud.Cloud) -
 def test_a_backup_only_goes_on_from_an_older_state_of_the_same_model(
     path: Path, stack: cloud.Cloud, tmp_path: Path
 ) -> None:
-    crown(stack.registry, put_artifact, 3)
+    change_it(stack)
     later = tmp_path / "later.jsonl.gz"
     backed_up(later)
     after = everything()
@@ -169,7 +173,7 @@ def test_a_change_while_the_table_is_read_is_whole_in_the_backup(
     def meanwhile(*given: Any) -> Iterator[dict[str, Any]]:
         found = list(read(*given))
         yield from found[: len(found) // 2]
-        crown(stack.registry, put_artifact, 2)
+        change_it(stack)
         yield from found[len(found) // 2 :]
 
     monkeypatch.setattr(backups, "scanned", meanwhile)
