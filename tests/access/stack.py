@@ -349,9 +349,12 @@ def _tasks(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and function of every Task, those inside a Map or a Parallel too."""
     for name, state in machine["States"].items():
         if state["Type"] == "Task":
-            if ":lambda:" not in state["Resource"] or ":function:" not in state["Resource"]:
+            resource = state["Resource"]
+            if resource.endswith(":lambda:invoke.waitForTaskToken"):
+                resource = state["Parameters"]["FunctionName"]
+            if ":lambda:" not in resource or ":function:" not in resource:
                 raise NotImplementedError(f"{name}: rights of {state['Resource']} are not known")
-            yield name, state["Resource"]
+            yield name, resource
         inner = state.get("ItemProcessor") or state.get("Iterator")
         for machine_inside in [inner] if inner else state.get("Branches", ()):
             yield from _tasks(machine_inside)
