@@ -287,15 +287,14 @@ _EXECUTIONS = frozenset({"DescribeExecution", "GetExecutionHistory", "StopExecut
 _MACHINES = frozenset({"StartExecution", "ListExecutions", "DescribeStateMachine"})
 
 
-def _states(call: Call, names: Mapping[str, Any], place: Place) -> Needs:
+def _states(call: Call, names: Mapping[str, Any], _place: Place) -> Needs:
     if call.operation in _MACHINES:
         yield f"states:{call.operation}", names["stateMachineArn"], ()
     elif call.operation in _EXECUTIONS:
         yield f"states:{call.operation}", names["executionArn"], ()
     elif call.operation == "SendTaskSuccess":
-        # A token names no machine; of the function's own stack one machine alone waits for people.
-        machine = f"{call.function.rpartition('-')[0]}-training"
-        yield "states:SendTaskSuccess", place.arn("states", f"stateMachine:{machine}"), ()
+        # A token names no machine, and IAM knows no resource for it.
+        yield "states:SendTaskSuccess", "*", ()
     else:
         raise UnmappedCallError(f"{call}: add the operation to tests/access/needs.py")
 

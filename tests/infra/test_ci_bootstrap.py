@@ -168,6 +168,8 @@ UNNEEDED = {
 EVERYTHING = {
     ("Boundary", "ApiLogs"): "API Gateway's account-wide role writes logs of any API; for it alone",
     ("Boundary", "LogDelivery"): "log delivery knows no resources",
+    ("Boundary", "Callbacks"): "a task token names no machine",
+    ("Boundary", "Streams"): "listing streams knows no resources",
     ("Boundary", "Traces"): "X-Ray knows no resources",
     (
         "ExecutionRole",
