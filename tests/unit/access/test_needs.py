@@ -192,7 +192,7 @@ def test_a_customer_key_is_used_with_the_callers_right(call: Call, actions: set[
         ("dynamodb", "ExecuteStatement", {"TableName": "t"}),
         ("sns", "Subscribe", {}),
         ("sqs", "ReceiveMessage", {}),
-        ("stepfunctions", "SendTaskSuccess", {}),
+        ("stepfunctions", "SendTaskFailure", {}),
         ("lambda", "UpdateFunctionCode", {}),
         ("ec2", "RunInstances", {}),
     ],
