@@ -234,6 +234,7 @@ def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rule
     assert allowed["Condition"]["ArnEquals"]["aws:SourceArn"] == [
         "${UploadRule.Arn}",
         "${ExecutionFailureRule.Arn}",
+        "${RolloutFailureRule.Arn}",
         "${FeedbackRule.Arn}",
     ]
     assert denied["Effect"] == "Deny"
