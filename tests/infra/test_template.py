@@ -13,7 +13,7 @@ from cfnlint.api import lint
 
 from millrace import layout
 from millrace.http.problems import Problem
-from millrace.http.routes import ROUTES
+from millrace.http.routes import ROUTES, Permission
 from millrace.observability import METRICS, NAMESPACE
 from millrace.serving.capture import SCHEMA
 from tests.infra.deployment import (
@@ -56,8 +56,11 @@ CHOICES: dict[str, dict[str, str]] = {
 
 # Actions that know no resource; everything else names what it may touch.
 WITHOUT_RESOURCE = re.compile(
-    r"^(xray:.*|logs:(\w*LogDeliver(y|ies)|\w*ResourcePolic(y|ies)|DescribeLogGroups))$"
+    r"^(xray:.*|dynamodb:ListStreams|states:SendTaskSuccess|"
+    r"logs:(\w*LogDeliver(y|ies)|\w*ResourcePolic(y|ies)|DescribeLogGroups))$"
 )
+
+PERMISSION_OF = {(route.method, route.path): route.permission for route in ROUTES}
 
 each_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES.keys())
 
@@ -434,7 +437,8 @@ def test_every_route_asks_for_the_chosen_credentials(
     operations = _operations({"ApiAuthorizer": authorizer})
 
     for route, operation in operations.items():
-        assert operation["security"] == security, route
+        is_link = PERMISSION_OF[route] is Permission.LINK
+        assert operation["security"] == ([] if is_link else security), route
 
 
 def test_routes_are_those_of_the_apps_and_reach_the_functions_that_answer_them() -> None:
@@ -515,8 +519,12 @@ def test_errors_of_the_gateway_are_problem_details() -> None:
 def test_stage_throttles_and_logs_no_payloads() -> None:
     [stage] = _of({}, "AWS::ApiGateway::Stage").values()
 
-    [settings] = stage["Properties"]["MethodSettings"]
+    settings, *links = stage["Properties"]["MethodSettings"]
     assert settings["ResourcePath"] == "/*"
+    assert [(one["HttpMethod"], one["ResourcePath"]) for one in links] == [
+        (method, "/~1v1~1approvals~1{link}") for method in ("GET", "POST")
+    ]
+    assert all(one["ThrottlingRateLimit"] <= 5 and not one["DataTraceEnabled"] for one in links)
     assert settings["ThrottlingRateLimit"] == "50"
     assert settings["ThrottlingBurstLimit"] == "100"
     assert settings["DataTraceEnabled"] is False
