@@ -94,7 +94,11 @@ def test_a_training_from_dataset_to_champion(stack: cloud.Cloud, perform: Perfor
         "kms_key_id": "",
     }
     assert judged["verdict"]["decision"] == "promote"
-    assert promotion == {"version": 1, "previous": None}
+    assert promotion == {
+        "version": 1,
+        "previous": None,
+        "strategy": "all-at-once",
+    }
     run = stack.registry.get_run(task.run_id)
     assert (run.status, run.outcome, run.model_version) == (
         RunStatus.FINISHED,
@@ -233,7 +237,11 @@ def test_what_a_machine_is_told_is_what_the_registry_says(
 
     assert woken["decision"] == "pending"
     assert settled == {"decision": "approved", "reason": "reviewed"}
-    assert promotion == {"version": 1, "previous": None}
+    assert promotion == {
+        "version": 1,
+        "previous": None,
+        "strategy": "all-at-once",
+    }
     promoted = next(e for e in stack.registry.audit(M).items if e.action == "promoted")
     assert (promoted.actor, promoted.reason) == ("ada", "reviewed")
     run = stack.registry.get_run(task.run_id)
@@ -295,7 +303,11 @@ def test_champion_that_changed_is_compared_with_anew(stack: cloud.Cloud, perform
     promotion = perform("promote", slow, registration=fresh, evaluation=judged["evaluation"])
 
     assert fresh["champion"]["version"] == 2
-    assert promotion == {"version": 1, "previous": 2}
+    assert promotion == {
+        "version": 1,
+        "previous": 2,
+        "strategy": "all-at-once",
+    }
     assert stack.registry.get_version(M, 1).compared_with == 2
 
 
