@@ -121,6 +121,7 @@ class Stack:
             "AWS::Logs::LogGroup": place.arn("logs", f"log-group:{physical}:*"),
             "AWS::Lambda::Function": place.arn("lambda", f"function:{physical}"),
             "AWS::Events::Rule": place.arn("events", f"rule/{physical}"),
+            "AWS::KMS::Key": place.arn("kms", f"key/{physical}"),
             "AWS::IAM::Role": f"arn:{place.partition}:iam::{place.account}:role/{physical}",
             "AWS::StepFunctions::StateMachine": physical,
         }

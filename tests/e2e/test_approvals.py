@@ -17,6 +17,8 @@ from millrace_cli.target import Target
 from tests.e2e.conftest import Client, Follow, Named, Sample, Until, Upload, spec_document
 from tests.e2e.mailbox import Mailbox
 
+pytestmark = pytest.mark.needs("upload-events", "state-machine", "rest-api", "notices")
+
 runner = CliRunner()
 
 

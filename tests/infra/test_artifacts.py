@@ -16,16 +16,17 @@ LAMBDA_LIMIT = 262_144_000
 # Bytes unzipped as built in November 2026, and about ten per cent of room; a budget that is met
 # by raising it should be raised on purpose. `train` has less room: the limit is near.
 BUDGETS = {
-    "authorizer": 36_000_000,
+    "authorizer": 38_000_000,
     "api": 28_500_000,
     "batch": 146_000_000,
-    "capture": 20_000_000,
+    "capture": 21_500_000,
     "evaluate": 109_000_000,
     "events": 21_500_000,
-    "feedback": 20_000_000,
+    "feedback": 21_500_000,
     "ingest": 146_000_000,
     "predict": 113_000_000,
     "registry": 21_500_000,
+    "rollout": 21_500_000,
     "score": 108_000_000,
     "train": 252_000_000,
     "trigger": 21_500_000,

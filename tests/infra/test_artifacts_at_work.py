@@ -162,6 +162,7 @@ class Stack:
                     MILLRACE_BATCH_MACHINE="batch",
                     MILLRACE_TOPIC_ARN=self.topic,
                     MILLRACE_TRIGGER_FUNCTION="trigger",
+                    MILLRACE_ROLLOUT_FUNCTION="rollout",
                     MILLRACE_REFRESH_SECONDS="0",
                     MILLRACE_CODE_VERSION="test",
                     MILLRACE_STAGE="dev",
@@ -355,7 +356,18 @@ def test_a_batch_job_scores_a_file(stack: Stack, trained: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     "function",
-    ["batch", "capture", "evaluate", "feedback", "ingest", "registry", "score", "train", "trigger"],
+    [
+        "batch",
+        "capture",
+        "evaluate",
+        "feedback",
+        "ingest",
+        "registry",
+        "rollout",
+        "score",
+        "train",
+        "trigger",
+    ],
 )
 def test_unusable_event_is_refused_by_name(stack: Stack, function: str) -> None:
     with pytest.raises(HandlerError, match=r"^InvalidEventError in "):

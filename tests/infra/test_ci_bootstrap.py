@@ -173,7 +173,7 @@ EVERYTHING = {
     ("Boundary", "Traces"): "X-Ray knows no resources",
     (
         "ExecutionRole",
-        "MakeSigningKey",
+        "MakeKey",
     ): "a key has no ARN before it is made; its tag and kind are set",
     ("ExecutionRole", "FindLogGroups"): "log groups are found by listing",
     ("ExecutionRole", "Subscriptions"): "IAM knows no resource type for a subscription",

@@ -29,7 +29,7 @@ from millrace.aws.table import ABSENT, MAX_WRITES, Item, Key, Put, QueryPage, Up
 from millrace.errors import ConditionFailedError, InvalidEventError
 from millrace.serving.capture import of_line
 
-type Role = Literal["champion", "challenger"]
+Role = Literal["champion", "challenger"]
 
 TALLY: Final = "TALLY#"
 MARKER_LIFE: Final = timedelta(days=2)

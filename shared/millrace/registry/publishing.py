@@ -69,7 +69,7 @@ class Publisher:
                     self._tell(entry)
             except MillraceError as exc:
                 count(METRICS.EVENTS_FAILED)
-                logger.error("an entry was not published", error=str(exc), record=number)
+                logger.error("an entry was not published", error=str(exc), sequence_number=number)
                 return number
         return None
 
