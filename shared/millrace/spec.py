@@ -326,10 +326,10 @@ class FeedbackCondition(_Section):
 class HealthSection(_Section):
     """What a rollout is judged by. A condition set to null is not judged."""
 
-    errors: ErrorsCondition | None = ErrorsCondition()
-    latency: LatencyCondition | None = LatencyCondition()
-    scores: ScoresCondition | None = ScoresCondition()
-    disagreement: DisagreementCondition | None = DisagreementCondition()
+    errors: ErrorsCondition | None = Field(default_factory=ErrorsCondition)
+    latency: LatencyCondition | None = Field(default_factory=LatencyCondition)
+    scores: ScoresCondition | None = Field(default_factory=ScoresCondition)
+    disagreement: DisagreementCondition | None = Field(default_factory=DisagreementCondition)
     feedback: FeedbackCondition | None = None
     alarms: tuple[Annotated[str, StringConstraints(min_length=1, max_length=255)], ...] = Field(
         (), max_length=20, description="CloudWatch alarms: one in ALARM is a breach."

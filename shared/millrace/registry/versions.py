@@ -337,7 +337,7 @@ class Versions(Runs):
         self.get_model(model)
         if alias == CHAMPION:
             raise NoChampionError(f"model {model!r} has no champion yet")
-        raise NotFoundError(f"model {model!r} has no version or alias {alias!r}")
+        raise NotFoundError(f"model {model!r} has no version or alias of that name")
 
     def _trained(self, run: Run, version: ModelVersion, outcome: RunOutcome) -> Put:
         """That the run's training came to an end; in the transaction that closes the run."""

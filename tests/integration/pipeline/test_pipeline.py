@@ -444,7 +444,7 @@ def test_failed_run_rings_the_alarm(churn: Twin, capsys: pytest.CaptureFixture[s
 
 def test_lost_race_is_evaluated_again_and_won(deployed: Twin) -> None:
     deployed.apply(samples.spec(approve={"mode": "manual"}, evaluate=TOLERANT))
-    deployed.train("churn", "first.csv", FIRST)
+    deployed.train_until_asked("churn", "first.csv", FIRST)
     deployed.apply(samples.spec(evaluate=TOLERANT))
     overtaken = {"action": "promote", "version": 1, "reason": "in between"}
     deployed.functions.before(
@@ -455,7 +455,11 @@ def test_lost_race_is_evaluated_again_and_won(deployed: Twin) -> None:
 
     assert ended.states[-1] == "Promoted", ended.cause
     assert "ReadChampion" in ended.states
-    assert ended.output["promotion"] == {"version": 2, "previous": 1}
+    assert ended.output["promotion"] == {
+        "version": 2,
+        "previous": 1,
+        "strategy": "all-at-once",
+    }
     assert ended.output["evaluation"]["champion_version"] == 1
     assert deployed.registry.get_version("churn", 2).compared_with == 1
     assert deployed.registry.get_version("churn", 1).status is VersionStatus.ARCHIVED
@@ -464,7 +468,7 @@ def test_lost_race_is_evaluated_again_and_won(deployed: Twin) -> None:
 def test_lost_race_may_be_lost_for_good(deployed: Twin) -> None:
     strict = {"against_champion": {"min_improvement": 0.5}}
     deployed.apply(samples.spec(approve={"mode": "manual"}, evaluate=strict))
-    deployed.train("churn", "first.csv", FIRST)
+    deployed.train_until_asked("churn", "first.csv", FIRST)
     deployed.apply(samples.spec(evaluate=strict))
     overtaken = {"action": "promote", "version": 1, "reason": "in between"}
     deployed.functions.before(

@@ -13,6 +13,7 @@ import uvicorn
 
 from functions.api import handler as api
 from functions.predict import handler as predict
+from functions.rollout import handler as rollout
 from functions.trigger import handler as trigger
 from millrace.aws.clients import client
 from millrace.observability import metrics
@@ -23,18 +24,19 @@ from tests.fakes.gateway import Handler
 from tests.fakes.onnx_models import churn_signature, crown, stored
 
 TRIGGER = "stack-trigger"
+ROLLOUT = "rollout"
 
 
 class InProcess:
-    """`LambdaInvoker` that runs the trigger's handler here; moto needs Docker for that."""
+    """`LambdaInvoker` that runs the handlers here; moto needs Docker for that."""
 
     def __init__(self, client: Any) -> None:
         """Takes what the real one takes."""
 
     def invoke(self, function_name: str, payload: Mapping[str, Any]) -> Any:
         """See `LambdaInvoker.invoke`."""
-        assert function_name == TRIGGER
-        answer = trigger.handler(json.loads(json.dumps(payload)), cloud.LambdaContext())
+        asked = {TRIGGER: trigger, ROLLOUT: rollout}[function_name]
+        answer = asked.handler(json.loads(json.dumps(payload)), cloud.LambdaContext())
         return json.loads(json.dumps(answer))
 
 
@@ -75,7 +77,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> Iterator[Whole]:
     metrics.provider.clear_metrics()
     monkeypatch.setenv("MILLRACE_TRIGGER_FUNCTION", TRIGGER)
     monkeypatch.setattr(api, "LambdaInvoker", InProcess)
-    wired = (api.gateway, predict.gateway, trigger.wiring)
+    wired = (api.gateway, predict.gateway, trigger.wiring, rollout.settings, rollout.watcher)
     for made in wired:
         made.cache_clear()
     with cloud.stack(monkeypatch) as stack:

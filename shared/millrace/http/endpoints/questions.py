@@ -44,10 +44,15 @@ _Exact = Query(max_length=200, description="Exactly this; other entries are left
 _Version = Query(
     pattern=VERSION_OR_ALIAS, description="The version's number, or an alias such as `champion`."
 )
+OPENLINEAGE: Final = "application/vnd.openlineage+json"
+
 _PICTURE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The graph, as JSON or as a picture.",
-        "content": {SVG: {"schema": {"type": "string"}}},
+        "description": "The graph, as JSON or as a picture; or its OpenLineage events.",
+        "content": {
+            SVG: {"schema": {"type": "string"}},
+            OPENLINEAGE: {"schema": {"type": "array", "items": {"type": "object"}}},
+        },
     }
 }
 
@@ -174,7 +179,7 @@ def add_question_routes(app: FastAPI, with_: Collaborators) -> None:
                 artifact_bucket=with_.artifact_bucket,
                 signature=signature_of(with_, record),
             )
-            return Response(json.dumps(events), media_type="application/json")
+            return Response(json.dumps(events), media_type=OPENLINEAGE)
         found = lineage(
             name,
             version,
