@@ -4,12 +4,13 @@ Data bucket: ``incoming/`` uploads, ``datasets/`` immutable versions, ``quaranti
 ``batch/`` files to be scored, ``work/`` a batch job's chunks, ``results/`` what was made of them;
 ``capture/`` captured predictions, ``capture-rejected/`` lines that are none, ``feedback/`` uploaded
 labels.
-Artifact bucket: ``specs/`` and ``models/``; nothing personal lies there.
+Artifact bucket: ``specs/``, ``models/`` and ``monitor/``; nothing personal lies there.
 """
 
 import hashlib
 import re
 from datetime import datetime
+from typing import Literal
 from urllib.parse import unquote
 
 from millrace.errors import InvalidEventError
@@ -256,3 +257,18 @@ def evaluation_key(model: str, run_id: str, attempt: str) -> str:
 def report_key(model: str, run_id: str, attempt: str) -> str:
     """Artifact bucket: the self-contained HTML report of one evaluation attempt."""
     return run_prefix(model, run_id) + f"report-{attempt}.html"
+
+
+def monitor_prefix(model: str) -> str:
+    """Artifact bucket: what monitoring reports of a model."""
+    return f"monitor/{model}/"
+
+
+def monitor_report_key(model: str, since: datetime, form: Literal["json", "html"]) -> str:
+    """Artifact bucket: the report of the window that began then (UTC)."""
+    return monitor_prefix(model) + f"{since:%Y-%m-%dT%H%MZ}.{form}"
+
+
+def latest_monitor_report_key(model: str, form: Literal["json", "html"]) -> str:
+    """Artifact bucket: the report of the newest window."""
+    return monitor_prefix(model) + f"latest.{form}"
