@@ -1,11 +1,23 @@
 """What always holds of the registry, read from its raw items."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from millrace.aws.dynamodb import Item
 from millrace.registry.ledger import digest_of
 from millrace.registry.records import VersionStatus
+from millrace.registry.rollout_states import ACTIVE, OPEN
+
+_AHEAD: Final[Mapping[str, tuple[str | None, ...]]] = defaultdict(
+    tuple,
+    awaiting_approval=(None, "failed"),
+    rejected=(None, "failed"),
+    expired=(None, "failed"),
+    rolling_out=("promoted", "rolled_back", "not_promoted"),
+)
+"""What became of a run since its training's end was noted: a decision closes it a moment later, and
+one that died while it waited is decided on all the same."""
 
 
 def check_model(items: Iterable[Item], model: str) -> None:
@@ -34,6 +46,8 @@ def check_model(items: Iterable[Item], model: str) -> None:
     _check_audit(meta, versions, audit)
     _check_runs(runs, mine)
     _check_nothing_lost(meta, runs, mine, audit)
+    _check_approvals(mine, versions, audit)
+    _check_rollouts(meta, mine, runs, audit, [i for i in everything if _is_of_rollout(i, model)])
 
 
 def _check_chain(mine: dict[str, Item], audit: list[Item]) -> None:
@@ -117,6 +131,9 @@ def _replayed(audit: list[Item]) -> dict[str, str]:
         match entry["action"]:
             case "version_registered" | "version_validated" | "version_rejected":
                 states[entry["subject"]] = entry["after"]
+            case "approval_rejected" | "approval_expired":
+                assert states[entry["subject"]] == VersionStatus.VALIDATED
+                states[entry["subject"]] = VersionStatus.REJECTED.value
             case "promoted" | "forced_promotion" | "rolled_back":
                 if entry["before"] != "no champion":
                     assert states[entry["before"]] == VersionStatus.CHAMPION
@@ -128,7 +145,8 @@ def _replayed(audit: list[Item]) -> dict[str, str]:
 def _check_runs(runs: dict[str, Item], mine: dict[str, Item]) -> None:
     trained = {i["run_id"]: i for sk, i in mine.items() if sk.startswith("TRAINED#")}
     for run_id, item in trained.items():
-        assert runs[run_id]["outcome"] == item["outcome"]
+        outcome = runs[run_id].get("outcome")
+        assert outcome == item["outcome"] or outcome in _AHEAD[item["outcome"]]
     for run in runs.values():
         closed = run["status"] in ("FINISHED", "FAILED")
         assert closed == ("outcome" in run) == ("ended_at" in run)
@@ -151,3 +169,67 @@ def _check_nothing_lost(
     assert len(subjects("spec_applied")) == meta["spec_version"]
     datasets = [i["dataset_version"] for sk, i in mine.items() if sk.startswith("DATASET#")]
     assert subjects("dataset_recorded") == sorted(datasets)
+
+
+def _check_approvals(mine: dict[str, Item], versions: dict[int, Item], audit: list[Item]) -> None:
+    """Each request was asked once and answered once at most, and stands as the ledger tells."""
+    told: dict[str, list[str]] = defaultdict(list)
+    for entry in audit:
+        if entry["action"].startswith("approval_"):
+            told[entry["facts"]["request_id"]].append(entry["after"])
+    for states in told.values():
+        assert states[0] == "pending"
+        assert states.count("pending") == 1
+        assert len(states) <= 2
+    for asked in (i for sk, i in mine.items() if sk.startswith("APPROVAL#")):
+        assert told[asked["request_id"]][-1] == asked["status"]
+        version = versions[asked["version"]]
+        anew = version["evaluation_key"] != asked["evaluation_key"]
+        if asked["status"] == "pending" and not anew:
+            assert version["status"] == VersionStatus.VALIDATED
+        if asked["status"] == "approved" and not anew:
+            assert version["status"] != VersionStatus.REJECTED
+            assert version["approval"]["request_id"] == asked["request_id"]
+
+
+def _is_of_rollout(item: Item, model: str) -> bool:
+    return item["PK"].startswith("ROLLOUT#") and item.get("model", model) == model
+
+
+def _check_rollouts(
+    meta: Item,
+    mine: dict[str, Item],
+    runs: dict[str, Item],
+    audit: list[Item],
+    everything: list[Item],
+) -> None:
+    """One has traffic at most, the model names it, and all stand as the ledger tells."""
+    rollouts = [i for i in everything if i["SK"] == "META"]
+    active = [r for r in rollouts if r["status"] in ACTIVE]
+    waiting = [r for r in rollouts if r["status"] == "waiting"]
+    assert [r["rollout_id"] for r in active] == _named(meta, "rollout_id")
+    assert [r["rollout_id"] for r in waiting] == _named(meta, "waiting_rollout_id")
+    assert [r["version"] for r in active] == _named(meta, "challenger_version")
+    with_traffic = [(r["rollout_id"], r["step"]) for r in active if r.get("step") is not None]
+    route = mine.get("SERVING", {}).get("rollout")
+    assert with_traffic == ([] if route is None else [(route["rollout_id"], route["step"])])
+    for rollout in rollouts:
+        ours = [e for e in audit if e["facts"].get("rollout_id") == rollout["rollout_id"]]
+        states = [
+            e["after"]
+            for e in ours
+            if e["action"].startswith("rollout_") and e["action"] != "rollout_step"
+        ]
+        assert states[-1] == rollout["status"]
+        assert sum(s not in OPEN for s in states) <= 1
+        steps = sum(e["action"] == "rollout_step" for e in ours)
+        assert steps == len(rollout["steps"])
+        looks = [i for i in everything if i["PK"] == rollout["PK"] and i["SK"] != "META"]
+        assert len(looks) == rollout["checks"]
+        if rollout["run_id"]:
+            open_ = rollout["status"] in OPEN
+            assert (runs[rollout["run_id"]]["outcome"] == "rolling_out") == open_
+
+
+def _named(meta: Item, attribute: str) -> list[object]:
+    return [] if meta.get(attribute) is None else [meta[attribute]]

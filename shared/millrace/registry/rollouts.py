@@ -25,7 +25,7 @@ from millrace.errors import (
 )
 from millrace.registry import items
 from millrace.registry.champions import ANY_CHAMPION, AnyChampion, name_of
-from millrace.registry.changes import list_page, with_fresh_reads
+from millrace.registry.changes import BACKOFF, Backoff, list_page, with_fresh_reads
 from millrace.registry.ledger import Ledger
 from millrace.registry.live import live_write
 from millrace.registry.pages import Page
@@ -95,6 +95,7 @@ class Rollouts:
         registry: Knows the models, and crowns.
         clock: Gives the time of a change, aware and in UTC.
         ids: Gives the ids of ledger entries, never the same twice.
+        backoff: How long a change that lost a race waits.
     """
 
     def __init__(
@@ -104,9 +105,11 @@ class Rollouts:
         *,
         clock: Callable[[], datetime],
         ids: Callable[[], str],
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self._table = table
         self._registry = registry
+        self._backoff = backoff
         self._ledger = Ledger(table)
         self._clock = clock
         self._ids = ids
@@ -287,7 +290,7 @@ class Rollouts:
             self._table.transact(writes, what)
             return rollout
 
-        return with_fresh_reads(what, change)
+        return with_fresh_reads(what, change, self._backoff)
 
     def begin(self, rollout_id: str, attempt: int) -> Rollout:
         """Lets a waiting rollout have its turn, if there is no other before it. Idempotent.
@@ -375,7 +378,7 @@ class Rollouts:
             )
             return self.get(rollout_id)
 
-        return with_fresh_reads(what, change)
+        return with_fresh_reads(what, change, self._backoff)
 
     # ── The machine's steps ─────────────────────────────────────────────────────────────────────
 
@@ -463,7 +466,7 @@ class Rollouts:
             )
             return self.get(rollout_id)
 
-        return with_fresh_reads(what, change)
+        return with_fresh_reads(what, change, self._backoff)
 
     def evidence(self, rollout_id: str) -> str:
         """What the looks at this step added up to so far, as they wrote it; empty before any."""
@@ -731,7 +734,7 @@ class Rollouts:
             )
             return self.get(rollout_id)
 
-        return with_fresh_reads(what, change)
+        return with_fresh_reads(what, change, self._backoff)
 
     def _end(
         self,
@@ -783,7 +786,7 @@ class Rollouts:
             self._table.transact(writes, what)
             return self.get(rollout_id)
 
-        return with_fresh_reads(what, change)
+        return with_fresh_reads(what, change, self._backoff)
 
     def _traffic(
         self,

@@ -3,174 +3,37 @@
 Each case runs one race in which a rival is done between a change's reads and its commit. With its
 conditions the record stays true. With none it must not. And with a single one of them, all others
 taken away, it stays true again: so each alone is enough, and whoever removes one from the code makes
-the case of that one fail. The last test holds the cases to be complete.
+the case of that one fail. The last tests hold the cases to be
+complete: each line of the registry's code that makes a conditional write is mutated, and noticed.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from millrace.aws.dynamodb import PK, Check, Item, Key, Put, Update, Write
-from millrace.errors import FinalError, RetryableError
+from millrace.aws.dynamodb import PK, Write
 from millrace.messages import TrainingInput, TrialResult
 from millrace.registry import items
-from millrace.registry.batches import Batches
-from millrace.registry.changes import Backoff
 from millrace.registry.experiments import MetricPoint
-from millrace.registry.ledger import HEAD
 from millrace.registry.records import Batch, BatchOutcome, RunOutcome, RunStatus
-from millrace.registry.registry import Registry
-from millrace.registry.rollout_records import Rollout
-from millrace.registry.rollout_states import ACTIVE
-from millrace.registry.rollouts import Rollouts
 from millrace.spec import Algorithm
-from tests.fakes import cases
-from tests.fakes.clock import FakeClock, counting_ids
-from tests.fakes.registry_machine import CANARY
+from tests.fakes import approval_races, cases, rollout_races
+from tests.fakes.clock import FakeClock
+from tests.fakes.races import (
+    SPEC,
+    Births,
+    M,
+    Place,
+    Race,
+    Scene,
+    StoppedClock,
+    Weakened,
+    conditional_writes,
+    name_of,
+    note_births,
+)
 from tests.fakes.soundness import check_model
-from tests.fakes.table import FakeTable
-
-M = cases.MODEL
-SPEC = cases.spec()
-
-
-class Weakened(FakeTable):
-    """Knows the conditions of the named writes alone, and lets a rival in after a change's reads.
-
-    A change reads the head of the ledger last: the rival comes before that, or, where nothing is
-    entered in the ledger, before the commit.
-
-    Args:
-        kept: The writes whose conditions count; None for all.
-    """
-
-    def __init__(self, kept: Sequence[str] | None) -> None:
-        super().__init__()
-        self._kept = None if kept is None else frozenset(kept)
-        self.rival: Callable[[], object] | None = None
-        self.late = False
-        self.seen: set[tuple[str, str]] = set()
-        """The kind of change and the name of each write that came with a condition."""
-
-    def get(self, key: Key) -> Item | None:
-        if key.sk == HEAD and not self.late:
-            self._let_in()
-        return super().get(key)
-
-    def transact(self, writes: Sequence[Write], what: str) -> None:
-        if self.late:
-            self._let_in()
-        self.seen |= {(kind_of(what), name_of(w)) for w in writes if _has_condition(w)}
-        super().transact([self._weaken(w) for w in writes], what)
-
-    def _let_in(self) -> None:
-        rival, self.rival = self.rival, None
-        if rival is not None:
-            rival()
-
-    def _weaken(self, write: Write) -> Write:
-        if self._kept is None or name_of(write) in self._kept:
-            return write
-        if isinstance(write, Update):
-            return dataclasses.replace(write, when={}, exists=False)
-        if isinstance(write, Check):
-            return Put(write.name, Key("NOWHERE", write.key.pk + write.key.sk), {})
-        return dataclasses.replace(write, when={})
-
-
-def kind_of(what: str) -> str:
-    """The kind of change, of the words that name one."""
-    for start, kind in {
-        "abort rollout": "end rollout",
-        "roll back rollout": "end rollout",
-        "pause rollout": "pause rollout",
-        "start rollout": "start rollout",
-        "set step": "set step",
-        "promote": "crown",
-        "roll ": "crown",
-        "record trial": "record trial",
-        "record dataset": "record dataset",
-        "record the evaluation": "record evaluation",
-        "create batch": "create batch",
-        "update batch": "update batch",
-        "close batch": "close batch",
-        "resume batch": "resume batch",
-    }.items():
-        if what.startswith(start):
-            return kind
-    return what.split(" ", 1)[0]
-
-
-def name_of(write: Write) -> str:
-    """A write's name, without the key of what is logged."""
-    first = write.name.split(" ", 1)[0]
-    return first if first in ("param", "metric", "point", "tag", "audit", "rollout") else write.name
-
-
-def _has_condition(write: Write) -> bool:
-    return (
-        bool(write.when) or isinstance(write, Check) or (isinstance(write, Update) and write.exists)
-    )
-
-
-class StoppedClock(FakeClock):
-    """Two changes of one moment."""
-
-    def __call__(self) -> datetime:
-        """The time; it stands still."""
-        return self.now
-
-
-@dataclasses.dataclass
-class Race:
-    """A table, its registry and its batch jobs, and what a rival sees."""
-
-    table: Weakened
-    registry: Registry
-    batches: Batches
-    rollouts: Rollouts
-
-    def run(
-        self, change: Callable[[], object], rival: Callable[[], object], *, late: bool = False
-    ) -> None:
-        """The rival is done between the change's reads and its commit."""
-        self.table.rival, self.table.late = rival, late
-        try:
-            change()
-        except (FinalError, RetryableError):
-            return
-        finally:
-            self.table.rival = None
-
-    def take_away(self, key: Key) -> None:
-        """What only somebody with the table's rights can do, or a restored backup."""
-        if self.table.get(key) is not None:
-            self.table.remove(key)
-
-    def item(self, key: Key) -> Item:
-        return self.table.get(key) or {}
-
-    def judged(self, number: int, champion: int | None = None) -> tuple[TrainingInput, int]:
-        """A version that passed its gates."""
-        task = cases.candidate(self.registry, number, SPEC)
-        version = self.registry.get_run(task.run_id).model_version or 0
-        self.registry.record_evaluation(
-            task, version, cases.evaluated(task.run_id, champion=champion), automatic=True
-        )
-        return task, version
-
-    def scheduled(self, number: int) -> TrainingInput:
-        """A run that was recorded, and nothing more."""
-        cases.apply(self.registry, SPEC)
-        run = cases.run(number, SPEC)
-        self.registry.create_run(run)
-        return cases.training_input(run)
-
-
-type Scene = Callable[[Race], None]
 
 
 def two_promotions(race: Race) -> None:
@@ -593,131 +456,6 @@ def job_started_late(race: Race) -> None:
     assert race.batches.get(JOB).status is RunStatus.FAILED
 
 
-def _rolled_out(race: Race, *, traffic: bool) -> Rollout:
-    """A champion, two versions that passed their gates, and a rollout of the first of them."""
-    race.judged(1)
-    race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
-    race.judged(2, champion=1)
-    race.judged(3, champion=1)
-    _roll_out(race, "first", 2)
-    return race.rollouts.set_traffic("first", 1, 0) if traffic else race.rollouts.get("first")
-
-
-def _roll_out(race: Race, rollout_id: str, version: int) -> Rollout:
-    return race.rollouts.start(
-        rollout_id=rollout_id, model=M, version=version, plan=CANARY, actor="ann"
-    )
-
-
-def _told_of_rollouts(race: Race) -> list[str]:
-    told = [e for e in race.registry.audit(M, limit=200).items if e.action.startswith("rollout")]
-    return [f"{e.subject} {e.after}" for e in reversed(told)]
-
-
-def _check_traffic(race: Race) -> None:
-    """Traffic goes to the active rollout's version, which may have it, or to the champion alone."""
-    active = race.registry.get_model(M).rollout_id
-    route = race.item(items.serving_key(M)).get("rollout")
-    if route is None:
-        return
-    assert route["rollout_id"] == active, "a rollout that ended has traffic"
-    assert race.rollouts.get(str(active)).status in ACTIVE
-    assert race.registry.get_version(M, route["version"]).status == "validated"
-
-
-def same_rollout_twice(race: Race) -> None:
-    for number in (1, 2):
-        race.judged(number, champion=1 if number > 1 else None)
-        if number == 1:
-            race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
-    race.run(lambda: _roll_out(race, "first", 2), lambda: _roll_out(race, "first", 2))
-    assert len(_told_of_rollouts(race)) == 1
-
-
-def two_rollouts(race: Race) -> None:
-    for number in (1, 2, 3):
-        race.judged(number, champion=1 if number > 1 else None)
-        if number == 1:
-            race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
-    race.run(lambda: _roll_out(race, "one", 2), lambda: _roll_out(race, "other", 3))
-    states = [race.rollouts.get(i).status for i in ("one", "other")]
-    assert sum(s in ACTIVE for s in states) == 1
-
-
-def rollout_and_rejection(race: Race) -> None:
-    race.judged(1)
-    race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
-    task, version = race.judged(2, champion=1)
-    race.run(
-        lambda: _roll_out(race, "first", 2),
-        lambda: race.registry.record_evaluation(
-            task, version, cases.evaluated(task.run_id, passed=False, champion=9), automatic=True
-        ),
-    )
-    assert race.registry.get_model(M).rollout_id is None, "a rejected version is rolled out"
-
-
-def traffic_and_abort(race: Race) -> None:
-    _rolled_out(race, traffic=False)
-    race.run(
-        lambda: race.rollouts.set_traffic("first", 1, 0),
-        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
-    )
-    _check_traffic(race)
-
-
-def traffic_and_rejection(race: Race) -> None:
-    _rolled_out(race, traffic=False)
-    version = race.registry.get_version(M, 2)
-    task = cases.training_input(race.registry.get_run(version.run_id))
-    race.run(
-        lambda: race.rollouts.set_traffic("first", 1, 0),
-        lambda: race.registry.record_evaluation(
-            task, 2, cases.evaluated(task.run_id, passed=False, champion=9), automatic=True
-        ),
-    )
-    _check_traffic(race)
-
-
-def traffic_and_promotion_of_one_moment(race: Race) -> None:
-    _rolled_out(race, traffic=False)
-    race.run(
-        lambda: race.rollouts.set_traffic("first", 1, 0),
-        lambda: race.registry.promote(M, 3, actor="ann", reason="why", force=True),
-        late=True,
-    )
-    _check_traffic(race)
-
-
-def ends_of_one_moment(race: Race) -> None:
-    _rolled_out(race, traffic=True)
-    race.run(
-        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
-        lambda: race.rollouts.roll_back("first", 1, "errors"),
-        late=True,
-    )
-    assert race.rollouts.get("first").status == "rolled_back"
-    assert race.registry.get_model(M).rollout_id is None
-
-
-def pause_and_abort(race: Race) -> None:
-    _rolled_out(race, traffic=True)
-    race.run(
-        lambda: race.rollouts.pause("first", actor="ann", reason="why"),
-        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
-    )
-    assert race.rollouts.get("first").status == "aborted"
-
-
-def promotion_and_abort_of_a_rollout(race: Race) -> None:
-    _rolled_out(race, traffic=True)
-    race.run(
-        lambda: race.registry.promote(M, 3, actor="ann", reason="why", force=True),
-        lambda: race.rollouts.abort("first", actor="ann", reason="why"),
-    )
-    assert race.rollouts.get("first").status == "aborted", "an end was overwritten"
-
-
 CROWN = ("alias", "serving", "model")
 SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (two_promotions, "crown", CROWN),
@@ -725,7 +463,6 @@ SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (promotion_and_rejection, "crown", ("version",)),
     (promotion_and_abort, "crown", ("run",)),
     (promotion_and_spec, "crown", ("model",)),
-    (promotion_and_abort_of_a_rollout, "crown", ("rollout",)),
     (two_registrations, "register", ("version", "model")),
     (same_registration_twice, "register", ("run", "model", "version", "logged model", "output")),
     (two_endings, "close", ("run",)),
@@ -757,14 +494,8 @@ SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (job_ended_twice, "close batch", ("batch",)),
     (job_resumed_twice, "resume batch", ("batch",)),
     (job_started_late, "update batch", ("batch",)),
-    (same_rollout_twice, "start rollout", ("rollout", "model")),
-    (two_rollouts, "start rollout", ("model",)),
-    (rollout_and_rejection, "start rollout", ("version",)),
-    (traffic_and_abort, "set step", ("rollout", "model")),
-    (traffic_and_rejection, "set step", ("version",)),
-    (traffic_and_promotion_of_one_moment, "set step", ("rollout", "model", "serving", "live")),
-    (ends_of_one_moment, "end rollout", ("rollout", "model", "serving", "live")),
-    (pause_and_abort, "pause rollout", ("rollout",)),
+    *approval_races.SCENES,
+    *rollout_races.SCENES,
 ]
 NAMES = [scene.__name__ for scene, _, _ in SCENES]
 SINGLES = [
@@ -777,15 +508,12 @@ THE_CHAIN = {"audit", "ledger head"}
 """Of every change alike: one pair of scenes stands for all, as `Ledger.append` writes them all."""
 
 
-def play(scene: Scene, kept: Sequence[str] | None) -> Weakened:
-    table = Weakened(kept)
+def play(
+    scene: Scene, kept: Sequence[str] | None, without: Callable[[Write], bool] = lambda _: False
+) -> Weakened:
+    table = Weakened(kept, without)
     clock = StoppedClock() if scene.__name__.endswith("_of_one_moment") else FakeClock()
-    waits: list[float] = []
-    impatient = Backoff(clock=lambda: sum(waits), wait=waits.append, draw=lambda _, most: most)
-    ids = counting_ids()
-    registry = Registry(table, clock=clock, ids=ids, backoff=impatient)
-    batches = Batches(table, registry, clock=clock, ids=ids, backoff=impatient)
-    scene(Race(table, registry, batches, Rollouts(table, registry, clock=clock, ids=ids)))
+    scene(Race.over(table, clock))
     # What went behind the registry's back leaves no sound record: such a scene judges by itself.
     if not scene.__name__.endswith("_went"):
         check_model(table.items(), M)
@@ -815,3 +543,42 @@ def test_every_condition_of_every_change_has_a_race() -> None:
     assert {(kind, name) for kind, name in seen if name not in THE_CHAIN} - guarded == set()
     assert {guard for _, guard in guarded} >= THE_CHAIN
     assert guarded <= seen
+
+
+@pytest.fixture(scope="module")
+def births() -> Iterator[Births]:
+    """Where each write is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield note_births(patch)
+
+
+@pytest.fixture(scope="module")
+def races(births: Births) -> dict[Place, list[tuple[Scene, str]]]:
+    """The races, and the guard in each, that need the condition of a place in the code."""
+    found: dict[Place, list[tuple[Scene, str]]] = {}
+    for scene, kind, guards in SCENES:
+        for told, write in play(scene, None).conditional:
+            needing = found.setdefault(births[id(write)][1], [])
+            if told == kind and name_of(write) in guards:
+                needing.append((scene, name_of(write)))
+    return found
+
+
+@pytest.mark.parametrize("place", conditional_writes(), ids=lambda p: f"{p[0]}-{p[1]}")
+def test_code_without_any_one_of_its_conditions_fails_a_race(
+    place: Place, births: Births, races: dict[Place, list[tuple[Scene, str]]]
+) -> None:
+    """The mutation check: the write is made as it is, and its condition does not count."""
+
+    def is_mutated(write: Write) -> bool:
+        return births[id(write)][1] == place
+
+    def notices(scene: Scene, guard: str) -> bool:
+        try:
+            play(scene, (guard,), is_mutated)
+        except AssertionError:
+            return True
+        return False
+
+    assert place in races, "no race makes this write"
+    assert any(notices(scene, guard) for scene, guard in races[place])
