@@ -75,6 +75,10 @@ setup-peers: setup ## Make the environments of the servers that the bench measur
 	@infra/build/venv .tools/peers-bentoml $(REQUIREMENTS)/peers-bentoml.txt
 	@infra/build/venv .tools/peers-mlflow $(REQUIREMENTS)/peers-mlflow.txt
 
+.PHONY: setup-oracles
+setup-oracles: setup ## Make the environment of Evidently and NannyML, which the monitoring statistics are held against (1 GB)
+	@infra/build/venv .tools/oracles $(REQUIREMENTS)/oracles.txt
+
 .PHONY: setup-node
 setup-node: ## Install the tools that exist only for Node, where there is a Node
 	@infra/build/node/install
