@@ -49,7 +49,7 @@ def render(evaluation: Evaluation) -> str:
     comparison = evaluation.comparison
     comparable = comparison is not None and comparison.comparable
     return (
-        _environment()
+        environment(Path(__file__).parent)
         .get_template("report.html.j2")
         .render(
             e=evaluation,
@@ -123,15 +123,20 @@ def _origins(evaluation: Evaluation) -> Markup:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+def environment(folder: Path) -> jinja2.Environment:
+    """What templates of reports are rendered with: this room's words, numbers and style sheet.
+
+    Args:
+        folder: Where the templates lie.
+    """
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": wording.number,
         "signed": wording.signed,
         "interval": wording.interval,
@@ -142,8 +147,8 @@ def _environment() -> jinja2.Environment:
         "parameter": _parameter,
         "percent": lambda value: f"{value * 100:.1f} %",
     }
-    environment.globals["style"] = (Path(__file__).parent / "report.css").read_text()
-    return environment
+    made.globals["style"] = (Path(__file__).parent / "report.css").read_text()
+    return made
 
 
 def _parameter(value: Any) -> str:

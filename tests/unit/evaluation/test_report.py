@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from millrace import plots
 from millrace.evaluation import charts, curves
 from millrace.evaluation.document import (
     Comparison,
@@ -327,7 +328,7 @@ def test_limits_name_what_the_figures_do_not_say() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert charts.ticks(low, high) == pytest.approx(expected)
+    assert plots.ticks(low, high) == pytest.approx(expected)
 
 
 def test_a_histogram_of_one_empty_series_can_be_drawn() -> None:

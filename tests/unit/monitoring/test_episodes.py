@@ -273,7 +273,8 @@ def test_who_changes_an_episode_meanwhile_is_not_overwritten(
     watch.observe(0, ALARM)
     only = watch.only
     rival = Episodes(watch.table, clock=watch.clock, ids=counting_ids("rival"))
-    transact, raced = watch.table.transact, []
+    transact = watch.table.transact
+    raced: list[str] = []
 
     def slow(writes: object, what: str) -> None:
         if not raced:
