@@ -272,3 +272,8 @@ def monitor_report_key(model: str, since: datetime, form: Literal["json", "html"
 def latest_monitor_report_key(model: str, form: Literal["json", "html"]) -> str:
     """Artifact bucket: the report of the newest window."""
     return monitor_prefix(model) + f"latest.{form}"
+
+
+def baseline_key(model: str, run_id: str) -> str:
+    """Artifact bucket: what monitoring compares with, `monitoring.baseline.Baseline` as JSON."""
+    return run_prefix(model, run_id) + "baseline.json"

@@ -74,11 +74,16 @@ def score(
         raise ArtifactError(f"{what}: {bad} of {table.rows} answers are not finite numbers")
     if signature.task is Task.REGRESSION:
         return Outcome(Task.REGRESSION, table.target.astype(np.float64), answer)
-    known = table.schema.classes
-    classes = [*known, *(label for label in signature.classes if label not in known)]
+    classes = outcome_classes(signature, table.schema)
     output = np.zeros((table.rows, len(classes)))
     output[:, [classes.index(label) for label in signature.classes]] = answer
     return Outcome(signature.task, table.target.astype(np.int64), output)
+
+
+def outcome_classes(signature: Signature, schema: TableSchema) -> tuple[str, ...]:
+    """What the columns of `score`'s probabilities are: the data's classes, then the model's own."""
+    known = schema.classes
+    return (*known, *(label for label in signature.classes if label not in known))
 
 
 def check_split(table: Table, min_rows: int = 2) -> None:

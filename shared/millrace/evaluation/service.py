@@ -25,11 +25,20 @@ from millrace.evaluation.document import (
 )
 from millrace.evaluation.gates import apply_gates, verdict_reason
 from millrace.evaluation.importance import permutation_importance
-from millrace.evaluation.metrics import Codes, Outcome, compute, improvement, prepare
+from millrace.evaluation.metrics import Codes, Floats, Outcome, compute, improvement, prepare
+from millrace.evaluation.reference import Judged, describe
 from millrace.evaluation.report import render
-from millrace.evaluation.scoring import check_split, guess, model_inputs, score, why_incomparable
+from millrace.evaluation.scoring import (
+    check_split,
+    guess,
+    model_inputs,
+    outcome_classes,
+    score,
+    why_incomparable,
+)
 from millrace.evaluation.slices import columns_to_slice, slice_table
 from millrace.messages import EvaluateTask, EvaluationResult, MetricValue
+from millrace.monitoring.baseline import CONTENT_TYPE as BASELINE_TYPE
 from millrace.onnx_session import load_session
 from millrace.signature_file import read_signature
 from millrace.spec import ModelSpec, Role, Task, metrics_for
@@ -58,7 +67,8 @@ def evaluate(
     """Evaluates, stores the evaluation and its report, and gives the verdict.
 
     Idempotent by run and champion: the same candidate against the same champion writes the same
-    keys with the same figures; against another champion it writes new ones.
+    keys with the same figures; against another champion it writes new ones. The baseline, which
+    monitoring compares with, depends on the run alone and is written anew as it was.
 
     Args:
         task: The candidate, and the champion it is compared with.
@@ -155,6 +165,27 @@ def evaluate(
         parity=task.fit.parity,
         provenance=_provenance(task, spec),
         drawings=_drawings(candidate, champion, table),
+    )
+    baseline = describe(
+        Judged(
+            spec=spec,
+            signature=signature,
+            version=task.registration.version,
+            run_id=task.run_id,
+            dataset_version=task.ingest.dataset_version,
+            inputs=model_inputs(signature, table),
+            outcome=candidate,
+            classes=outcome_classes(signature, table.schema),
+            metrics=metrics,
+            importance=document.importance,
+            moments=_moments(spec, table),
+        )
+    )
+    store.write(
+        artifact_bucket,
+        layout.baseline_key(task.model, task.run_id),
+        baseline.to_bytes(),
+        content_type=BASELINE_TYPE,
     )
     evaluation_key = layout.evaluation_key(task.model, task.run_id, attempt)
     report_key = layout.report_key(task.model, task.run_id, attempt)
@@ -261,6 +292,11 @@ def _clusters(spec: ModelSpec, table: Table) -> Codes | None:
     (group,) = spec.columns_with(Role.GROUP)
     _, codes = np.unique(table.arrays[group.name], return_inverse=True)
     return codes.astype(np.int64)
+
+
+def _moments(spec: ModelSpec, table: Table) -> Floats | None:
+    """When each row was, where the contract has a column of that."""
+    return next((table.arrays[c.name] for c in spec.columns_with(Role.TIME)), None)
 
 
 def _measure(

@@ -1,0 +1,142 @@
+"""Performance without labels.
+
+Classification: confidence-based performance estimation (CBPE; NannyML's documentation, "Estimation
+of performance of the monitored model", and Białek et al., arXiv:2407.08649). A calibrated score is
+the chance that the row is positive; so every row is counted as a positive to that part and as a
+negative to the rest, and the gate's own metric is taken of the weighted rows.
+
+Regression: direct loss estimation (NannyML's DLE) with an additive model of the loss instead of
+boosted trees.
+
+Neither sees concept change: `CAVEAT` says so wherever an estimate is shown.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from millrace.evaluation.metrics import Outcome, compute
+from millrace.monitoring.baseline import ClassCalibration
+from millrace.spec import Task
+
+type Floats = npt.NDArray[np.float64]
+
+CAVEAT: Final = (
+    "estimated without labels: it assumes that the model errs on such rows as it did in the "
+    "baseline, so it cannot see a change in what the inputs mean (concept change); only labels can"
+)
+MAX_CALIBRATED: Final = 50
+"""Classes calibrated one by one; with more, probabilities are taken as they are."""
+KNOTS: Final = 200
+"""Groups of equal size that scores are pooled into before the isotonic fit."""
+_FOLDS: Final = 5
+_DIGITS: Final = 9
+
+
+# ── Calibration ─────────────────────────────────────────────────────────────────────────────────
+
+
+def fit_calibration(scores: Floats, hits: npt.NDArray[np.bool_]) -> ClassCalibration:
+    """The map from a class's scores to its probability.
+
+    Isotonic regression (pool adjacent violators: Ayer et al., Ann. Math. Stat. 26, 1955), where it
+    has a smaller Brier score on rows that it was not fitted on than the scores as they are; where
+    it has not, as for a model that is calibrated already or for few rows, the scores are kept.
+
+    Args:
+        scores: Shape [n].
+        hits: Whether the row was of the class.
+    """
+    truth = hits.astype(np.float64)
+    fold = np.arange(len(scores)) % _FOLDS
+    held_out = np.empty(len(scores))
+    for one in range(_FOLDS):
+        among = fold == one
+        if among.all() or not among.any():
+            return ClassCalibration(method="identity")
+        held_out[among] = np.interp(scores[among], *_isotonic(scores[~among], truth[~among]))
+    if ((held_out - truth) ** 2).mean() >= ((scores - truth) ** 2).mean():
+        return ClassCalibration(method="identity")
+    knots, values = _isotonic(scores, truth)
+    return ClassCalibration(
+        method="isotonic", scores=_short(knots), probabilities=_short(values.clip(0, 1))
+    )
+
+
+def _short(values: Floats) -> tuple[float, ...]:
+    return tuple(float(f"{v:.{_DIGITS}g}") for v in values)
+
+
+def _isotonic(scores: Floats, truth: Floats) -> tuple[Floats, Floats]:
+    """Knots of the growing map: the mean score and the pooled mean of each of at most `KNOTS`."""
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    firsts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
+    # Groups of about equal size that never part equal scores.
+    wanted = np.linspace(0, len(ranked), min(KNOTS, len(firsts)) + 1)[:-1]
+    starts = np.unique(firsts[np.searchsorted(firsts, wanted, side="right") - 1])
+    weights = np.diff(np.concatenate((starts, [len(ranked)]))).astype(np.float64)
+    places = np.add.reduceat(ranked, starts) / weights
+    means = np.add.reduceat(truth[order], starts) / weights
+    pooled: list[tuple[float, float, int]] = []  # mean, weight, groups
+    for mean, weight in zip(means, weights, strict=True):
+        value, size, groups = float(mean), float(weight), 1
+        while pooled and pooled[-1][0] >= value:
+            before, more, count = pooled.pop()
+            value = (value * size + before * more) / (size + more)
+            size, groups = size + more, groups + count
+        pooled.append((value, size, groups))
+    values = np.repeat([p[0] for p in pooled], [p[2] for p in pooled])
+    return places, values
+
+
+def calibrated(calibration: tuple[ClassCalibration, ...], output: Floats) -> Floats:
+    """Probabilities of rows, calibrated class by class and scaled to sum to 1.
+
+    Args:
+        calibration: Of the baseline; for a binary task of the second class.
+        output: The model's probabilities, [rows, classes].
+    """
+    if not calibration:
+        return output
+    if output.shape[1] == 2:
+        positive = _mapped(calibration[-1], output[:, 1])
+        return np.column_stack([1 - positive, positive])
+    maps = zip(calibration, output.T, strict=True)
+    mapped = np.column_stack([_mapped(one, scores) for one, scores in maps])
+    total = mapped.sum(axis=1, keepdims=True)
+    return np.where(total > 0, mapped / np.where(total > 0, total, 1), output)
+
+
+def _mapped(calibration: ClassCalibration, scores: Floats) -> Floats:
+    if calibration.method == "identity":
+        return scores
+    mapped: Floats = np.interp(scores, calibration.scores, calibration.probabilities)
+    return mapped
+
+
+# ── Classification ──────────────────────────────────────────────────────────────────────────────
+
+
+def estimate(task: Task, chances: Floats, output: Floats, names: Sequence[str]) -> dict[str, float]:
+    """What metrics would be, were each row of each class as often as its chance says.
+
+    Args:
+        task: Binary or multiclass.
+        chances: Calibrated probabilities, [rows, classes].
+        output: The model's own probabilities, which its answers and their order come from.
+        names: Metrics of the task; a metric without a value is left out.
+    """
+    hypothetical = every_truth(task, output)
+    weights = chances.T.reshape(-1)
+    values = {name: compute(name, hypothetical, weights) for name in names}
+    return {name: value for name, value in values.items() if not np.isnan(value)}
+
+
+def every_truth(task: Task, output: Floats) -> Outcome:
+    """Each row once with each class as its truth, class by class: what chances are weights of."""
+    rows, classes = output.shape
+    truth = np.repeat(np.arange(classes, dtype=np.int64), rows)
+    return Outcome(task, truth, np.tile(output, (classes, 1)))
