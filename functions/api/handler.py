@@ -64,6 +64,7 @@ def gateway() -> Gateway:
     def report_link(key: str) -> str | None:
         return objects.presigned_get(settings.artifact_bucket, key) if key else None
 
+    rollout_door = RolloutDoor(LambdaInvoker(client("lambda")), settings.rollout_function)
     return Gateway(
         create_app(
             Collaborators(
@@ -75,9 +76,7 @@ def gateway() -> Gateway:
                 presign=objects.presigned_get,
                 steps=StateMachine(client("stepfunctions"), settings.state_machine_arn).steps,
                 rollouts=open_rollouts(client("dynamodb"), settings.table_name),
-                rollout_door=RolloutDoor(
-                    LambdaInvoker(client("lambda")), settings.rollout_function
-                ),
+                rollout_door=rollout_door,
                 trigger=Trigger(LambdaInvoker(client("lambda")), settings.trigger_function),
                 notifier=SnsNotifier(client("sns"), settings.topic_arn),
                 stage=settings.stage,
@@ -101,6 +100,7 @@ def gateway() -> Gateway:
                     wake=WaitingTasks(client("stepfunctions")).wake,
                     read_spec=stored_spec,
                     report_link=report_link,
+                    rollout_door=rollout_door,
                 ),
                 approval_links=settings.approval_links == "on",
                 clock=lambda: datetime.now(UTC),

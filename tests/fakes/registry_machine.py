@@ -324,7 +324,7 @@ class Scoped:
             case Update():
                 return Update(write.name, key, self._named(write.values), write.when, write.exists)
             case Check():
-                return Check(write.name, key, write.when)
+                return Check(write.name, key, write.when, write.exists)
 
     def _key(self, key: Key) -> Key:
         return Key(self._scope + key.pk, key.sk)

@@ -1,5 +1,6 @@
 """Races around rollouts, with the conditions that each of them needs."""
 
+from datetime import timedelta
 from typing import Any
 
 from millrace.registry import items
@@ -105,6 +106,34 @@ def rollout_and_rejection(race: Race) -> None:
         ),
     )
     assert race.registry.get_model(M).rollout_id is None, "a rejected version is rolled out"
+
+
+def rollout_and_request_for_approval(race: Race) -> None:
+    race.judged(1)
+    race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    race.judged(2, champion=1)
+    race.run(
+        lambda: _roll_out(race, "first", 2),
+        lambda: race.approvals.request(M, 2, task_token="one", timeout=timedelta(days=1)),
+    )
+    assert race.registry.get_model(M).rollout_id is None, "what waits for approval is rolled out"
+
+
+def rollout_and_another_request_for_approval(race: Race) -> None:
+    race.judged(1)
+    race.registry.promote(M, 1, actor="pipeline", expected_champion=None)
+    task, version = race.judged(2, champion=1)
+    race.approvals.request(M, 2, task_token="one", timeout=timedelta(days=1))
+    race.approvals.decide(M, 2, "approve", actor="ann")
+
+    def judged_anew() -> None:
+        again = {"evaluation_key": "models/churn/again.json"}
+        found = cases.evaluated(task.run_id, champion=1).model_copy(update=again)
+        race.registry.record_evaluation(task, version, found, automatic=False)
+        race.approvals.request(M, 2, task_token="other", timeout=timedelta(days=1))
+
+    race.run(lambda: _roll_out(race, "first", 2), judged_anew)
+    assert race.registry.get_model(M).rollout_id is None, "what waits again is rolled out"
 
 
 def traffic_and_abort(race: Race) -> None:
@@ -290,6 +319,8 @@ SCENES: list[tuple[Scene, str, tuple[str, ...]]] = [
     (same_rollout_twice, "start rollout", ("rollout", "model")),
     (two_rollouts, "start rollout", ("model",)),
     (rollout_and_rejection, "start rollout", ("version",)),
+    (rollout_and_request_for_approval, "start rollout", ("approval",)),
+    (rollout_and_another_request_for_approval, "start rollout", ("approval",)),
     (rollout_and_abort_of_its_run, "start rollout", ("run",)),
     (rollout_and_end_of_the_one_before, "start rollout", ("replaced rollout", "model")),
     (rollout_and_end_of_a_trainings, "start rollout", ("replaced run",)),

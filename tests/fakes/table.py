@@ -132,7 +132,7 @@ class FakeTable:
 
     def _holds(self, write: Write) -> bool:
         stored = self._items.get((write.key.pk, write.key.sk))
-        must_exist = isinstance(write, Check) or (isinstance(write, Update) and write.exists)
+        must_exist = isinstance(write, Update | Check) and write.exists
         if must_exist and stored is None:
             return False
         return _matches({} if stored is None else from_item(stored), write.when)

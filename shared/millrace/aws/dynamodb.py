@@ -232,7 +232,7 @@ class DynamoTable:
             case Check():
                 verb = "ConditionCheck"
                 request["Key"] = to_key(write.key)
-        exists = isinstance(write, Check) or (isinstance(write, Update) and write.exists)
+        exists = isinstance(write, Update | Check) and write.exists
         condition = _condition(write.when, names, values, exists=exists)
         if condition:
             request["ConditionExpression"] = condition

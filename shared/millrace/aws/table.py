@@ -92,6 +92,8 @@ class Check:
     name: str
     key: Key
     when: Mapping[str, Expected] = field(default_factory=dict)
+    exists: bool = True
+    """Whether the item must be there; if not, ``when`` is all that is asserted."""
 
 
 type Write = Put | Update | Check

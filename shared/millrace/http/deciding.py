@@ -26,6 +26,7 @@ from millrace.http.models import (
     SpecChange,
     approval_view,
 )
+from millrace.http.operations import RolloutDoor
 from millrace.observability import METRICS, count, logger
 from millrace.registry.approvals import Approvals, Decision, Via, check_may_decide
 from millrace.registry.records import (
@@ -37,7 +38,7 @@ from millrace.registry.records import (
     VersionStatus,
 )
 from millrace.registry.registry import Registry
-from millrace.spec import ModelSpec
+from millrace.spec import ModelSpec, RolloutSection
 
 MAX_CHANGES: Final = 200
 """Changed keys of a spec that are shown one by one."""
@@ -54,6 +55,7 @@ class Desk:
         wake: Tells the machine that waits with a task token to look; False when none waits.
         read_spec: A stored spec.
         report_link: An address of a stored report, for a while.
+        rollout_door: Starts rollouts.
     """
 
     registry: Registry
@@ -61,6 +63,7 @@ class Desk:
     wake: Callable[[str], bool]
     read_spec: Callable[[SpecVersion], ModelSpec]
     report_link: Callable[[str], str | None]
+    rollout_door: RolloutDoor
 
     # ── Evidence ────────────────────────────────────────────────────────────────────────────────
 
@@ -212,6 +215,12 @@ class Desk:
         ):
             return
         open_run = self.registry.get_run(asked.run_id).outcome is None
+        if asked.compared_with is not None:
+            record = self.registry.get_version(asked.model, asked.version)
+            plan = self.read_spec(self.registry.get_spec(asked.model, record.spec_version)).rollout
+            if plan.strategy != "all-at-once":
+                self._roll_out(asked, plan, open_run)
+                return
         try:
             self.registry.promote(
                 asked.model,
@@ -228,6 +237,23 @@ class Desk:
                 raise
         else:
             count(METRICS.PROMOTIONS, model=asked.model)
+
+    def _roll_out(self, asked: Approval, plan: RolloutSection, open_run: bool) -> None:
+        """Starts the rollout that the machine would have started: the same one, by its id."""
+        self.rollout_door.ask(
+            "start",
+            {
+                "model": asked.model,
+                "version": asked.version,
+                "changes": plan.model_dump(mode="json"),
+                "token": asked.run_id,
+                "run_id": asked.run_id if open_run else "",
+                "expected_champion": asked.compared_with,
+                "actor": asked.decided_by,
+                "reason": asked.reason,
+                "correlation_id": asked.correlation_id,
+            },
+        )
 
     def _close(self, asked: Approval, outcome: RunOutcome) -> None:
         self.registry.finish_run(

@@ -488,6 +488,34 @@ def check_may_decide(asked: Approval, actor: str, decision: Decision) -> None:
         )
 
 
+def approved(table: ItemReader, model: str, version: int) -> Check:
+    """That no person's word is missing: a condition for the transaction of what needs it.
+
+    Args:
+        table: The registry's table.
+        model: The model.
+        version: The version that is to take traffic.
+
+    Raises:
+        ConflictError: Its request waits, or came to nothing.
+    """
+    key = approval_key(model, version)
+    item = table.get(key)
+    if item is None:
+        return Check("approval", key, ABSENT, exists=False)
+    asked = Approval.model_validate(item)
+    if asked.status is ApprovalStatus.PENDING:
+        raise ConflictError(
+            f"{asked.subject} waits for approval: approve it, and what its spec says of the rollout "
+            "follows by itself"
+        )
+    if asked.status is not ApprovalStatus.APPROVED:
+        raise ConflictError(
+            f"{asked.subject} was not approved, its request is {asked.status}: train again"
+        )
+    return Check("approval", key, {"status": ApprovalStatus.APPROVED.value})
+
+
 def decided_by_promotion(
     table: ItemReader, model: str, version: int, *, actor: str, reason: str, now: datetime
 ) -> Approval | None:

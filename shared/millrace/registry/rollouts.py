@@ -24,6 +24,7 @@ from millrace.errors import (
     NotFoundError,
 )
 from millrace.registry import items
+from millrace.registry.approvals import approved
 from millrace.registry.champions import ANY_CHAMPION, AnyChampion, name_of
 from millrace.registry.changes import BACKOFF, Backoff, list_page, with_fresh_reads
 from millrace.registry.ledger import Ledger
@@ -187,8 +188,8 @@ class Rollouts:
             NoChampionError: There is no champion to compare with.
             InvalidTransitionError: The version's state does not allow it to become champion.
             ChampionChangedError: The champion is not the expected one.
-            ConflictError: The version is being rolled out already; the plan is no rollout; or the
-                training is closed.
+            ConflictError: The version is being rolled out already; it waits for approval, or was
+                not approved; the plan is no rollout; or the training is closed.
         """
         if plan.strategy == "all-at-once":
             raise ConflictError(
@@ -205,6 +206,7 @@ class Rollouts:
             meta = self._registry.get_model(model)
             candidate = self._registry.get_version(model, version)
             _check_startable(meta, candidate, expected_champion)
+            approval = approved(self._table, model, version)
             active = None if meta.rollout_id is None else self.get(meta.rollout_id)
             waiting = None if meta.waiting_rollout_id is None else self.get(meta.waiting_rollout_id)
             for other in (active, waiting):
@@ -239,6 +241,7 @@ class Rollouts:
                     items.version_key(model, version),
                     {"status": candidate.status.value},
                 ),
+                approval,
             ]
             replaced = [waiting] if queued else [active, waiting]
             for old, ended_id in zip(replaced, (ending_id, second_id), strict=False):

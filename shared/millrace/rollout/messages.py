@@ -88,7 +88,10 @@ class RollOutTask(TrainingInput):
 
 
 class StartTask(Message):
-    """A person asks for a rollout; what is not said is as the spec has it."""
+    """A person asks for a rollout; what is not said is as the spec has it.
+
+    Or a person approved a version whose training's machine is gone: then ``run_id`` names the run.
+    """
 
     action: Literal["start"]
     model: ModelName
@@ -97,6 +100,9 @@ class StartTask(Message):
     """Of the spec's section ``rollout``."""
     token: str
     """The same one again is the same rollout."""
+    run_id: str = ""
+    """The training that this closes; its champion must be the expected one."""
+    expected_champion: int | None = None
     actor: str
     reason: str = ""
     correlation_id: str = ""

@@ -24,6 +24,7 @@ from millrace.errors import (
 )
 from millrace.monitoring.tallies import Tally
 from millrace.observability import METRICS, count, logger
+from millrace.registry.champions import ANY_CHAMPION
 from millrace.registry.records import PIPELINE, VersionStatus
 from millrace.registry.rollout_records import MAX_WHY, Finding, Judgement, Rollout
 from millrace.registry.rollout_states import OPEN, RolloutStatus
@@ -128,6 +129,8 @@ class Watcher:
             actor=task.actor,
             reason=task.reason,
             correlation_id=task.correlation_id,
+            run_id=task.run_id,
+            expected_champion=task.expected_champion if task.run_id else ANY_CHAMPION,
         )
         return self._started(rollout)
 

@@ -110,6 +110,20 @@ def rolled(cloud: Twin, of: Rollout | None = None) -> tuple[Rollout, Any]:
     return rollout_of(cloud), ended
 
 
+def lose_token(version: int) -> str:
+    """The request keeps a token that no machine waits with; gives the true one."""
+    table = boto3.client("dynamodb", region_name=REGION)
+    key = {"PK": {"S": f"MODEL#{M}"}, "SK": {"S": f"APPROVAL#{version:06d}"}}
+    token = str(table.get_item(TableName=TABLE, Key=key)["Item"]["task_token"]["S"])
+    table.update_item(
+        TableName=TABLE,
+        Key=key,
+        UpdateExpression="SET task_token = :lost",
+        ExpressionAttributeValues={":lost": {"S": token[::-1]}},
+    )
+    return token
+
+
 def test_a_training_is_rolled_out_and_promoted_by_itself(cloud: Twin) -> None:
     file = trained(cloud)
     flows(cloud)
@@ -146,6 +160,37 @@ def test_a_breach_rolls_back_by_itself_and_the_run_says_so(cloud: Twin) -> None:
     assert cloud.registry.get_serving(M).version == 1
     assert cloud.registry.get_serving(M).rollout is None
     assert str(cloud.registry.get_run(run_id).outcome) == "rolled_back"
+
+
+def test_an_approved_version_is_rolled_out_though_its_machine_is_gone(cloud: Twin) -> None:
+    trained(cloud)
+    spec = samples.spec(
+        approve={"mode": "manual"},
+        rollout=PLAN,
+        evaluate={"against_champion": {"min_improvement": -1.0}},
+    )
+    cloud.apply(spec)
+    body = samples.csv_file(samples.rows(130, seed=2))
+    run_id = cloud.train_until_asked(M, "second.csv", body)
+    by_hand = cloud.api("POST", f"/v1/models/{M}/rollouts", {"version": 2, **PLAN})
+    assert by_hand["statusCode"] == 409, by_hand["body"]
+    assert "waits for approval" in by_hand["body"]
+    token = lose_token(2)
+    flows(cloud)
+
+    answer = cloud.api("POST", f"/v1/models/{M}/versions/2/approve", {"reason": "reviewed"})
+
+    assert answer["statusCode"] == 200, answer["body"]
+    rollout, _ = rolled(cloud)
+    assert (rollout.status, rollout.run_id) == (RolloutStatus.PROMOTED, run_id)
+    assert cloud.registry.get_serving(M).version == 2
+    # A machine that is woken late finds its rollout begun, and starts no other.
+    boto3.client("stepfunctions", region_name=REGION).send_task_success(
+        taskToken=token, output="{}"
+    )
+    assert cloud.follow(run_id).states[-2:] == ("StartRollout", "RollingOut")
+    assert rollout_of(cloud).rollout_id == rollout.rollout_id
+    assert str(cloud.registry.get_run(run_id).outcome) == "promoted"
 
 
 def test_a_failing_machinery_leaves_the_traffic_and_is_resumed_over_the_api(cloud: Twin) -> None:

@@ -7,13 +7,14 @@ import pytest
 
 from millrace.errors import (
     AlreadyDecidedError,
+    ConditionFailedError,
     ConflictError,
     GoneError,
     InvalidEventError,
     NotApproverError,
     NotFoundError,
 )
-from millrace.registry.approvals import Approvals
+from millrace.registry.approvals import Approvals, approved
 from millrace.registry.records import (
     Approval,
     ApprovalStatus,
@@ -350,3 +351,30 @@ def test_deadlines_count_from_the_request(desk: Desk) -> None:
 
     assert isinstance(asked.deadline, datetime)
     assert asked.deadline - asked.requested_at == timedelta(hours=12)
+
+
+@pytest.mark.parametrize("ended", ["reject", "expire"])
+def test_what_was_not_approved_takes_no_traffic(desk: Desk, ended: str) -> None:
+    desk.asked()
+    with pytest.raises(ConflictError, match="waits for approval"):
+        approved(desk.table, M, 1)
+
+    if ended == "expire":
+        desk.clock.now += timedelta(days=2)
+        desk.approvals.expire(M, 1)
+    else:
+        desk.approvals.decide(M, 1, "reject", actor=APPROVER, reason="no")
+
+    with pytest.raises(ConflictError, match="was not approved"):
+        approved(desk.table, M, 1)
+
+
+def test_an_answer_that_changes_meanwhile_stops_what_needs_it(desk: Desk) -> None:
+    unasked = approved(desk.table, M, 1)
+    desk.asked()
+    with pytest.raises(ConditionFailedError):
+        desk.table.transact([unasked], "take traffic")
+
+    desk.approvals.decide(M, 1, "approve", actor=APPROVER)
+
+    desk.table.transact([approved(desk.table, M, 1)], "take traffic")
