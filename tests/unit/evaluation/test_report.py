@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,8 @@ from millrace.evaluation.metrics import Outcome
 from millrace.evaluation.report import render
 from millrace.messages import GateResult, TrialResult
 from millrace.spec import Algorithm, Role, Task, metrics_for
+from tests.fakes.pages import HOSTILE, Page
 from tests.unit.evaluation import cases
-
-HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}&"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 def outcome(task: Task, rows: int = 200) -> Outcome:
@@ -168,38 +165,6 @@ def evaluation(task: Task = Task.BINARY, name: str = "plain", **changes: Any) ->
         ),
     )
     return document.model_copy(update=changes)
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed in order, and remembers what it met."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str | None]] = []
-        self.ids: list[str] = []
-        self.text: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += attrs
-        self.ids += [v for k, v in attrs if k == "id" and v]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 @pytest.mark.parametrize("task", list(Task))
