@@ -45,6 +45,8 @@ class FaultyTable:
         self._at: dict[int, Event] = {}
         self.transactions = 0
         self.calls = 0
+        self.writes: list[int] = []
+        """Numbers of the calls that were transactions."""
 
     def plan(self, *faults: Event) -> None:
         """What happens to the next transactions."""
@@ -52,7 +54,7 @@ class FaultyTable:
 
     def plan_calls(self, at: Mapping[int, Event]) -> None:
         """What happens to calls of any kind, reads and writes, by their number from now on."""
-        self._at, self.calls = dict(at), 0
+        self._at, self.calls, self.writes = dict(at), 0, []
 
     def get(self, key: Key) -> Item | None:
         """See `Table.get`."""
@@ -69,6 +71,7 @@ class FaultyTable:
     def transact(self, writes: Sequence[Write], what: str) -> None:
         """See `Table.transact`."""
         self.transactions += 1
+        self.writes.append(self.calls)
         event = self._next()
         if event is None and self._faults:
             event = self._faults.pop(0)

@@ -29,11 +29,19 @@ from millrace.aws.dynamodb import (
 )
 from millrace.errors import FinalError, RetryableError
 from millrace.messages import ChampionRef, TrainingInput
+from millrace.registry.approvals import Approvals, Decision
 from millrace.registry.batches import Batches
 from millrace.registry.champions import ANY_CHAMPION
 from millrace.registry.changes import Backoff
-from millrace.registry.records import Batch, BatchOutcome, RunOutcome, RunStatus
+from millrace.registry.records import (
+    ApprovalStatus,
+    Batch,
+    BatchOutcome,
+    RunOutcome,
+    RunStatus,
+)
 from millrace.registry.registry import Registry
+from millrace.registry.rollout_records import Judgement, Rollout
 from millrace.registry.rollouts import Rollouts
 from millrace.registry.verification import verify
 from millrace.spec import RolloutSection
@@ -47,6 +55,8 @@ from tests.fakes.table import FakeTable
 M = cases.MODEL
 SPEC = cases.spec()
 CANARY = RolloutSection.model_validate({"strategy": "canary"})
+IMPATIENT = RolloutSection.model_validate({"strategy": "canary", "on_conflict": "supersede"})
+SHADOW = RolloutSection.model_validate({"strategy": "shadow"})
 
 
 class Hands:
@@ -57,7 +67,10 @@ class Hands:
         backoff = Backoff(clock=lambda: sum(waits), wait=waits.append, draw=lambda _, most: most)
         self.registry = Registry(table, clock=clock, ids=ids, backoff=backoff)
         self.batches = Batches(table, self.registry, clock=clock, ids=ids, backoff=backoff)
-        self.rollouts = Rollouts(table, self.registry, clock=clock, ids=ids)
+        self.rollouts = Rollouts(table, self.registry, clock=clock, ids=ids, backoff=backoff)
+        self.approvals = Approvals(
+            table, clock=clock, ids=ids, backoff=backoff, new_secret=lambda: "secret"
+        )
 
 
 type Deed = Callable[[Hands], Any]
@@ -116,12 +129,13 @@ def promote_by_pipeline(number: int) -> Deed:
         if run.model_version is None:
             return
         version = hands.registry.get_version(M, run.model_version)
-        if version.verdict != "passed":
+        asked = hands.approvals.find(M, run.model_version)
+        if version.verdict != "passed" or (asked and asked.status is not ApprovalStatus.APPROVED):
             return
         hands.registry.promote(
             M,
             version.version,
-            actor="pipeline",
+            actor=asked.decided_by if asked else "pipeline",
             expected_champion=version.compared_with,
             finishing_run=run.run_id,
         )
@@ -200,17 +214,27 @@ def move_job(number: int, outcome: BatchOutcome | None) -> Deed:
     return lambda h: h.batches.finish(_job_id(number), 1, outcome)
 
 
-def _rollout_id(number: int) -> str:
+def rollout_id_of(number: int) -> str:
+    """A rollout's id."""
     return f"{M}-rollout-{number}"
 
 
-def start_rollout(number: int, version: int) -> Deed:
-    """A version begins to take traffic."""
+def start_rollout(
+    number: int, version: int, plan: RolloutSection = CANARY, *, of_training: bool = False
+) -> Deed:
+    """A version begins to take traffic; version 0 is the newest that passed its gates."""
 
     def deed(hands: Hands) -> None:
-        rollout_id = _rollout_id(number)
+        rollout_id = rollout_id_of(number)
+        candidate = version or _newest_candidate(hands)
+        run_id = hands.registry.get_version(M, candidate).run_id if of_training else ""
         hands.rollouts.start(
-            rollout_id=rollout_id, model=M, version=version, plan=CANARY, actor="ann"
+            rollout_id=rollout_id,
+            model=M,
+            version=candidate,
+            plan=plan,
+            actor="ann",
+            run_id=run_id,
         )
         attempt = hands.rollouts.get(rollout_id).attempt
         hands.rollouts.begin(rollout_id, attempt)
@@ -219,18 +243,149 @@ def start_rollout(number: int, version: int) -> Deed:
     return deed
 
 
+def queue_rollout(number: int, version: int) -> Deed:
+    """A version is to take traffic when the one before it has ended."""
+    return lambda h: h.rollouts.start(
+        rollout_id=rollout_id_of(number),
+        model=M,
+        version=version or _newest_candidate(h),
+        plan=CANARY,
+        actor="bob",
+    )
+
+
+def _newest_candidate(hands: Hands) -> int:
+    """The newest version that passed its gates and is not rolled out; 0 when there is none."""
+    busy = hands.registry.get_model(M).challenger_version
+    found = hands.registry.list_versions(M, limit=50).items
+    ready = (v.version for v in found if v.status == "validated" and v.version != busy)
+    return next(ready, 0)
+
+
 def end_rollout(number: int, how: str) -> Deed:
     """A rollout ends: well, badly, or by hand."""
+    return lambda h: _move(h, h.rollouts.get(rollout_id_of(number)), how)
+
+
+def move_rollout(how: str, waiting: bool = False) -> Deed:
+    """The rollout that is under way, or waits, goes on as its machine or a person wants."""
 
     def deed(hands: Hands) -> object:
-        rollout = hands.rollouts.get(_rollout_id(number))
-        if how == "abort":
-            return hands.rollouts.abort(rollout.rollout_id, actor="ann", reason="why")
-        if how == "roll back":
-            return hands.rollouts.roll_back(rollout.rollout_id, rollout.attempt, "errors")
-        return hands.rollouts.finish(rollout.rollout_id, rollout.attempt)
+        meta = hands.registry.get_model(M)
+        rollout_id = meta.waiting_rollout_id if waiting else meta.rollout_id
+        if rollout_id is None:
+            return None
+        return _move(hands, hands.rollouts.get(rollout_id), how)
 
     return deed
+
+
+MOVES = (
+    *("begin", "advance", "look", "hold", "ask", "stall", "renew", "finish", "roll back"),
+    *("pause", "resume", "take up", "abort"),
+)
+"""All that a rollout's machine and people do to it."""
+
+
+def _move(hands: Hands, rollout: Rollout, how: str) -> object:
+    rollouts, rollout_id, attempt = hands.rollouts, rollout.rollout_id, rollout.attempt
+    match how:
+        case "begin":
+            return rollouts.begin(rollout_id, attempt)
+        case "advance":
+            step = 0 if rollout.step is None else rollout.step + 1
+            return rollouts.set_traffic(rollout_id, attempt, step)
+        case "look":
+            return rollouts.record_look(rollout, looked(rollout), "{}")
+        case "hold" | "ask":
+            return rollouts.hold(rollout_id, attempt, "why", asks=how == "ask")
+        case "stall":
+            return rollouts.stall(rollout_id, attempt, "why")
+        case "renew":
+            return rollouts.renew(rollout_id, attempt)
+        case "finish":
+            return rollouts.finish(rollout_id, attempt)
+        case "roll back":
+            return rollouts.roll_back(rollout_id, attempt, "errors")
+        case "pause":
+            return rollouts.pause(rollout_id, actor="ann", reason="why")
+        case "resume" | "take up":
+            return rollouts.resume(
+                rollout_id, actor="ann", reason="why", is_alive=lambda _: how == "resume"
+            )
+        case _:
+            return rollouts.abort(rollout_id, actor="ann", reason="why")
+
+
+def looked(rollout: Rollout) -> Judgement:
+    """What the next look at a rollout finds."""
+    return Judgement(
+        check=rollout.checks + 1,
+        step=rollout.step or 0,
+        look=rollout.looks + 1,
+        at=rollout.created_at,
+        decision="wait",
+        why="why",
+    )
+
+
+def ask(number: int, *, four_eyes: bool = False, minutes: int = 60) -> Deed:
+    """The machine of a run asks a person to approve its version, and waits."""
+
+    def deed(hands: Hands) -> None:
+        run = hands.registry.get_run(task_of(number).run_id)
+        if run.model_version is not None:
+            hands.approvals.request(
+                M,
+                run.model_version,
+                task_token=f"machine-{number}",
+                timeout=timedelta(minutes=minutes),
+                four_eyes=four_eyes,
+                barred={"ann": "asked for the training"},
+            )
+
+    return deed
+
+
+def decide(number: int, decision: Decision, actor: str = "bob") -> Deed:
+    """A person answers; the champion may have changed, or the time be over."""
+
+    def deed(hands: Hands) -> None:
+        version = hands.registry.get_run(task_of(number).run_id).model_version
+        if version is not None:
+            hands.approvals.decide(M, version, decision, actor=actor, reason="why")
+
+    return deed
+
+
+def expire(number: int) -> Deed:
+    """Nobody answered in time."""
+
+    def deed(hands: Hands) -> None:
+        version = hands.registry.get_run(task_of(number).run_id).model_version
+        if version is not None:
+            hands.approvals.expire(M, version)
+
+    return deed
+
+
+def settle(number: int) -> Deed:
+    """The machine that waited looks, and closes its run."""
+
+    def deed(hands: Hands) -> None:
+        run = hands.registry.get_run(task_of(number).run_id)
+        asked = None if run.model_version is None else hands.approvals.find(M, run.model_version)
+        outcome = None if asked is None else _ENDS.get(asked.status)
+        if asked is not None and outcome is not None:
+            hands.registry.finish_run(run.run_id, outcome, reason=asked.reason)
+
+    return deed
+
+
+_ENDS = {
+    ApprovalStatus.REJECTED: RunOutcome.REJECTED,
+    ApprovalStatus.EXPIRED: RunOutcome.EXPIRED,
+}
 
 
 def whole_training(number: int) -> list[Deed]:
@@ -244,7 +399,28 @@ def whole_training(number: int) -> list[Deed]:
     ]
 
 
+def asked_training(number: int) -> list[Deed]:
+    """A training, up to the question that a person is to answer."""
+    return [
+        *whole_training(number)[:3],
+        evaluate(number, passed=True, automatic=False),
+        ask(number),
+    ]
+
+
+def whole_rollout(number: int) -> list[Deed]:
+    """A rollout, from its first step to the crown."""
+    through = [move_rollout("look"), move_rollout("advance")] * (len(CANARY.weights) - 1)
+    return [start_rollout(number, 0), *through, move_rollout("finish")]
+
+
+def candidate(number: int) -> list[Deed]:
+    """A training, up to a version that passed its gates."""
+    return whole_training(number)[:4]
+
+
 numbers = st.integers(1, 6)
+rollouts = st.integers(1, 20)
 champions = st.sampled_from([ANY_CHAMPION, None, 1, 2, 3])
 deeds: st.SearchStrategy[Deed] = st.one_of(
     st.builds(create, numbers),
@@ -260,8 +436,23 @@ deeds: st.SearchStrategy[Deed] = st.one_of(
     st.builds(set_alias, st.none() | numbers),
     st.builds(create_job, st.integers(1, 2)),
     st.builds(move_job, st.integers(1, 2), st.none() | st.sampled_from(BatchOutcome)),
-    st.builds(start_rollout, st.integers(1, 3), numbers),
-    st.builds(end_rollout, st.integers(1, 3), st.sampled_from(["finish", "abort", "roll back"])),
+    st.builds(
+        start_rollout,
+        rollouts,
+        st.just(0) | numbers,
+        st.sampled_from([CANARY, IMPATIENT, SHADOW]),
+        of_training=st.booleans(),
+    ),
+    st.builds(queue_rollout, rollouts, st.just(0) | numbers),
+    st.builds(end_rollout, rollouts, st.sampled_from(["finish", "abort", "roll back"])),
+    st.builds(move_rollout, st.sampled_from(MOVES), st.booleans()),
+    st.builds(move_rollout, st.sampled_from(MOVES)),
+    st.builds(ask, numbers, four_eyes=st.booleans(), minutes=st.sampled_from([1, 60])),
+    st.builds(
+        decide, numbers, st.sampled_from(["approve", "reject"]), st.sampled_from(["ann", "bob"])
+    ),
+    st.builds(expire, numbers),
+    st.builds(settle, numbers),
 )
 troubles = st.dictionaries(st.integers(0, 14), st.sampled_from(list(Fault)), max_size=3)
 
@@ -358,10 +549,18 @@ class RegistryMachine(RuleBasedStateMachine):
         self.outcomes: dict[str, str] = {}
         self.chain: list[str] = []
 
-    @initialize()
-    def begin(self) -> None:
-        """There is a model."""
+    @initialize(stage=st.integers(0, 3))
+    def begin(self, stage: int) -> None:
+        """There is a model; a champion; versions that could follow it; and a rollout of one."""
         cases.apply(self.hands.registry, SPEC)
+        stages = [
+            whole_training(1),
+            [*candidate(2), *candidate(3), *candidate(4), ask(4)],
+            [start_rollout(1, 2), queue_rollout(2, 3)],
+        ]
+        for deeds in stages[:stage]:
+            for deed in deeds:
+                deed(self.rival)
 
     @rule(deed=deeds, trouble=troubles)
     def do(self, deed: Deed, trouble: dict[int, Fault]) -> None:
@@ -383,6 +582,48 @@ class RegistryMachine(RuleBasedStateMachine):
     def race(self, deed: Deed, rival: Deed, at: int) -> None:
         """The rival does all of its work between two calls of the deed."""
         self._insist(deed, {at: lambda: self._try(rival)})
+
+    @rule(number=numbers, answer=st.sampled_from(["approve", "reject"]), trouble=troubles)
+    def ask_a_person(self, number: int, answer: Decision, trouble: dict[int, Fault]) -> None:
+        """A training that a person decides on, each step in the same trouble."""
+        then = [decide(number, answer), settle(number), promote_by_pipeline(number)]
+        for deed in [*asked_training(number), *then]:
+            self._insist(deed, trouble)
+
+    @rule(number=numbers, trouble=troubles)
+    def make_a_candidate(self, number: int, trouble: dict[int, Fault]) -> None:
+        """A version that passes its gates, each step in the same trouble."""
+        for deed in candidate(number):
+            self._insist(deed, trouble)
+
+    @rule(how=st.lists(st.sampled_from(MOVES), min_size=1, max_size=4), trouble=troubles)
+    def move(self, how: list[str], trouble: dict[int, Fault]) -> None:
+        """What a rollout's machine and people do to it, one after another, in the same trouble."""
+        for action in how:
+            self._insist(move_rollout(action), trouble)
+
+    @rule(number=rollouts, trouble=troubles)
+    def roll_out(self, number: int, trouble: dict[int, Fault]) -> None:
+        """A whole rollout, each of its steps in the same trouble."""
+        for deed in whole_rollout(number):
+            self._insist(deed, trouble)
+
+    @rule(number=rollouts, rival=deeds, at=st.integers(0, 8), call=st.integers(0, 10))
+    def race_a_rollout(self, number: int, rival: Deed, at: int, call: int) -> None:
+        """The rival does all of its work between two calls of a rollout."""
+        for step, deed in enumerate(whole_rollout(number)):
+            self._insist(deed, {call: lambda: self._try(rival)} if step == at else {})
+
+    @rule(how=st.sampled_from(MOVES), rival=st.sampled_from(MOVES), call=st.integers(0, 8))
+    def race_a_move(self, how: str, rival: str, call: int) -> None:
+        """Somebody else moves the same rollout between two calls."""
+        self._insist(move_rollout(how), {call: lambda: self._try(move_rollout(rival))})
+
+    @rule(number=numbers, rival=deeds, at=st.integers(0, 5), call=st.integers(0, 10))
+    def race_an_answer(self, number: int, rival: Deed, at: int, call: int) -> None:
+        """The same of a training that a person decides on."""
+        for step, deed in enumerate([*asked_training(number), decide(number, "approve")]):
+            self._insist(deed, {call: lambda: self._try(rival)} if step == at else {})
 
     @rule(number=numbers, rival=deeds, at=st.integers(0, 4), call=st.integers(0, 10))
     def race_a_training(self, number: int, rival: Deed, at: int, call: int) -> None:

@@ -187,6 +187,8 @@ def _check_approvals(mine: dict[str, Item], versions: dict[int, Item], audit: li
         anew = version["evaluation_key"] != asked["evaluation_key"]
         if asked["status"] == "pending" and not anew:
             assert version["status"] == VersionStatus.VALIDATED
+        if asked["status"] == "approved" and asked["four_eyes"]:
+            assert asked["decided_by"] not in asked["barred"]
         if asked["status"] == "approved" and not anew:
             assert version["status"] != VersionStatus.REJECTED
             assert version["approval"]["request_id"] == asked["request_id"]

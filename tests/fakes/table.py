@@ -125,6 +125,13 @@ class FakeTable:
         with self._lock:
             del self._items[key.pk, key.sk]
 
+    def copy(self) -> "FakeTable":
+        """A table of its own with the same items."""
+        made = FakeTable()
+        with self._lock:
+            made._items = dict(self._items)
+        return made
+
     def items(self) -> list[Item]:
         """Every item, for assertions on invariants."""
         with self._lock:

@@ -423,15 +423,16 @@ class _Walk:
 def _told(model: str, entry: Mapping[str, Any]) -> dict[int, str]:
     """The versions whose state an entry tells, and that state.
 
-    A crowning tells of two: whom it crowned, and who was champion before. Any other entry tells of
-    its subject, when ``after`` is a state of a version.
+    A crowning tells of two: whom it crowned, and who was champion before. A request that expires
+    turns its version down. Any other entry tells of its subject, when ``after`` is a state of a version.
     """
     if str(entry.get("action")) in _CROWNINGS:
         after = {_number(model, entry.get("after")): VersionStatus.CHAMPION.value}
         before = {_number(model, entry.get("before")): VersionStatus.ARCHIVED.value}
         return {n: s for n, s in (before | after).items() if n is not None}
     number = _number(model, entry.get("subject"))
-    state = str(entry.get("after"))
+    expired = entry.get("action") == "approval_expired"
+    state = VersionStatus.REJECTED.value if expired else str(entry.get("after"))
     return {number: state} if number and state in _STATUSES else {}
 
 

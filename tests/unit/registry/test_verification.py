@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from millrace.aws.dynamodb import PK, SK, Item, Key, Put, Update
 from millrace.errors import InvalidEventError, NotFoundError
 from millrace.registry import verification
+from millrace.registry.approvals import Approvals
 from millrace.registry.ledger import Anchor, digest_of, entry_key, head_key, parse_anchor
 from millrace.registry.registry import Registry
 from millrace.registry.verification import FaultKind, verify
@@ -349,3 +351,20 @@ def test_the_documentation_names_every_fault() -> None:
     text = (Path(__file__).parents[3] / "docs" / "registry.md").read_text(encoding="utf-8")
 
     assert {f"| `{kind}` |" for kind in FaultKind if f"| `{kind}` |" not in text} == set()
+
+
+@pytest.mark.parametrize("answer", ["approve", "reject", "expire"])
+def test_an_answered_request_for_approval_is_no_fault(answer: str) -> None:
+    table, clock, ids = FakeTable(), FakeClock(), counting_ids()
+    registry = Registry(table, clock=clock, ids=ids)
+    approvals = Approvals(table, clock=clock, ids=ids)
+    task = cases.candidate(registry, 1)
+    registry.record_evaluation(task, 1, cases.evaluated(task.run_id), automatic=False)
+    approvals.request(M, 1, task_token="machine-1", timeout=timedelta(days=1))
+
+    if answer == "expire":
+        approvals.expire(M, 1)
+    else:
+        approvals.decide(M, 1, answer, actor="user:ada", reason="why")  # type: ignore[arg-type]
+
+    assert verify(table, M).faults == ()
