@@ -390,7 +390,7 @@ def _moved(bins: _Bins, against: Against, policy: Policy) -> Iterator[_Compariso
             **_beside(bins),
         },
         text=f"{named}PSI {distance.value:.3f} against {_WORDS[against]}, "
-        f"where {least + chance:.3f} counts{_most(bins)}",
+        f"where {least + chance:.3f} counts{_most(bins) if effect >= least else ''}",
     )
     yield _Comparison(finding, effect >= least)
 
