@@ -5,7 +5,7 @@ a dataset version are named by their rows and written once, the quarantine by th
 """
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from millrace.aws.clients import client
+from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
 from millrace.datasets.engine import Limits
+from millrace.datasets.gathering import Gatherer
 from millrace.datasets.ingestion import ingest
 from millrace.decoding import decode
 from millrace.messages import IngestResult, TrainingInput
+from millrace.monitoring.labelbook import LabelBook
 from millrace.observability import METRICS, bind, count, logger, published, tracer
 from millrace.settings import EnvironmentSettings
 
@@ -34,6 +37,8 @@ class IngestSettings(EnvironmentSettings):
 
     data_bucket: str
     artifact_bucket: str
+    table_name: str
+    capture_days: int = 90
     max_upload_mb: int = 512
     scratch: Path = Path("/tmp")  # noqa: S108  # Lambda's only writable directory
 
@@ -42,6 +47,18 @@ class IngestSettings(EnvironmentSettings):
 def settings() -> IngestSettings:
     """The function's settings, read once."""
     return IngestSettings.from_environment()
+
+
+def store() -> S3ObjectStore:
+    """Both buckets."""
+    return S3ObjectStore(client("s3"))
+
+
+def gatherer() -> Gatherer:
+    """Joins captured predictions with their labels; calls nothing before a run asks for it."""
+    keep = timedelta(days=settings().capture_days)
+    book = LabelBook(DynamoTable(client("dynamodb"), settings().table_name), keep)
+    return Gatherer(store(), settings().data_bucket, book, keep)
 
 
 def limits() -> Limits:
@@ -61,12 +78,13 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]: 
     with tracer.provider.in_subsegment("## ingest"):
         result = ingest(
             task,
-            store=S3ObjectStore(client("s3")),
+            store=store(),
             data_bucket=settings().data_bucket,
             artifact_bucket=settings().artifact_bucket,
             scratch=settings().scratch,
             limits=limits(),
             clock=lambda: datetime.now(UTC),
+            gatherer=gatherer(),
         )
     _count(task.model, result)
     logger.info(

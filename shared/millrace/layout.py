@@ -183,6 +183,11 @@ def dataset_manifest_key(model: str, dataset_version: str) -> str:
     return dataset_prefix(model, dataset_version) + "manifest.json"
 
 
+def labelled_rows_key(model: str, run_id: str) -> str:
+    """Data bucket: the labelled predictions that a training takes in."""
+    return f"datasets/{model}/labelled/{run_id}.parquet"
+
+
 def dataset_profile_key(model: str, dataset_version: str) -> str:
     """Data bucket: the profile (the later drift baseline) as JSON."""
     return dataset_prefix(model, dataset_version) + "profile.json"

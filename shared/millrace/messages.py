@@ -5,6 +5,7 @@ Each Lambda task gets one request model and gives one result model. The machine'
 ``fit``, ``registration``, ``evaluation``, ``verdict``, ``promotion``.
 """
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -25,6 +26,10 @@ class Cause(StrEnum):
 
     UPLOAD = "upload"
     RETRAIN = "retrain"
+    DRIFT = "drift"
+    """An alarm on the model's performance."""
+    SCHEDULE = "schedule"
+    """The calendar of the spec's ``retrain.on_schedule``."""
     IMPORT = "import"
     """Nothing is trained: a version comes from another environment."""
 
@@ -39,6 +44,48 @@ class SourceObject(Message):
     etag: str = ""
 
 
+class LabelledSpan(Message):
+    """Which labelled predictions a training takes in beside the rows of an upload.
+
+    Attributes:
+        base_version: The dataset version of the upload, whose rows stay in.
+        base_key: Its rows.
+        previous_key: Labelled rows that earlier trainings took in; empty when none did.
+        since: Predictions from then on.
+        until: Predictions before then.
+    """
+
+    base_version: str
+    base_key: str
+    previous_key: str = ""
+    since: datetime
+    until: datetime
+
+
+class LabelledRows(Message):
+    """The labelled predictions in a dataset version.
+
+    Attributes:
+        base_version: The dataset version of the upload, whose rows are in it too.
+        base_key: Its rows.
+        key: The labelled rows.
+        rows: How many.
+        new: How many no earlier training took in.
+        lacking: Rows left out, because their version took other features.
+        since: Predictions from then on were looked at.
+        until: Predictions before then.
+    """
+
+    base_version: str
+    base_key: str
+    key: str
+    rows: int
+    new: int
+    lacking: int = 0
+    since: datetime
+    until: datetime
+
+
 class TrainingInput(Message):
     """Input of one TRAINING execution; every task receives at least this."""
 
@@ -50,6 +97,8 @@ class TrainingInput(Message):
     spec_key: str
     spec_digest: str
     source: SourceObject
+    labelled: LabelledSpan | None = None
+    """Labelled predictions that stand beside the upload's rows; None for the upload alone."""
     force: bool = False
     """Train even when this dataset version was trained with this spec before (retrain)."""
     requested_by: str = ""
@@ -96,6 +145,7 @@ class IngestResult(Message):
     profile_key: str = ""
     schema_key: str = ""
     split_rows: dict[str, int] = {}
+    labelled: LabelledRows | None = None
     seconds: float = 0.0
 
 
@@ -331,6 +381,7 @@ class RegisterTask(TrainingInput):
     action: Literal["register"]
     ingest: IngestResult
     fit: FitResult
+    trials: tuple[TrialResult, ...] = ()
 
 
 class ReadChampionTask(TrainingInput):

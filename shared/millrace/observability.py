@@ -130,6 +130,7 @@ class METRICS:
     LABELS_CORRECTED: Final = "LabelsCorrected"
     LABELS_DUPLICATE: Final = "LabelsDuplicate"
     LABELS_REJECTED: Final = "LabelsRejected"
+    DRIFT_RETRAININGS: Final = "DriftRetrainings"
 
 
 def correlate(identifier: str) -> None:

@@ -462,6 +462,37 @@ class RetrainSection(_Section):
     """What starts a training besides a person."""
 
     on_upload: bool = Field(True, description="Does every accepted upload start a training?")
+    on_drift: bool = Field(
+        False,
+        description="May an alarm on the model's performance start a training on the rows whose "
+        "labels came? Inputs that drift alone never do.",
+    )
+    on_schedule: Literal["daily", "weekly", "monthly", "quarterly"] | None = Field(
+        None,
+        description="Train once in each day, week (from Monday), month or quarter (UTC), unless "
+        "a training began in it already.",
+    )
+    cooldown: Duration = Field(
+        "24h", description="How long after a training began none is started by drift."
+    )
+    min_new_rows: int = Field(
+        500,
+        ge=1,
+        le=10_000_000,
+        description="Fewest newly labelled rows that drift starts a training with.",
+    )
+    monthly_budget: float | None = Field(
+        None,
+        gt=0,
+        description="US dollars that the model may cost in a calendar month: at four fifths "
+        "somebody is told, beyond it neither drift nor the calendar starts a training. "
+        "Predictions are never stopped.",
+    )
+
+    @property
+    def cooldown_seconds(self) -> int:
+        """How long a training keeps drift from starting another."""
+        return seconds_of(self.cooldown)
 
 
 class BatchSection(_Section):
@@ -666,9 +697,11 @@ class ModelSpec(_Section):
         document = self.model_dump(mode="json", exclude=silent)
         approve = self.approve.model_dump(mode="json", exclude_defaults=True)
         rollout = self.rollout.model_dump(mode="json", exclude_defaults=True)
+        retrain = self.retrain.model_dump(mode="json", exclude_defaults=True)
         return document | {
             "approve": {"mode": self.approve.mode} | approve,
             "rollout": {"strategy": self.rollout.strategy} | rollout,
+            "retrain": {"on_upload": self.retrain.on_upload} | retrain,
         }
 
 

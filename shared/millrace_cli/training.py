@@ -192,7 +192,9 @@ def runs(
     outcome: Annotated[
         str | None, typer.Option("--outcome", help="Only these, e.g. gates_failed.")
     ] = None,
-    cause: Annotated[str | None, typer.Option("--cause", help="upload or retrain.")] = None,
+    cause: Annotated[
+        str | None, typer.Option("--cause", help="upload, retrain, drift or schedule.")
+    ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 20,
@@ -215,18 +217,22 @@ def runs(
         print_page(page, render.runs_table(page["items"]), as_json)
 
 
-@app.command(epilog="Example: millrace retrain churn --why 'new spec'")
+@app.command(epilog="Example: millrace retrain churn --labelled --why 'last week was different'")
 def retrain(
     context: typer.Context,
     model: ModelArgument,
     reason: ReasonOption = "",
+    labelled: Annotated[
+        bool,
+        typer.Option("--labelled", help="Take predictions in whose labels came since."),
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the run.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train again on the latest dataset version with the current spec."""
     with reported(as_json):
         api = connect(context)
-        answer = api.post(f"/v1/models/{model}/retrain", {"reason": reason})
+        answer = api.post(f"/v1/models/{model}/retrain", {"reason": reason, "labelled": labelled})
         if follow:
             _follow(api, answer["run_id"], as_json)
         elif as_json:

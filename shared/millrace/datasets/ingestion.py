@@ -18,11 +18,12 @@ from millrace import layout
 from millrace.aws.objects import ObjectStore
 from millrace.datasets.check import CheckReport, Kept, Prepared, prepare, too_large
 from millrace.datasets.engine import Limits
+from millrace.datasets.gathering import Gatherer, span_of
 from millrace.datasets.table import SPLITS
 from millrace.datasets.versions import Manifest, ManifestColumn
 from millrace.documents import read_spec
-from millrace.errors import UploadRefusedError
-from millrace.messages import IngestResult, TrainingInput
+from millrace.errors import ConfigurationError, UploadRefusedError
+from millrace.messages import IngestResult, LabelledRows, TrainingInput
 from millrace.spec import ModelSpec
 
 JSON: Final = "application/json"
@@ -39,8 +40,9 @@ def ingest(
     scratch: Path,
     limits: Limits,
     clock: Callable[[], datetime],
+    gatherer: Gatherer | None = None,
 ) -> IngestResult:
-    """Ingests one upload.
+    """Ingests one upload, with the labelled predictions that the run asks for.
 
     Args:
         task: The run's input: which object, which spec.
@@ -50,6 +52,7 @@ def ingest(
         scratch: A directory in which a temporary one may be made; nothing stays in it.
         limits: What may be used.
         clock: Now, in UTC.
+        gatherer: Gathers labelled predictions; only a run that asks for them needs it.
 
     Raises:
         NotFoundError: The object's version or the spec is not there.
@@ -59,10 +62,32 @@ def ingest(
     spec = read_spec(store, artifact_bucket, task.spec_key, task.spec_digest)
     with tempfile.TemporaryDirectory(prefix="millrace-ingest-", dir=scratch) as directory:
         workspace = Path(directory)
-        prepared = _prepare(task, spec, store, workspace, limits)
+        labelled, prepared = _prepared(task, spec, store, workspace, limits, gatherer)
         if prepared.kept is None:
             return _refused(task, spec, store, data_bucket, prepared)
-        return _accepted(task, spec, store, data_bucket, prepared, prepared.kept, clock)
+        return _accepted(task, spec, store, data_bucket, prepared, prepared.kept, clock, labelled)
+
+
+def _prepared(
+    task: TrainingInput,
+    spec: ModelSpec,
+    store: ObjectStore,
+    workspace: Path,
+    limits: Limits,
+    gatherer: Gatherer | None,
+) -> tuple[LabelledRows | None, Prepared]:
+    try:
+        span = span_of(task, spec)
+        if span is None:
+            return None, _prepare(task, spec, store, workspace, limits)
+        if gatherer is None:
+            raise ConfigurationError("a run with labelled predictions needs a gatherer")
+        gathered = workspace / "gathered"
+        gathered.mkdir()
+        labelled, path = gatherer.gather(task, span, spec, gathered, limits)
+    except UploadRefusedError as exc:
+        return None, Prepared.refusal(exc)
+    return labelled, prepare(path, path.name, spec, workspace=workspace, limits=limits)
 
 
 def _prepare(
@@ -133,6 +158,7 @@ def _accepted(
     prepared: Prepared,
     kept: Kept,
     clock: Callable[[], datetime],
+    labelled: LabelledRows | None,
 ) -> IngestResult:
     report = prepared.report
     version, digest = report.dataset_version, spec.data_digest
@@ -148,7 +174,7 @@ def _accepted(
     if not store.exists(data_bucket, keys["schema_key"]):
         _store_splits(task, store, data_bucket, kept, version, digest)
     if not store.exists(data_bucket, keys["manifest_key"]):
-        _store_version(task, spec, store, data_bucket, report, kept, clock)
+        _store_version(task, spec, store, data_bucket, report, kept, clock, labelled)
     return IngestResult(
         outcome="accepted",
         rows=report.rows,
@@ -157,6 +183,7 @@ def _accepted(
         dataset_version=version,
         data_digest=digest,
         split_rows=report.split_rows,
+        labelled=labelled,
         seconds=report.seconds,
         **keys,
     )
@@ -186,6 +213,7 @@ def _store_version(
     report: CheckReport,
     kept: Kept,
     clock: Callable[[], datetime],
+    labelled: LabelledRows | None,
 ) -> None:
     version = report.dataset_version
     data_key = layout.dataset_data_key(task.model, version)
@@ -211,6 +239,7 @@ def _store_version(
         sha256=hashlib.sha256(body).hexdigest(),
         size_bytes=len(body),
         source=task.source,
+        labelled=labelled,
         run_id=task.run_id,
         spec_version=task.spec_version,
         spec_digest=task.spec_digest,

@@ -38,6 +38,7 @@ class Refusal(StrEnum):
     TOO_MANY_COLUMNS = "too_many_columns"
     DUPLICATE_COLUMNS = "duplicate_columns"
     MISSING_COLUMNS = "missing_columns"
+    NOT_CAPTURED = "not_captured"
     UNKNOWN_COLUMNS = "unknown_columns"
     NESTED_COLUMN = "nested_column"
     TOO_MANY_QUARANTINED = "too_many_quarantined"

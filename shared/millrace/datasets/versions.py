@@ -25,7 +25,7 @@ from millrace.datasets.contract import SQL_TYPES, WIDE
 from millrace.datasets.engine import identifier, literal
 from millrace.datasets.rules import Refusal
 from millrace.errors import UploadRefusedError
-from millrace.messages import RowCounts, SourceObject
+from millrace.messages import LabelledRows, RowCounts, SourceObject
 from millrace.spec import Column, ColumnType, ModelSpec, Role
 
 FORMAT: Final = "millrace-dataset-1"
@@ -59,6 +59,8 @@ class Manifest(BaseModel):
     """Of the Parquet bytes as stored."""
     size_bytes: int
     source: SourceObject
+    labelled: LabelledRows | None = None
+    """Labelled predictions in it, beside the rows of ``source``."""
     run_id: str
     """The run that stored the version first."""
     spec_version: int

@@ -93,6 +93,11 @@ class RetrainRequest(Request):
     """Asks for a training on the newest dataset version."""
 
     reason: Reason = ""
+    labelled: bool = Field(
+        False,
+        description="Take predictions in whose labels came since, beside the rows of the upload; "
+        "the run is refused where predictions are captured without a column that the model needs.",
+    )
 
 
 class BatchUploadRequest(Request):

@@ -402,6 +402,7 @@ def retrain(
     actor: str,
     correlation_id: str,
     new_token: Callable[[], str],
+    labelled: bool = False,
 ) -> RetrainAccepted:
     """Asks the trigger, the one door to training, for a run on the newest dataset version.
 
@@ -414,6 +415,7 @@ def retrain(
         actor: Who asks.
         correlation_id: The request's id, which the run carries on.
         new_token: Makes a token for a caller without one.
+        labelled: Take predictions in whose labels came since.
 
     Raises:
         NotFoundError: No such model, or it has no dataset yet.
@@ -426,6 +428,7 @@ def retrain(
             "token": token or new_token(),
             "reason": reason,
             "requested_by": actor,
+            "labelled": labelled,
         },
         correlation_id=correlation_id,
         what=f"run for model {name}",

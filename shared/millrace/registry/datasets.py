@@ -73,6 +73,7 @@ class Datasets(Runs):
                     rows=ingest.rows,
                     split_rows=ingest.split_rows,
                     source=task.source,
+                    labelled=ingest.labelled,
                     created_at=now,
                     created_by_run=task.run_id,
                 )

@@ -8,7 +8,7 @@ execution of its name.
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,9 +16,9 @@ from millrace import layout
 from millrace.aws.sns import Notice, Notifier
 from millrace.aws.stepfunctions import Started
 from millrace.errors import InvalidEventError, NotFoundError
-from millrace.messages import Cause, SourceObject, TrainingInput
+from millrace.messages import Cause, LabelledSpan, SourceObject, TrainingInput
 from millrace.observability import METRICS, bind, count, logger
-from millrace.registry.records import RegisteredModel, Run, RunOutcome, RunStatus
+from millrace.registry.records import DatasetVersion, RegisteredModel, Run, RunOutcome, RunStatus
 from millrace.registry.registry import Registry
 
 
@@ -57,15 +57,25 @@ class Admission(BaseModel):
 
 
 class RetrainRequest(BaseModel):
-    """A person's or an alarm's wish to train on the latest dataset version again."""
+    """A person's or an alarm's wish to train on the latest dataset version again.
+
+    Attributes:
+        model: The model.
+        token: The caller's idempotency token: the same token is the same run; a drift episode's id.
+        reason: Why.
+        requested_by: Who asks.
+        cause: A person's wish, or an alarm's.
+        labelled: Whether labels that came since are taken in with their predictions.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     model: str
     token: str
-    """The caller's idempotency token: the same token is the same run."""
     reason: str = ""
     requested_by: str = ""
+    cause: Literal[Cause.RETRAIN, Cause.DRIFT] = Cause.RETRAIN
+    labelled: bool = False
 
 
 UNVERSIONED: Final = ("", "null")
@@ -128,10 +138,16 @@ class Door:
         run_id = layout.run_id_for_retrain(request.model, request.token)
         bind(correlation_id=correlation_id, run_id=run_id, model=request.model)
         model = self._registry.get_model(request.model)
-        source = self._registry.latest_dataset(request.model).source
-        run = self._new_run(model, run_id, Cause.RETRAIN, source, correlation_id)
+        dataset = self._registry.latest_dataset(request.model)
+        run = self._new_run(model, run_id, request.cause, dataset.source, correlation_id)
         return self._start(
-            run.model_copy(update={"reason": request.reason, "requested_by": request.requested_by})
+            run.model_copy(
+                update={
+                    "reason": request.reason,
+                    "requested_by": request.requested_by,
+                    "labelled": _labelled(dataset, run.started_at, fresh=request.labelled),
+                }
+            )
         )
 
     def _new_run(
@@ -254,9 +270,35 @@ def training_input(run: Run) -> TrainingInput:
         spec_key=layout.spec_key(run.model, run.spec_digest),
         spec_digest=run.spec_digest,
         source=run.source,
+        labelled=run.labelled,
         force=run.cause is Cause.RETRAIN,
         requested_by=run.requested_by,
         reason=run.reason,
+    )
+
+
+def _labelled(dataset: DatasetVersion, now: datetime, *, fresh: bool) -> LabelledSpan | None:
+    """The labelled predictions of a training on the rows of a dataset version.
+
+    Labels may come late or be corrected, so every span begins with the upload; a row that an
+    earlier training took in and that is not captured any more stays in by ``previous_key``.
+    """
+    held = dataset.labelled
+    if held is None:
+        if not fresh:
+            return None
+        return LabelledSpan(
+            base_version=dataset.dataset_version,
+            base_key=dataset.data_key,
+            since=dataset.created_at,
+            until=now,
+        )
+    return LabelledSpan(
+        base_version=held.base_version,
+        base_key=held.base_key,
+        previous_key=held.key,
+        since=held.since if fresh else now,
+        until=now,
     )
 
 

@@ -70,6 +70,8 @@ class Models(Writer):
                 "spec_digest": applied.digest,
                 "spec_key": applied.key,
                 "capture_rate": spec.monitor.capture_rate,
+                "retrain_schedule": spec.retrain.on_schedule or "",
+                "monthly_budget": spec.retrain.monthly_budget,
                 "updated_at": now,
             }
             champion = None if old is None else old.champion_version

@@ -12,6 +12,7 @@ from millrace.aws.sns import Notice, Notifier
 from millrace.errors import NotFoundError
 from millrace.messages import (
     ApprovalSettlement,
+    Cause,
     DatasetDecision,
     ExpireApprovalTask,
     PromoteTask,
@@ -77,9 +78,8 @@ class Recorder:
     def record_dataset(self, task: RecordDatasetTask) -> DatasetDecision:
         """Records the dataset version; decides whether to train. Idempotent by run."""
         spec = self._read_spec(task)
-        decision = self._registry.record_dataset(
-            task, task.ingest, train_on_upload=spec.retrain.on_upload
-        )
+        trains = spec.retrain.on_upload or task.cause is not Cause.UPLOAD
+        decision = self._registry.record_dataset(task, task.ingest, train_on_upload=trains)
         if decision.decision != "train":
             self._tell(
                 task,
@@ -108,7 +108,10 @@ class Recorder:
 
     def register(self, task: RegisterTask) -> Registration:
         """Gives the run's model a version number. Idempotent by run."""
-        return self._registry.register_version(task, task.ingest, task.fit)
+        seconds = task.fit.seconds + sum(trial.seconds for trial in task.trials)
+        return self._registry.register_version(
+            task, task.ingest, task.fit, train_seconds=round(seconds, 3)
+        )
 
     def read_champion(self, task: ReadChampionTask) -> Registration:
         """The run's version, and the champion as it is now."""

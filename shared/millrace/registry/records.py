@@ -12,6 +12,8 @@ from millrace.messages import (
     FieldFault,
     FieldWarning,
     GateResult,
+    LabelledRows,
+    LabelledSpan,
     MetricValue,
     Parity,
     RowCounts,
@@ -120,6 +122,10 @@ class RegisteredModel(Record):
     latest_dataset_version: str = ""
     capture_rate: float = 1.0
     """Of the current spec: the serving item carries it on."""
+    retrain_schedule: str = ""
+    """Of the current spec, so that the calendar reads no specs; empty for none."""
+    monthly_budget: float | None = None
+    """Of the current spec, in US dollars."""
     created_at: datetime
     updated_at: datetime
 
@@ -135,6 +141,8 @@ class DatasetVersion(Record):
     rows: RowCounts
     split_rows: dict[str, int]
     source: SourceObject
+    labelled: LabelledRows | None = None
+    """Labelled predictions in it, beside the rows of ``source``."""
     created_at: datetime
     created_by_run: str
     trained: dict[str, str] = {}
@@ -169,6 +177,8 @@ class Run(Record):
     spec_version: int
     spec_digest: str
     source: SourceObject
+    labelled: LabelledSpan | None = None
+    """Labelled predictions that it takes in beside ``source``."""
     requested_by: str = ""
     dataset_version: str = ""
     rows: RowCounts | None = None
@@ -181,6 +191,10 @@ class Run(Record):
     started_at: datetime
     ended_at: datetime | None = None
     error: str = ""
+    ingest_seconds: float = 0.0
+    train_seconds: float = 0.0
+    """Of all trials and the fit together."""
+    evaluate_seconds: float = 0.0
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}

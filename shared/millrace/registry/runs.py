@@ -205,7 +205,7 @@ class Runs(Tracking):
 def upload_facts(ingest: IngestResult) -> dict[str, Any]:
     """What a run's item says of its upload."""
     facts = ingest.model_dump(mode="json", include={"rows", "problems", "quarantine_prefix"})
-    return {k: v for k, v in facts.items() if v}
+    return {k: v for k, v in {**facts, "ingest_seconds": ingest.seconds}.items() if v}
 
 
 def closing(outcome: RunOutcome, reason: str, error: str, now: datetime) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Versions(Runs):
         fit: FitResult,
         *,
         provenance: Provenance | None = None,
+        train_seconds: float = 0.0,
     ) -> Registration:
         """Gives the run's model the next version number. Idempotent by run: one version per run.
 
@@ -50,6 +51,7 @@ class Versions(Runs):
             ingest: Its dataset version.
             fit: The fitted and exported winner.
             provenance: Where it was imported from, if it was not trained here.
+            train_seconds: What trials and fit took together.
 
         Returns:
             The version, and the champion to compare it with.
@@ -149,7 +151,7 @@ class Versions(Runs):
                     Update(
                         "run",
                         items.run_key(task.run_id),
-                        {"model_version": number},
+                        {"model_version": number, "train_seconds": train_seconds},
                         {"status": OPEN, "model_version": None},
                     ),
                     *logged_model_writes(
@@ -272,7 +274,10 @@ class Versions(Runs):
             event = Event.PASS_GATES if passed else Event.FAIL_GATES
             after = transition(current.status, event, subject)
             judged = evaluation.model_dump(mode="json")
-            facts: dict[str, Any] = {"report_key": evaluation.report_key}
+            facts: dict[str, Any] = {
+                "report_key": evaluation.report_key,
+                "evaluate_seconds": evaluation.seconds,
+            }
             told = [
                 AuditEntry(
                     model=task.model,

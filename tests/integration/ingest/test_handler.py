@@ -74,6 +74,7 @@ class Room:
 def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Room]:
     monkeypatch.setenv("MILLRACE_DATA_BUCKET", DATA)
     monkeypatch.setenv("MILLRACE_ARTIFACT_BUCKET", ARTIFACTS)
+    monkeypatch.setenv("MILLRACE_TABLE_NAME", "registry-table")
     monkeypatch.setenv("MILLRACE_SCRATCH", str(tmp_path))
     monkeypatch.setenv("MILLRACE_MAX_UPLOAD_MB", "1")
     with mock_aws():

@@ -293,3 +293,29 @@ def test_event_of_another_bucket_is_refused(
 ) -> None:
     with pytest.raises(InvalidEventError, match="expected 'data-bucket', got 'other'"):
         deliver(object_created(bucket="other"))
+
+
+def test_drift_starts_a_training_with_the_labels_since_the_upload_once_for_an_episode(
+    stack: cloud.Cloud, deliver: Deliver
+) -> None:
+    spec = cases.spec()
+    stack.apply(spec)
+    with_dataset(stack, spec)
+    event = retrain("episode-1")
+    event["source"] = "millrace.monitor"
+    event["detail"] |= {"cause": "drift", "labelled": True}
+
+    answer = deliver(event)
+    again = deliver(event)
+
+    assert (answer["status"], again["status"]) == ("started", "duplicate")
+    run = stack.registry.get_run(answer["run_id"])
+    assert (run.cause, run.reason, run.requested_by) == ("drift", "drift", "ann")
+    dataset = stack.registry.latest_dataset("churn")
+    assert run.labelled is not None
+    assert (run.labelled.base_version, run.labelled.previous_key) == ("d7", "")
+    assert (run.labelled.since, run.labelled.until) == (dataset.created_at, run.started_at)
+    execution = client("stepfunctions").describe_execution(executionArn=run.execution_arn)
+    payload = TrainingInput.model_validate(json.loads(execution["input"]))
+    assert payload.labelled == run.labelled
+    assert not payload.force

@@ -87,7 +87,14 @@ INWARD = {
         "millrace.serving.identity",
         *FREE_OF_ALL,
     ),
-    "millrace.datasets": ("millrace.aws", "millrace.documents", *FREE_OF_ALL),
+    "millrace.datasets": (
+        "millrace.aws",
+        "millrace.documents",
+        # Labelled predictions are rows of a dataset, too.
+        "millrace.monitoring.captures",
+        "millrace.monitoring.labelled",
+        *FREE_OF_ALL,
+    ),
     "millrace.documents": ("millrace.aws.objects", "millrace.signature_file", *FREE_OF_ALL),
     "millrace.onnx_session": ("millrace.aws.objects", *FREE_OF_ALL),
     "millrace.signature_file": ("millrace.aws.objects", *FREE_OF_ALL),

@@ -126,6 +126,12 @@ def test_retraining_without_a_key_makes_a_token(registry: Registry) -> None:
             "id": "c",
             "source": "millrace.api",
             "detail-type": "Retrain Requested",
-            "detail": {"model": "churn", "token": "tok", "reason": "drift", "requested_by": "ada"},
+            "detail": {
+                "model": "churn",
+                "token": "tok",
+                "reason": "drift",
+                "requested_by": "ada",
+                "labelled": False,
+            },
         }
     ]

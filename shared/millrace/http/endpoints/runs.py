@@ -108,6 +108,7 @@ def add_run_routes(app: FastAPI, with_: Collaborators) -> None:
         accepted = operations.retrain(
             name,
             reason=body.reason if body else "",
+            labelled=body.labelled if body else False,
             token=idempotency_key,
             registry=with_.registry,
             trigger=with_.trigger,
