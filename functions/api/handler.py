@@ -18,6 +18,7 @@ from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
 from millrace.http.operations import RolloutDoor, Trigger
+from millrace.monitoring.episodes import open_episodes
 from millrace.monitoring.feedback import Feedback
 from millrace.monitoring.labelbook import LabelBook
 from millrace.observability import logger, published, tracer
@@ -94,6 +95,7 @@ def gateway() -> Gateway:
                     ),
                     clock=lambda: datetime.now(UTC),
                 ),
+                episodes=open_episodes(client("dynamodb"), settings.table_name),
                 desk=Desk(
                     registry=registry,
                     approvals=open_approvals(client("dynamodb"), settings.table_name),

@@ -24,6 +24,7 @@ from millrace_cli import (
     keys,
     local,
     models,
+    monitoring,
     predictions,
     questions,
     rollouts,
@@ -47,8 +48,8 @@ from millrace_cli.exits import ExitCode
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected failure, 2 wrong command line, 3 invalid input, 4 not found, "
-    "5 the registry forbids it, 6 a followed run made no champion, a batch job no predictions, or a "
-    "ledger has faults, 7 no stack, credentials or answer (try `millrace doctor`), 130 stopped with Ctrl-C."
+    "5 the registry forbids it, 6 a followed run made no champion, a batch job no predictions, a "
+    "ledger has faults, or a model needs attention, 7 no stack, credentials or answer (try `millrace doctor`), 130 stopped with Ctrl-C."
 )
 
 
@@ -213,6 +214,7 @@ for group in (
     training.app,
     models.app,
     rollouts.app,
+    monitoring.app,
     audit.app,
     approvals.app,
     predictions.app,

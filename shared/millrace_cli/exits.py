@@ -30,8 +30,8 @@ class ExitCode(IntEnum):
     CONFLICT = 5
     """The registry's state forbids the change."""
     OUTCOME = 6
-    """A followed run ended without a new champion, a batch job without predictions, or a check of
-    the ledger with faults."""
+    """A followed run ended without a new champion, a batch job without predictions, a check of the
+    ledger with faults, or a model needs attention."""
     UNREACHABLE = 7
     """No stack, no credentials or no answer: `millrace doctor` says how to mend it."""
     INTERRUPTED = 130

@@ -297,7 +297,7 @@ def drifted(name: str = "", **changes: Any) -> MonitorReport:
                 SegmentTable(
                     column="region",
                     metric="roc_auc",
-                    sensitive=bool(name),
+                    gate=True,
                     segments=(
                         Segment(
                             value=f"{name}north",

@@ -13,6 +13,7 @@ import pytest
 from millrace import layout
 from millrace.http.api import create_app
 from millrace.http.endpoints.collaborators import Collaborators
+from millrace.monitoring.episodes import Episodes
 from millrace.registry.registry import Registry
 from millrace_cli import console
 from millrace_cli.client import ApiClient
@@ -39,12 +40,14 @@ class Record:
     def __post_init__(self) -> None:
         """Builds the app."""
         self.registry = Registry(self.table, clock=FakeClock(), ids=counting_ids())
+        self.episodes = Episodes(self.table, clock=lambda: self.now, ids=counting_ids("alarm"))
         given: Any = {
             **dict.fromkeys(Collaborators.__dataclass_fields__),
             "registry": self.registry,
             "objects": self.store,
             "table": self.table,
             "now": lambda: self.now,
+            "episodes": self.episodes,
             "presign": lambda bucket, key: f"https://{bucket}/{key}",
             "artifact_bucket": cases.ARTIFACT_BUCKET,
             "data_bucket": cases.DATA_BUCKET,

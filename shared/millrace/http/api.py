@@ -18,6 +18,7 @@ from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.endpoints.feedback import add_feedback_route
 from millrace.http.endpoints.ledger import add_ledger_routes
 from millrace.http.endpoints.models import add_model_routes
+from millrace.http.endpoints.monitoring import add_monitoring_routes
 from millrace.http.endpoints.questions import add_question_routes
 from millrace.http.endpoints.rollouts import add_rollout_routes
 from millrace.http.endpoints.runs import add_run_routes
@@ -50,6 +51,7 @@ def create_app(with_: Collaborators) -> FastAPI:
     add_run_routes(app, with_)
     add_batch_routes(app, with_)
     add_rollout_routes(app, with_)
+    add_monitoring_routes(app, with_)
     add_feedback_route(app, with_.feedback)
     return app
 

@@ -59,6 +59,7 @@ _TAGS: Final = [
     {"name": "models", "description": "Registered models, versions, the champion, the audit."},
     {"name": "specs", "description": "What the user wants: one document per model."},
     {"name": "record", "description": "Who changed what, what was live when, and from what."},
+    {"name": "monitoring", "description": "How models are, and the alarms about them."},
     {"name": "runs", "description": "Trainings."},
     {"name": "service", "description": "The API itself."},
 ]

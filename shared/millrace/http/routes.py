@@ -13,8 +13,8 @@ class Permission(StrEnum):
     """What a caller must be allowed to do.
 
     ``link`` needs no credential: the signed link in the path is one. ``any`` is every caller who is let in at all; ``predict`` asks models and tells them ground
-    truth; ``view`` looks at models, runs and records; ``operate`` applies specs and starts
-    trainings; ``approve`` decides which version is champion.
+    truth; ``view`` looks at models, runs and records; ``operate`` applies specs, starts
+    trainings and answers alarms; ``approve`` decides which version is champion.
     """
 
     LINK = "link"
@@ -60,6 +60,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/rollouts/{rollout_id}/pause", "api", Permission.APPROVE),
     Route("POST", "/v1/rollouts/{rollout_id}/resume", "api", Permission.APPROVE),
     Route("POST", "/v1/rollouts/{rollout_id}/abort", "api", Permission.APPROVE),
+    Route("GET", "/v1/models/{name}/monitor", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/alarms", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/alarms/{alarm_id}", "api", Permission.VIEW),
+    Route("POST", "/v1/models/{name}/alarms/{alarm_id}/acknowledge", "api", Permission.OPERATE),
+    Route("POST", "/v1/models/{name}/alarms/{alarm_id}/silence", "api", Permission.OPERATE),
+    Route("POST", "/v1/models/{name}/alarms/{alarm_id}/widen", "api", Permission.OPERATE),
     Route("POST", "/v1/models/{name}/aliases/champion", "api", Permission.APPROVE),
     Route("GET", "/v1/models/{name}/versions/{version}/approval", "api", Permission.VIEW),
     Route("POST", "/v1/models/{name}/versions/{version}/approve", "api", Permission.APPROVE),

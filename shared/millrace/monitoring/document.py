@@ -17,6 +17,11 @@ type State = Literal["ok", "watch", "alarm", "unknown"]
 type Against = Literal["training", "last_week", "same_hour"]
 
 
+type ActionKind = Literal[
+    "episode", "notice", "retraining", "rollout", "promotion", "rollback", "person"
+]
+
+
 class Part(BaseModel):
     """Base of everything in the document."""
 
@@ -200,7 +205,8 @@ class SegmentTable(Part):
 
     column: str
     metric: str
-    sensitive: bool
+    gate: bool
+    """Whether the spec has a gate on it, as on sensitive columns."""
     segments: tuple[Segment, ...]
     gap: float | None = None
     """Between the best and the worst group that is large enough."""
@@ -222,7 +228,7 @@ class Action(Part):
     """Something that was done about it, by Millrace or by a person."""
 
     at: datetime
-    kind: Literal["episode", "notice", "retraining", "rollout", "promotion", "rollback", "person"]
+    kind: ActionKind
     text: str
     by: str
     reference: str = ""

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import jinja2
 
 from millrace import layout
 from millrace.aws.objects import ObjectStore
 from millrace.aws.sns import Notice, Notifier
-from millrace.errors import ArtifactError, NotFoundError
 from millrace.evaluation import report as evaluation_report
 from millrace.evaluation.wording import number
 from millrace.monitoring import figures
+from millrace.monitoring.archive import latest
 from millrace.monitoring.causes import MEANING, runbook
 from millrace.monitoring.document import (
     Distribution,
@@ -139,63 +139,47 @@ def with_episodes(report: MonitorReport, episodes: Sequence[Episode]) -> Monitor
 def write(report: MonitorReport, *, objects: ObjectStore, bucket: str) -> str:
     """Writes a window's report, and as the newest one if none is newer.
 
+    What an older window says, now that more labels came, goes into the newest report too.
+
     Returns:
         The key of the window's page.
     """
-    document = report.model_dump_json().encode()
-    page = render(report).encode()
-    model, since = report.model, report.since
-    objects.write(
-        bucket,
-        layout.monitor_report_key(model, since, "json"),
-        document,
-        content_type="application/json",
+    _put(report, objects, bucket)
+    newest = latest(report.model, objects=objects, bucket=bucket)
+    if newest is not None and newest.since > report.since:
+        completed = with_performance_of(newest, report)
+        if completed != newest:
+            _put(completed, objects, bucket)
+            _put(completed, objects, bucket, as_newest=True)
+    else:
+        _put(report, objects, bucket, as_newest=True)
+    return layout.monitor_report_key(report.model, report.since, "html")
+
+
+def _put(
+    report: MonitorReport, objects: ObjectStore, bucket: str, *, as_newest: bool = False
+) -> None:
+    def key(form: Literal["json", "html"]) -> str:
+        if as_newest:
+            return layout.latest_monitor_report_key(report.model, form)
+        return layout.monitor_report_key(report.model, report.since, form)
+
+    # The page first: whoever finds the document finds its page.
+    objects.write(bucket, key("html"), render(report).encode(), content_type=_HTML)
+    body = report.model_dump_json().encode()
+    objects.write(bucket, key("json"), body, content_type="application/json")
+
+
+def with_performance_of(newest: MonitorReport, older: MonitorReport) -> MonitorReport:
+    """A newer report with what an older window says now that more labels came."""
+    told = {s.metric: {p.since: p for p in s.points} for s in older.performance}
+    series = tuple(
+        s.model_copy(
+            update={"points": tuple(told.get(s.metric, {}).get(p.since, p) for p in s.points)}
+        )
+        for s in newest.performance
     )
-    key = layout.monitor_report_key(model, since, "html")
-    objects.write(bucket, key, page, content_type=_HTML)
-    newest = latest(model, objects=objects, bucket=bucket)
-    if newest is None or newest.since <= since:
-        objects.write(
-            bucket,
-            layout.latest_monitor_report_key(model, "html"),
-            page,
-            content_type=_HTML,
-        )
-        objects.write(
-            bucket,
-            layout.latest_monitor_report_key(model, "json"),
-            document,
-            content_type="application/json",
-        )
-    return key
-
-
-def latest(model: str, *, objects: ObjectStore, bucket: str) -> MonitorReport | None:
-    """The newest report of a model; None when there is none yet.
-
-    Raises:
-        ArtifactError: What is stored is no report that this version reads.
-    """
-    return read(layout.latest_monitor_report_key(model, "json"), objects=objects, bucket=bucket)
-
-
-def read(key: str, *, objects: ObjectStore, bucket: str) -> MonitorReport | None:
-    """A report by its key; None when there is none.
-
-    Raises:
-        ArtifactError: What is stored is no report that this version reads.
-    """
-    try:
-        body = objects.read(bucket, key)
-    except NotFoundError:
-        return None
-    try:
-        return MonitorReport.model_validate_json(body)
-    except ValueError:
-        raise ArtifactError(
-            f"s3://{bucket}/{key} is no monitoring report of format 1: the next window writes a new "
-            "one"
-        ) from None
+    return newest.model_copy(update={"performance": series})
 
 
 # ── In words ────────────────────────────────────────────────────────────────────────────────────

@@ -9,9 +9,10 @@ import pytest
 from millrace.aws.sns import Notice
 from millrace.errors import ArtifactError
 from millrace.layout import latest_monitor_report_key, monitor_report_key
-from millrace.monitoring.document import MonitorReport
+from millrace.monitoring.archive import latest, of_window
+from millrace.monitoring.document import Interval, MonitorReport
 from millrace.monitoring.episodes import Episodes, Observed
-from millrace.monitoring.report import conclude, dollars, latest, milliseconds, render, share
+from millrace.monitoring.report import conclude, dollars, milliseconds, render, share
 from tests.fakes.clock import FakeClock, counting_ids
 from tests.fakes.monitoring import START, WINDOW, drifted, finding, window
 from tests.fakes.pages import HOSTILE, Page
@@ -205,6 +206,26 @@ def test_a_window_that_is_concluded_again_tells_nobody_and_writes_the_same(desk:
 
     assert len(desk.notices) == 1
     assert desk.store.read("artifacts", key) == before
+
+
+def test_labels_that_came_late_are_seen_in_the_newest_report_too(desk: Desk) -> None:
+    series = drifted().performance[0]
+    last = series.points[-1]
+    newer = drifted(since=last.until, until=last.until + WINDOW)
+    desk.conclude(drifted())
+    desk.conclude(newer)
+    measured = last.model_copy(update={"realised": Interval(value=0.951), "labelled": 900})
+    late = series.model_copy(update={"points": (*series.points[:-1], measured)})
+
+    desk.conclude(drifted(performance=(late,)))
+
+    newest = latest("churn", objects=desk.store, bucket="artifacts")
+    assert newest is not None
+    assert newest.since == last.until
+    assert newest.performance[0].points[-1] == measured
+    again = of_window("churn", newest.since, objects=desk.store, bucket="artifacts")
+    assert again == newest
+    assert of_window("churn", START, objects=desk.store, bucket="artifacts") is None
 
 
 def test_a_stored_document_that_is_no_report_is_told(desk: Desk) -> None:

@@ -8,6 +8,7 @@ from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
 from millrace.http import operations
 from millrace.http.deciding import Desk
+from millrace.monitoring.episodes import Episodes
 from millrace.monitoring.feedback import Feedback
 from millrace.questions.history import ReadTable
 from millrace.registry.batches import Batches
@@ -37,6 +38,7 @@ class Collaborators:
         table: The registry's table, for what is only asked.
         now: The time.
         feedback: Takes labels.
+        episodes: The alarms of monitoring.
         desk: Where versions that wait are decided on.
         approval_links: Whether links in notices may show and decide.
         clock: The time, aware and in UTC.
@@ -59,6 +61,7 @@ class Collaborators:
     table: ReadTable
     now: Callable[[], datetime]
     feedback: Feedback
+    episodes: Episodes
     desk: Desk
     approval_links: bool
     clock: Callable[[], datetime]

@@ -1,0 +1,104 @@
+"""What the API says and reads of monitoring and its alarms."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from millrace.http.models import Reason
+from millrace.http.prediction_models import Answer, Request
+from millrace.monitoring.document import EpisodeView, MonitorReport
+from millrace.monitoring.episode_records import Episode, episode_view
+
+
+class MonitorAnswer(Answer):
+    """The report of a window."""
+
+    report: MonitorReport
+    report_url: str | None = Field(
+        None, description="The report as a page; the link holds for 15 minutes."
+    )
+
+
+class AlarmStep(Answer):
+    """Something that happened to an alarm."""
+
+    at: datetime
+    event: str
+    by: str
+    text: str
+
+
+class AlarmView(EpisodeView):
+    """An alarm."""
+
+    model: str
+    version: int
+    """The version that was found so, last."""
+    statistic: str
+    against: str
+    rows: int
+    last_window: datetime
+    """Begin of the newest window in which it was found."""
+    revision: int
+
+
+class AlarmDetail(AlarmView):
+    """An alarm with its whole history, the oldest first."""
+
+    history: list[AlarmStep]
+    report_url: str | None = Field(
+        None, description="The report of its newest window; the link holds for 15 minutes."
+    )
+
+
+class AlarmPage(Answer):
+    """Alarms of a model, the newest first."""
+
+    items: list[AlarmView]
+    next_page_token: str | None
+
+
+class AlarmDecision(Request):
+    """Acknowledges an alarm."""
+
+    reason: Reason = ""
+
+
+class AlarmSilence(Request):
+    """Tells nobody of an alarm for a while."""
+
+    until: datetime = Field(description="When to tell again, if it is still found.")
+    reason: Reason = ""
+
+
+class AlarmWidening(Request):
+    """Tolerates more of what an alarm is about, now and later."""
+
+    to: float | None = Field(
+        description="The effect up to which nothing rings; null takes a widening back.",
+        allow_inf_nan=False,
+    )
+    reason: Reason = ""
+
+
+def alarm_view(episode: Episode) -> AlarmView:
+    """An alarm as a listing shows it."""
+    return AlarmView(**_shown(episode))
+
+
+def alarm_detail(episode: Episode, report_url: str | None) -> AlarmDetail:
+    """An alarm with everything about it."""
+    return AlarmDetail(
+        **_shown(episode),
+        history=[AlarmStep(at=s.at, event=s.event, by=s.by, text=s.text) for s in episode.history],
+        report_url=report_url,
+    )
+
+
+def _shown(episode: Episode) -> dict[str, Any]:
+    names = ("model", "version", "statistic", "against", "rows", "last_window", "revision")
+    return {
+        **episode_view(episode).model_dump(),
+        **{name: getattr(episode, name) for name in names},
+    }
