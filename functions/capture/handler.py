@@ -1,11 +1,12 @@
-"""The capture function: captured predictions leave the log for S3, and rollouts are counted.
+"""The capture function: captured predictions leave the log for S3, and are counted.
 
 Events: deliveries of the log subscription on the predict function's log group. Idempotent by the
 prediction ids of a delivery: the same batch again is the same objects, which are written once, and
-meets the marker of its own counts (`millrace.monitoring.tallies`).
+meets the markers of its own counts, of rollouts (`millrace.monitoring.tallies`) and by the hour
+(`millrace.monitoring.hours`).
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,15 @@ from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.logs import unpack
 from millrace.aws.s3 import S3ObjectStore
-from millrace.monitoring import tallies
-from millrace.monitoring.captures import keep
+from millrace.errors import ArtifactError, NotFoundError
+from millrace.monitoring import hours, tallies
+from millrace.monitoring.baseline import read_baseline
+from millrace.monitoring.binning import NO_LAYOUT, Bins, begin_of
+from millrace.monitoring.binning import count as count_hours
+from millrace.monitoring.captures import Delivered, keep, read
+from millrace.monitoring.counting import digest_of
 from millrace.observability import METRICS, bind, count, logger, publish, published, tracer
+from millrace.registry.serving import version_key
 from millrace.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
@@ -26,13 +33,55 @@ class CaptureSettings(EnvironmentSettings):
     """Environment of the capture function."""
 
     data_bucket: str
+    artifact_bucket: str
     table_name: str
+    capture_days: int = 90
+    hour_seconds: int = 3600
 
 
 @cache
 def settings() -> CaptureSettings:
     """The settings, read once per process."""
     return CaptureSettings.from_environment()
+
+
+@cache
+def bins(model: str, version: int) -> Bins | None:
+    """Where a version's predictions fall; None when it has no baseline that can be read."""
+    item = DynamoTable(client("dynamodb"), settings().table_name).get(version_key(model, version))
+    if item is None:
+        return None
+    bucket = settings().artifact_bucket
+    try:
+        return Bins.of(read_baseline(S3ObjectStore(client("s3")), bucket, model, item["run_id"]))
+    except NotFoundError:
+        return None
+    except ArtifactError:
+        # Its traffic is still counted; the monitor says that the version cannot be judged.
+        logger.exception("baseline cannot be read", model=model, version=version)
+        return None
+
+
+def add_hours(delivered: Delivered, messages: tuple[str, ...]) -> int:
+    """Adds what was delivered to the counts of its hours; how many requests that were."""
+    hour = timedelta(seconds=settings().hour_seconds)
+    counted = count_hours(delivered.records, delivered.failures, bins, hour=hour)
+    layouts = {
+        (one.model, one.version): NO_LAYOUT
+        if (found := bins(one.model, one.version)) is None
+        else found.layout
+        for one in counted
+    }
+    return hours.add(
+        DynamoTable(client("dynamodb"), settings().table_name),
+        digest_of(messages),
+        counted,
+        layouts,
+        delivered.records,
+        now=datetime.now(UTC),
+        keep=timedelta(days=settings().capture_days),
+        begin_of=lambda at: begin_of(at, hour),
+    )
 
 
 @tracer.capture_lambda_handler(capture_response=False)
@@ -42,8 +91,9 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
     """Lambda's entry point."""
     bind(correlation_id=context.aws_request_id)
     delivered = unpack(event)
+    lines = read(delivered.messages)
     kept = keep(
-        delivered.messages,
+        lines,
         objects=S3ObjectStore(client("s3")),
         bucket=settings().data_bucket,
         logged=delivered.logged,
@@ -53,6 +103,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         delivered.messages,
         now=datetime.now(UTC),
     )
+    counted_by_hour = add_hours(lines, delivered.messages)
     for model, records in kept.captured.items():
         count(METRICS.CAPTURED_RECORDS, records, model=model)
         publish()  # one model at a time: a line's figures count for every model it names
@@ -66,6 +117,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         written=kept.written,
         repeated=kept.repeated,
         counted=counted,
+        counted_by_hour=counted_by_hour,
     )
     return {
         "records": sum(kept.captured.values()),
@@ -73,4 +125,5 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         "written": kept.written,
         "repeated": kept.repeated,
         "counted": counted,
+        "counted_by_hour": counted_by_hour,
     }

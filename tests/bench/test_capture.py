@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from millrace.aws.logs import unpack
-from millrace.monitoring.captures import captured, keep
+from millrace.monitoring.captures import captured, keep, read
 from millrace.serving.capture import of_line
 from tests.bench.measure import compare
 from tests.bench.measure import keep as keep_figures
@@ -65,7 +65,7 @@ def test_capture_over_bare_json_and_gzip(capsys: pytest.CaptureFixture[str]) -> 
     def capture() -> int:
         store.objects.clear()
         delivered = unpack(event)
-        kept = keep(delivered.messages, objects=store, bucket="b", logged=delivered.logged)
+        kept = keep(read(delivered.messages), objects=store, bucket="b", logged=delivered.logged)
         return kept.captured["churn"]
 
     def bare() -> int:
@@ -82,7 +82,7 @@ def test_capture_over_bare_json_and_gzip(capsys: pytest.CaptureFixture[str]) -> 
     hour = moment.replace(minute=0, second=0, microsecond=0)
     until = hour.replace(hour=hour.hour + 1)
 
-    def read() -> int:
+    def read_all() -> int:
         return sum(1 for _ in captured(store, "b", "churn", hour, until))
 
     def bare_read() -> int:
@@ -90,7 +90,7 @@ def test_capture_over_bare_json_and_gzip(capsys: pytest.CaptureFixture[str]) -> 
             [json.loads(line) for line in gzip.decompress(store.read("b", key)).splitlines()]
         )
 
-    reading = compare("reading 1,000 captured requests", read, bare_read, rounds=15)
+    reading = compare("reading 1,000 captured requests", read_all, bare_read, rounds=15)
 
     capsys.readouterr()
     with capsys.disabled():
@@ -101,4 +101,4 @@ def test_capture_over_bare_json_and_gzip(capsys: pytest.CaptureFixture[str]) -> 
             f"{LINES / reading.subject:,.0f} read; {size / LINES:,.0f} bytes each at rest"
         )
     keep_figures("capture throughput", {"per_second": LINES / measured.subject, "bytes": size})
-    assert read() == LINES
+    assert read_all() == LINES

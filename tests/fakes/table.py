@@ -11,6 +11,7 @@ from millrace.aws.dynamodb import (
     PK,
     PRESENT,
     SK,
+    Below,
     Check,
     Expected,
     Item,
@@ -177,6 +178,10 @@ def _matches(item: Mapping[str, Any], when: Mapping[str, Expected]) -> bool:
     for attribute, expected in when.items():
         if expected is PRESENT:
             if item.get(attribute) is None:
+                return False
+            continue
+        if isinstance(expected, Below):
+            if item.get(attribute, expected.value - 1) >= expected.value:
                 return False
             continue
         allowed = expected.values if isinstance(expected, OneOf) else (expected,)

@@ -400,7 +400,9 @@ def test_what_was_captured_leaves_the_predict_functions_log_and_no_other() -> No
 
     assert subscription["Properties"] == {
         "LogGroupName": "${PredictLogGroup}",
-        "FilterPattern": f"{{ ($.capture.schema = {SCHEMA}) || ($.rollout.step >= 0) }}",
+        "FilterPattern": (
+            f"{{ ($.capture.schema = {SCHEMA}) || ($.rollout.step >= 0) || ($.failed = 1) }}"
+        ),
         "DestinationArn": "${CaptureFunction.Arn}",
     }
 

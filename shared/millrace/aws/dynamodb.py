@@ -15,6 +15,7 @@ from millrace.aws.table import (
     PK,
     PRESENT,
     SK,
+    Below,
     Check,
     Expected,
     Item,
@@ -55,6 +56,7 @@ __all__ = [
     "PK",
     "PRESENT",
     "SK",
+    "Below",
     "Check",
     "DynamoTable",
     "Expected",
@@ -288,6 +290,10 @@ def _condition(
         names[name] = attribute
         if expected is PRESENT:
             terms.append(f"attribute_exists({name})")
+            continue
+        if isinstance(expected, Below):
+            values[f":c{number}"] = to_attribute(expected.value)
+            terms.append(f"(attribute_not_exists({name}) OR {name} < :c{number})")
             continue
         allowed = expected.values if isinstance(expected, OneOf) else (expected,)
         choices = [f"attribute_not_exists({name})"] if None in allowed else []

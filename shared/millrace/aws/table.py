@@ -54,7 +54,15 @@ class Present(Enum):
 
 PRESENT: Final = Present.PRESENT
 
-type Expected = str | int | OneOf | Present | None
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A condition's expectation: the attribute is absent, or a number less than this."""
+
+    value: int
+
+
+type Expected = str | int | OneOf | Present | Below | None
 """What a condition expects of an attribute; None expects it to be absent."""
 
 ABSENT: Final[Mapping[str, Expected]] = {PK: None}

@@ -11,8 +11,9 @@ A subscription may deliver a line again in another batch. So readers take each p
 
 import gzip
 import hashlib
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -22,12 +23,16 @@ import orjson
 from millrace import layout
 from millrace.aws.objects import ObjectStore
 from millrace.errors import ArtifactError, InvalidEventError
+from millrace.monitoring.binning import Failure, begin_of
 from millrace.serving.capture import CapturedPrediction, of_document, of_line, to_document
+from millrace.vocabulary import MODEL_NAME_PATTERN
 
 CONTENT_TYPE: Final = "application/gzip"
 _LEVEL: Final = 6
 """Of gzip: nine tenths of level 9's size at a third of its time, on captured lines."""
 _HOUR: Final = timedelta(hours=1)
+_LATEST: Final = 253_402_300_800_000
+"""The year 10000 in milliseconds, beyond which there is no date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +52,77 @@ class Kept:
     repeated: int
 
 
-def keep(messages: Iterable[str], *, objects: ObjectStore, bucket: str, logged: datetime) -> Kept:
-    """Writes the captured predictions of one delivery where they belong.
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the lines of one delivery say.
+
+    Attributes:
+        records: Captured predictions.
+        failures: Requests that a version failed.
+        rejected: Lines that are none of these, each with its reason.
+    """
+
+    records: tuple[CapturedPrediction, ...]
+    failures: tuple[Failure, ...]
+    rejected: tuple[dict[str, str], ...]
+
+
+def read(messages: Iterable[str]) -> Delivered:
+    """Reads the lines of one delivery.
 
     Args:
         messages: Lines of the predict function's log.
+    """
+    records: list[CapturedPrediction] = []
+    failures: list[Failure] = []
+    rejected: list[dict[str, str]] = []
+    for message in messages:
+        try:
+            line = _object(message)
+            if line.get("failed") == 1:
+                failures.append(_failure(line))
+            elif "capture" in line or not isinstance(line.get("rollout"), dict):
+                records.append(of_line(line))
+        except InvalidEventError as exc:
+            rejected.append({"reason": str(exc), "line": message})
+    return Delivered(tuple(records), tuple(failures), tuple(rejected))
+
+
+def _object(message: str) -> dict[str, Any]:
+    try:
+        line = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        raise InvalidEventError("line: expected JSON") from None
+    if not isinstance(line, dict):
+        raise InvalidEventError("line: expected a JSON object")
+    return line
+
+
+def _failure(line: Mapping[str, Any]) -> Failure:
+    """The request that a line says a version failed; it has no id, so the line's own time counts."""
+    model, version, aws = line.get("model"), line.get("version"), line.get("_aws")
+    if not isinstance(model, str) or not re.fullmatch(MODEL_NAME_PATTERN, model):
+        raise InvalidEventError("model: expected the name of a model")
+    if type(version) is not int or version < 1:
+        raise InvalidEventError("version: expected a version number")
+    at = aws.get("Timestamp") if isinstance(aws, Mapping) else None
+    if type(at) is not int or not 0 <= at < _LATEST:
+        raise InvalidEventError("_aws.Timestamp: expected milliseconds since 1970")
+    return Failure(model, version, datetime.fromtimestamp(at / 1_000, UTC))
+
+
+def keep(delivered: Delivered, *, objects: ObjectStore, bucket: str, logged: datetime) -> Kept:
+    """Writes the captured predictions of one delivery where they belong.
+
+    Args:
+        delivered: What its lines say.
         objects: Where the data bucket is written.
         bucket: The data bucket.
         logged: When the first line was logged; files the lines that tell no time of their own.
     """
     parts: dict[tuple[str, datetime], list[CapturedPrediction]] = defaultdict(list)
-    rejected: list[dict[str, Any]] = []
-    for message in messages:
-        try:
-            record = _read(message)
-            if record is None:
-                continue
-        except InvalidEventError as exc:
-            rejected.append({"reason": str(exc), "line": message})
-            continue
-        hour = record.at.replace(minute=0, second=0, microsecond=0)
-        parts[record.model, hour].append(record)
+    for record in delivered.records:
+        parts[record.model, begin_of(record.at)].append(record)
     captured: dict[str, int] = defaultdict(int)
     written = 0
     for (model, hour), records in parts.items():
@@ -76,24 +131,13 @@ def keep(messages: Iterable[str], *, objects: ObjectStore, bucket: str, logged: 
         key = layout.capture_key(model, hour, _digest(one.prediction_id for one in records))
         written += _write(objects, bucket, key, [to_document(one) for one in records])
     objects_made = len(parts)
-    if rejected:
+    if delivered.rejected:
         objects_made += 1
-        key = layout.rejected_capture_key(logged, _digest(one["line"] for one in rejected))
-        written += _write(objects, bucket, key, rejected)
-    return Kept(dict(captured), len(rejected), written, objects_made - written)
-
-
-def _read(message: str) -> CapturedPrediction | None:
-    """The captured prediction of a line; None for a rollout's line that only counts."""
-    try:
-        line = orjson.loads(message)
-    except orjson.JSONDecodeError:
-        raise InvalidEventError("line: expected JSON") from None
-    if not isinstance(line, dict):
-        raise InvalidEventError("line: expected a JSON object")
-    if "capture" not in line and isinstance(line.get("rollout"), dict):
-        return None
-    return of_line(line)
+        key = layout.rejected_capture_key(
+            logged, _digest(one["line"] for one in delivered.rejected)
+        )
+        written += _write(objects, bucket, key, delivered.rejected)
+    return Kept(dict(captured), len(delivered.rejected), written, objects_made - written)
 
 
 def _digest(parts: Iterable[str]) -> str:
@@ -101,7 +145,7 @@ def _digest(parts: Iterable[str]) -> str:
 
 
 def _write(
-    objects: ObjectStore, bucket: str, key: str, documents: Sequence[dict[str, Any]]
+    objects: ObjectStore, bucket: str, key: str, documents: Sequence[Mapping[str, Any]]
 ) -> bool:
     lines = b"\n".join([*map(orjson.dumps, documents), b""])
     # No time in the header: the same lines are the same bytes.

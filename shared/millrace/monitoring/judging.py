@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.monitoring.baseline import Baseline, FeatureBaseline
+from millrace.monitoring.counting import latency_edge
 from millrace.monitoring.drift import (
     chi2,
     jensen_shannon,
@@ -54,7 +55,6 @@ from millrace.monitoring.findings import (
 )
 from millrace.monitoring.hours import FeatureCounts, WindowCounts, total
 from millrace.monitoring.tails import adjusted
-from millrace.monitoring.tallies import latency_edge
 
 SMOOTHING: Final = 0.5
 """Added to every count before a PSI (Jeffreys' prior), so that an empty bin is not infinitely far."""

@@ -2,9 +2,7 @@
 
 While a rollout has traffic, every line of the predict function names its rollout, its step, and the
 role of the version that answered. The capture function adds up what one delivery of the log says and
-adds it to the items ``ROLLOUT#<id>`` / ``TALLY#<step>#<role>``, all of it and a marker in one
-transaction: the same delivery again meets its marker and adds nothing. (A subscription may, rarely,
-deliver a line again within another delivery; it then counts twice.) Markers expire.
+adds it to the items ``ROLLOUT#<id>`` / ``TALLY#<step>#<role>``, each delivery once (`counting`).
 
 A request counts once, whatever its number of rows, because rows of one request are not independent
 and the tests (`rollout.sequential`) need that: its first captured row gives the score.
@@ -13,31 +11,31 @@ Histograms have fixed edges, so that they add up: latencies in quarters of power
 of a millisecond, probabilities in twenty bins, numbers of a regression in eighths of powers of two.
 """
 
-import hashlib
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from itertools import batched
+from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import orjson
 
-from millrace.aws.table import ABSENT, MAX_WRITES, Item, Key, Put, QueryPage, Update, Write
-from millrace.errors import ConditionFailedError, InvalidEventError
+from millrace.aws.table import Item, Key, QueryPage, Update
+from millrace.errors import InvalidEventError
+from millrace.monitoring.counting import (
+    Addition,
+    CountingTable,
+    add_once,
+    digest_of,
+    latency_bin,
+)
 from millrace.serving.capture import of_line
 
 Role = Literal["champion", "challenger"]
 
 TALLY: Final = "TALLY#"
-MARKER_LIFE: Final = timedelta(days=2)
-"""Deliveries are retried for a day."""
-
-LATENCY_BINS: Final = 84
-_FIRST_MS: Final = 0.1
-_PER_OCTAVE: Final = 4
+MARKER: Final = "TALLIED#"
 SCORE_BINS: Final = 20
 _NUMBERS_FROM: Final = 2_000
 _NUMBER_BINS: Final = 8
@@ -58,7 +56,7 @@ class Tally:
         errors: Requests it failed.
         compared: Requests whose two predictions are known (shadow).
         disagreements: Of those, how many differ.
-        latency: Requests by `latency_bin`.
+        latency: Requests by `counting.latency_bin`.
         scores: Captured requests by `score_bin`.
     """
 
@@ -80,14 +78,6 @@ class Place(NamedTuple):
     role: Role
 
 
-class TallyTable(Protocol):
-    """What tallies need of DynamoDB."""
-
-    def transact(self, writes: Sequence[Write], what: str) -> None:
-        """All writes or none."""
-        ...
-
-
 class QueriedTable(Protocol):
     """What reading tallies needs of DynamoDB."""
 
@@ -97,18 +87,6 @@ class QueriedTable(Protocol):
 
 
 # ── Bins ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def latency_bin(milliseconds: float) -> int:
-    """The bin of a latency; `latency_edge` is where it begins."""
-    if milliseconds <= _FIRST_MS:
-        return 0
-    return min(LATENCY_BINS - 1, math.floor(_PER_OCTAVE * math.log2(milliseconds / _FIRST_MS)))
-
-
-def latency_edge(number: int) -> float:
-    """Where a bin begins, in milliseconds."""
-    return _FIRST_MS * 2 ** (number / _PER_OCTAVE)
 
 
 def score_bin(outputs: Mapping[str, Any], row: int = 0) -> int | None:
@@ -247,7 +225,7 @@ def _count_shadow(shadow: Mapping[str, Any], outputs: Mapping[str, Any], tally: 
         tally.disagreements += differ
 
 
-def add(table: TallyTable, messages: Sequence[str], *, now: datetime) -> int:
+def add(table: CountingTable, messages: Sequence[str], *, now: datetime) -> int:
     """Adds what one delivery says of rollouts. Idempotent by the delivery's lines.
 
     Args:
@@ -261,35 +239,20 @@ def add(table: TallyTable, messages: Sequence[str], *, now: datetime) -> int:
     tallies = count_lines(messages)
     if not tallies:
         return 0
-    digest = hashlib.sha256("\x1f".join(messages).encode()).hexdigest()[:32]
-    expires_at = int((now + MARKER_LIFE).timestamp())
-    counted = 0
-    for number, some in enumerate(batched(sorted(tallies.items()), MAX_WRITES - 1, strict=False)):
-        writes: list[Write] = [
-            Put(
-                "delivery",
-                Key(f"TALLIED#{digest}", f"{number:06d}"),
-                {"expires_at": expires_at},
-                ABSENT,
-            )
-        ]
-        for place, tally in some:
-            # nosemgrep: registry-write-without-assumption -- it adds; the marker carries the condition
-            writes.append(
-                Update(
-                    f"tally {place.rollout_id} {place.step} {place.role}",
-                    tally_key(place),
-                    {"version": tally.version},
-                    exists=False,
-                    adds=_amounts(tally),
-                )
-            )
-        try:
-            table.transact(writes, f"add tallies of delivery {digest}")
-        except ConditionFailedError:
-            continue
-        counted += sum(tally.requests for _, tally in some)
-    return counted
+    additions = [Addition(_update(place, tally)) for place, tally in sorted(tallies.items())]
+    added = add_once(table, MARKER, digest_of(messages), lambda _: additions, now=now)
+    return sum(one.update.adds.get("requests", 0) for one in added)
+
+
+def _update(place: Place, tally: Tally) -> Update:
+    # nosemgrep: registry-write-without-assumption -- it adds; the delivery's marker carries the condition
+    return Update(
+        f"tally {place.rollout_id} {place.step} {place.role}",
+        tally_key(place),
+        {"version": tally.version},
+        exists=False,
+        adds=_amounts(tally),
+    )
 
 
 def tally_key(place: Place) -> Key:

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from millrace.monitoring.tallies import Tally, latency_bin, latency_edge, score_text
+from millrace.monitoring.counting import latency_bin, latency_edge
+from millrace.monitoring.tallies import Tally, score_text
 from millrace.registry.rollout_records import Finding, Found
 from millrace.rollout.sequential import EFFECTS, Counts, Evidence, log_mean
 from millrace.spec import RolloutSection

@@ -141,7 +141,7 @@ class PredictionLog:
         }
         more = ""
         if failed is not None:
-            fields["version"] = failed.loaded.version
+            fields |= {"version": failed.loaded.version, "failed": 1}
             more = _ROLES[failed.role]
             if failed.route is not None:
                 more += _rollout(failed.route)

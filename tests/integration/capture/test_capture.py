@@ -10,13 +10,24 @@ from typing import Any
 import pytest
 
 from functions.capture import handler as function
+from millrace import layout
 from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
+from millrace.aws.table import ABSENT, Put
 from millrace.errors import InvalidEventError
-from millrace.monitoring import tallies
+from millrace.monitoring import hours, tallies
+from millrace.monitoring.baseline import (
+    Baseline,
+    CategoricalBaseline,
+    FeatureBaseline,
+    NumericBaseline,
+    ScoreBaseline,
+)
 from millrace.monitoring.captures import captured
+from millrace.registry.serving import version_key
 from millrace.serving.capture import CapturedPrediction
+from millrace.vocabulary import ColumnType, Task
 from tests.fakes import cases, cloud
 from tests.samples import capture_line
 
@@ -26,9 +37,11 @@ MOMENT = datetime(2026, 11, 21, 18, 20, tzinfo=UTC)
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     function.settings.cache_clear()
+    function.bins.cache_clear()
     with cloud.stack(monkeypatch):
         yield
     function.settings.cache_clear()
+    function.bins.cache_clear()
 
 
 def line(sequence: int, *, minutes: float = 0, model: str = "churn") -> dict[str, Any]:
@@ -63,6 +76,12 @@ def deliver(*lines: dict[str, Any] | str) -> dict[str, Any]:
     return function.handler(delivery(lines), cloud.LambdaContext())
 
 
+def told(**counts: int) -> dict[str, int]:
+    """The handler's answer; what is not said is 0."""
+    names = ("records", "rejected", "written", "repeated", "counted", "counted_by_hour")
+    return {name: counts.get(name, 0) for name in names}
+
+
 def keys() -> list[str]:
     """Every version of every object of the data bucket."""
     listed = client("s3").list_object_versions(Bucket=cases.DATA_BUCKET).get("Versions", [])
@@ -81,7 +100,7 @@ def kept(
 def test_captured_lines_are_kept_by_model_and_hour() -> None:
     answer = deliver(line(1), line(2), line(3, minutes=45), line(4, model="fraud"))
 
-    assert answer == {"records": 4, "rejected": 0, "written": 3, "repeated": 0, "counted": 0}
+    assert answer == told(records=4, written=3, counted_by_hour=4)
     assert [key.rpartition("-")[0] for key in keys()] == [
         "capture/churn/date=2026-11-21/18",
         "capture/churn/date=2026-11-21/19",
@@ -97,7 +116,7 @@ def test_a_delivery_that_comes_twice_is_written_once() -> None:
 
     answer = deliver(line(1), line(2))
 
-    assert answer == {"records": 2, "rejected": 0, "written": 0, "repeated": 1, "counted": 0}
+    assert answer == told(records=2, repeated=1)
     assert keys() == before
 
 
@@ -137,7 +156,7 @@ def test_a_bad_line_is_kept_with_its_reason_and_holds_up_no_other() -> None:
 
     answer = deliver(line(1), "START RequestId: 1", wrong, "[1]", line(3))
 
-    assert answer == {"records": 2, "rejected": 3, "written": 2, "repeated": 0, "counted": 0}
+    assert answer == told(records=2, rejected=3, written=2, counted_by_hour=2)
     assert [one.sequence for one in kept()] == [1, 3]
     rejected = keys()[0]
     assert rejected.startswith("capture-rejected/date=2026-11-21/")
@@ -184,7 +203,7 @@ def test_cloudwatchs_check_of_the_function_writes_nothing() -> None:
 
     answer = function.handler(check, cloud.LambdaContext())
 
-    assert answer == {"records": 0, "rejected": 0, "written": 0, "repeated": 0, "counted": 0}
+    assert answer == told()
     assert keys() == []
 
 
@@ -223,3 +242,116 @@ def test_lines_of_a_rollout_are_counted_once_and_need_nothing_captured() -> None
     champion, challenger = tallies.read(table, "churn-7-abc", 0)
     assert (champion.requests, champion.errors, champion.scores.total()) == (2, 0, 2)
     assert (challenger.requests, challenger.errors, challenger.version) == (1, 1, 7)
+
+
+# ── Counts by the hour ──────────────────────────────────────────────────────────────────────────
+
+HOUR = timedelta(hours=1)
+
+
+def hour_counts() -> hours.WindowCounts:
+    """What was counted of the hour of the moment."""
+    since = MOMENT.replace(minute=0)
+    return hours.read_window(table(), "churn", 3, since, since + HOUR)
+
+
+def table() -> DynamoTable:
+    """The registry's table."""
+    return DynamoTable(client("dynamodb"), cloud.TABLE)
+
+
+def register(body: bytes | None) -> None:
+    """Version 3 as its training left it: with a run, and a baseline if that has a body."""
+    table().put(Put("version", version_key("churn", 3), {"run_id": "run-1"}, ABSENT))
+    if body is not None:
+        client("s3").put_object(
+            Bucket=cases.ARTIFACT_BUCKET, Key=layout.baseline_key("churn", "run-1"), Body=body
+        )
+
+
+def baseline() -> Baseline:
+    """Of the features of a captured line, and of a private one."""
+    return Baseline(
+        schema=1,
+        model="churn",
+        version=3,
+        run_id="run-1",
+        dataset_version="d",
+        task=Task.BINARY,
+        rows=1_000,
+        metric="roc_auc",
+        confidence=0.95,
+        classes=("false", "true"),
+        features=(
+            FeatureBaseline(
+                name="age",
+                type=ColumnType.INTEGER,
+                private=False,
+                missing=0,
+                numeric=NumericBaseline(edges=(18, 30, 90), counts=(500, 500), mean=40, std=9),
+            ),
+            FeatureBaseline(
+                name="plan",
+                type=ColumnType.STRING,
+                private=False,
+                missing=0,
+                categorical=CategoricalBaseline(categories=("basic",), counts=(1_000,), other=0),
+            ),
+            FeatureBaseline(name="income", type=ColumnType.NUMBER, private=True, missing=7),
+        ),
+        scores=ScoreBaseline(edges=(0, 0.5, 1), counts=(500, 500), mean=0.5, std=0.2),
+        performance={},
+    )
+
+
+def test_predictions_are_counted_in_the_bins_of_their_versions_baseline() -> None:
+    register(baseline().to_bytes())
+
+    deliver(line(1), line(2, minutes=5), line(3, minutes=70))
+    deliver(line(2, minutes=5), line(1), line(3, minutes=70))
+
+    found = hour_counts()
+    assert (found.requests, found.rows, found.errors, found.missing_lines) == (2, 4, 0, 0)
+    assert found.features["age"].counts(2) == [2, 2]
+    assert found.features["plan"].counts(1) == [2]
+    assert found.features["plan"].missing == 2
+    assert set(found.features) == {"age", "plan"}
+    assert found.scores.counts(2) == [2, 2]
+    assert found.classes == {"false": 2, "true": 2}
+
+
+def test_nothing_of_a_private_column_is_counted() -> None:
+    register(baseline().to_bytes())
+    leaking = line(1)
+    leaking["capture"]["inputs"]["income"] = [1e6, 2e6]
+
+    deliver(leaking)
+
+    assert set(hour_counts().features) == {"age", "plan"}
+
+
+@pytest.mark.parametrize("body", [None, b"no baseline"], ids=["absent", "damaged"])
+def test_without_a_baseline_traffic_is_counted_all_the_same(body: bytes | None) -> None:
+    register(body)
+
+    deliver(line(1), line(2))
+
+    found = hour_counts()
+    assert (found.requests, found.binned, found.features) == (2, False, {})
+
+
+def test_requests_that_a_version_failed_are_counted_as_errors() -> None:
+    failed = {k: v for k, v in line(1).items() if k not in ("capture", "prediction_id")}
+
+    answer = deliver(line(1), failed | {"failed": 1, "error": "RuntimeError"})
+
+    assert answer == told(records=1, written=1, counted_by_hour=1)
+    assert (hour_counts().requests, hour_counts().errors) == (1, 1)
+
+
+def test_lines_that_were_lost_show_in_their_hour() -> None:
+    deliver(line(1), line(2))
+    deliver(line(7))
+    deliver(line(4))
+
+    assert hour_counts().missing_lines == 3

@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.monitoring import tallies
-from millrace.monitoring.tallies import (
-    LATENCY_BINS,
-    Place,
-    count_lines,
-    disagree,
-    latency_bin,
-    latency_edge,
-    score_bin,
-)
+from millrace.monitoring.counting import LATENCY_BINS, latency_bin, latency_edge
+from millrace.monitoring.tallies import Place, count_lines, disagree, score_bin
 from tests import samples
 from tests.fakes.table import FakeTable
 

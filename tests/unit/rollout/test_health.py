@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from millrace.monitoring.tallies import Tally, latency_bin
+from millrace.monitoring.counting import latency_bin
+from millrace.monitoring.tallies import Tally
 from millrace.registry.rollout_records import Finding
 from millrace.rollout.health import Document, Seen, look, statistical, threshold
 from millrace.rollout.sequential import Counts
