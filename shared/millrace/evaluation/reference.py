@@ -1,6 +1,6 @@
 """Makes the baseline of a version (`monitoring.baseline`) from its evaluated test split."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -8,9 +8,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from millrace.evaluation.bootstrap import draw, measured
 from millrace.evaluation.document import Importance, Measured
-from millrace.evaluation.metrics import Codes, Floats, Outcome, compute, prepare
+from millrace.evaluation.metrics import Codes, Floats, Outcome, compute
 from millrace.evaluation.slices import (
     MAX_DISTINCT,
     MAX_GROUPS,
@@ -24,6 +23,7 @@ from millrace.monitoring.baseline import (
     CategoricalBaseline,
     EncodedColumn,
     FeatureBaseline,
+    Loss,
     NumericBaseline,
     PrincipalComponents,
     ReferenceMetric,
@@ -31,9 +31,27 @@ from millrace.monitoring.baseline import (
     Segment,
     SegmentGroup,
 )
-from millrace.monitoring.encoding import MAX_CATEGORIES, MAX_COLUMNS, encode
-from millrace.monitoring.estimation import MAX_CALIBRATED, calibrated, estimate, fit_calibration
+from millrace.monitoring.encoding import (
+    MAX_CATEGORIES,
+    MAX_COLUMNS,
+    bins_of,
+    encode,
+    score_bins,
+)
+from millrace.monitoring.estimation import (
+    LOSS_FEATURES,
+    LOSS_ROWS,
+    MAX_CALIBRATED,
+    MIN_SKILL,
+    Binned,
+    calibrated,
+    estimate,
+    fit_calibration,
+    fit_loss,
+    tell_loss,
+)
 from millrace.monitoring.segments import codes_of
+from millrace.monitoring.spread import group_spread
 from millrace.signature import FeatureField, Signature
 from millrace.spec import ColumnType, ModelSpec, Task
 
@@ -116,6 +134,8 @@ def _describe(judged: Judged, detail: _Detail) -> Baseline:
     scores = _scores_of(outcome)
     segments, uncaptured = _segments(judged, outcome)
     maps = () if regression else _calibration(outcome)
+    bins = _binned(judged, features, scores) if regression else None
+    losses, refused = _losses(outcome, bins) if bins is not None else ((), "")
     return Baseline(
         model=spec.name,
         version=judged.version,
@@ -131,7 +151,9 @@ def _describe(judged: Judged, detail: _Detail) -> Baseline:
         predicted=() if regression else _tally(outcome.labels, len(classes)),
         actual=() if regression else _tally(outcome.truth, len(classes)),
         calibration=maps,
-        performance=_performance(judged, outcome),
+        losses=losses,
+        losses_refused=refused,
+        performance=_performance(judged, outcome, bins),
         components=_components(judged, features),
         segments=segments,
         uncaptured_segments=uncaptured,
@@ -169,7 +191,7 @@ def _scores_of(outcome: Outcome) -> Floats:
 
 def _score_baseline(outcome: Outcome, classes: tuple[str, ...], scores: Floats) -> ScoreBaseline:
     edges = _edges(scores.astype(np.float32), _DETAILS[0].bins)
-    place = _places(edges, scores)
+    place = score_bins(edges, scores)
     bins = len(edges) - 1
     by_class = {}
     if outcome.task is not Task.REGRESSION and len(classes) <= MAX_CALIBRATED:
@@ -221,7 +243,7 @@ def _numbers(values: npt.NDArray[np.float32], bins: int) -> NumericBaseline:
     wide = values.astype(np.float64)
     return NumericBaseline(
         edges=edges,
-        counts=_tally(_places(edges, wide), len(edges) - 1),
+        counts=_tally(score_bins(edges, wide), len(edges) - 1),
         mean=_short(wide.mean()),
         std=_short(wide.std()),
     )
@@ -267,12 +289,6 @@ def _captured(value: np.float32) -> float:
     return float(str(value))
 
 
-def _places(edges: Sequence[float], values: npt.NDArray[Any]) -> Codes:
-    """`baseline.bin_of`, for many values that lie within the edges."""
-    inner = np.asarray(edges[1:-1], dtype=np.float32)
-    return np.searchsorted(inner, values.astype(np.float32), side="right").astype(np.int64)
-
-
 def _tally(codes: npt.NDArray[Any], size: int) -> tuple[int, ...]:
     return tuple(np.bincount(codes, minlength=size).tolist())
 
@@ -284,12 +300,17 @@ def _short(value: Any) -> float:
 # ── Performance ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _performance(judged: Judged, outcome: Outcome) -> dict[str, ReferenceMetric]:
+def _performance(
+    judged: Judged, outcome: Outcome, bins: Binned | None
+) -> dict[str, ReferenceMetric]:
     order = np.arange(outcome.rows)
     if judged.moments is not None:
         order = np.argsort(judged.moments, kind="stable")
     chunks = [c for c in np.array_split(order, CHUNKS) if len(c) >= MIN_CHUNK_ROWS]
-    estimates = list(_held_out_estimates(outcome, chunks, tuple(judged.metrics)))
+    if bins is None:
+        estimates = list(_held_out_estimates(outcome, chunks, tuple(judged.metrics)))
+    else:
+        estimates = list(_held_out_losses(outcome, chunks, bins))
     found = {}
     for name, metric in judged.metrics.items():
         values = np.asarray([compute(name, outcome.take(chunk)) for chunk in chunks])
@@ -322,7 +343,7 @@ def _held_out_estimates(
     outcome: Outcome, chunks: list[Codes], names: tuple[str, ...]
 ) -> Iterator[dict[str, float]]:
     """What would have been estimated of each chunk, had only the others been labelled."""
-    if outcome.task is Task.REGRESSION or len(chunks) < 2:
+    if len(chunks) < 2:
         return
     for chunk in chunks:
         others = np.ones(outcome.rows, dtype=bool)
@@ -331,6 +352,67 @@ def _held_out_estimates(
         yield estimate(
             outcome.task, calibrated(maps, outcome.output[chunk]), outcome.output[chunk], names
         )
+
+
+def _binned(judged: Judged, features: tuple[FeatureBaseline, ...], scores: Floats) -> Binned:
+    """The rows by the baseline's bins, of the most important captured features."""
+    fields = {f.name: f for f in judged.signature.features}
+    ranked = {f.feature: place for place, f in enumerate(judged.importance.features)}
+    captured = sorted(
+        (f for f in features if f.numeric is not None or f.categorical is not None),
+        key=lambda f: ranked.get(f.name, len(ranked)),
+    )
+    edges = _edges(scores.astype(np.float32), _DETAILS[0].bins)
+    return Binned(
+        (score_bins(edges, scores), len(edges) - 1),
+        {
+            f.name: bins_of(f, _plain(judged.column(fields[f.name])))
+            for f in captured[:LOSS_FEATURES]
+        },
+    )
+
+
+def _losses(outcome: Outcome, bins: Binned) -> tuple[tuple[Loss, ...], str]:
+    """Models of the losses that can be told from a row, and why there is none of the others."""
+    some = np.arange(outcome.rows)[:LOSS_ROWS]
+    error = np.abs(outcome.output - outcome.truth)[some]
+    rows = bins.take(some)
+    fitted = (
+        (fit_loss("absolute", error, rows), "mae"),
+        (fit_loss("squared", error**2, rows), "rmse"),
+    )
+    weak = [name for loss, name in fitted if loss.skill < MIN_SKILL]
+    reasons = ["r2 is not estimated: without labels the spread of the truth is not known"]
+    if weak:
+        reasons.insert(
+            0,
+            f"{' and '.join(weak)} not estimated: on the test split the inputs tell less than "
+            f"{MIN_SKILL:.0%} of how the error varies, so an estimate would only repeat the reference",
+        )
+    return tuple(loss for loss, _ in fitted if loss.skill >= MIN_SKILL), "; ".join(reasons)
+
+
+def _held_out_losses(
+    outcome: Outcome, chunks: list[Codes], bins: Binned
+) -> Iterator[dict[str, float]]:
+    """What would have been estimated of each chunk, had only every second other been labelled."""
+    error = np.abs(outcome.output - outcome.truth)
+    models = []
+    for parity in (1, 0):
+        others = chunks[parity::2]
+        if not others:
+            return
+        rows = np.concatenate(others)[:LOSS_ROWS]
+        told = bins.take(rows)
+        models.append(
+            (
+                fit_loss("absolute", error[rows], told),
+                fit_loss("squared", error[rows] ** 2, told),
+            )
+        )
+    for number, chunk in enumerate(chunks):
+        absolute, squared = (tell_loss(loss, bins.take(chunk)) for loss in models[number % 2])
+        yield {"mae": float(absolute.mean()), "rmse": float(np.sqrt(squared.mean()))}
 
 
 # ── Multivariate ────────────────────────────────────────────────────────────────────────────────
@@ -418,24 +500,21 @@ def _segments(judged: Judged, outcome: Outcome) -> tuple[tuple[Segment, ...], tu
 
 def _with_groups(judged: Judged, outcome: Outcome, bare: Segment, values: list[Any]) -> Segment:
     segment = bare.model_copy(update=_cuts(bare.type, values))
-    spec = judged.spec
     names, codes = codes_of(segment, values)
     groups = []
     for code, name in enumerate(names):
         rows = np.flatnonzero(codes == code)
-        metric = None
-        part = outcome.take(rows)
-        if len(rows) >= segment.min_rows and not np.isnan(value := compute(segment.metric, part)):
-            prepared = {segment.metric: prepare(segment.metric, part)}
-            draws = draw(prepared, part.rows, spec.evaluate.bootstrap, spec.train.seed)
-            metric = measured(value, draws[segment.metric], spec.evaluate.confidence)
+        part, found = outcome.take(rows), None
+        if part.rows >= segment.min_rows:
+            found = group_spread(segment.metric, part, judged.spec.evaluate.confidence)
+        interval = None if found is None else found.interval
         groups.append(
             SegmentGroup(
                 name=name,
                 rows=len(rows),
-                value=None if metric is None else metric.value,
-                low=None if metric is None else metric.low,
-                high=None if metric is None else metric.high,
+                value=None if interval is None else interval.value,
+                low=None if interval is None else interval.low,
+                high=None if interval is None else interval.high,
                 facts=group_facts(part) if len(rows) >= segment.min_rows else {},
             )
         )

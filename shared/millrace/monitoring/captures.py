@@ -188,7 +188,7 @@ def captured(
     for hour in hours(since, until):
         seen: set[str] = set()
         for key in objects.keys(bucket, layout.capture_prefix(model, hour)):
-            for record in _of_object(objects.read(bucket, key), f"s3://{bucket}/{key}"):
+            for record in read_object(objects.read(bucket, key), f"s3://{bucket}/{key}"):
                 if record.prediction_id not in seen and since <= record.at < until:
                     seen.add(record.prediction_id)
                     yield record
@@ -202,7 +202,16 @@ def hours(since: datetime, until: datetime) -> Iterator[datetime]:
         hour += _HOUR
 
 
-def _of_object(body: bytes, what: str) -> Iterator[CapturedPrediction]:
+def read_object(body: bytes, what: str) -> Iterator[CapturedPrediction]:
+    """The captured predictions of one stored object.
+
+    Args:
+        body: The object.
+        what: What it is called in an error.
+
+    Raises:
+        ArtifactError: It is damaged or of a schema that this version does not read.
+    """
     try:
         for line in gzip.decompress(body).splitlines():
             yield of_document(orjson.loads(line))

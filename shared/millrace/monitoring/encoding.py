@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from millrace.monitoring.baseline import EncodedColumn, PrincipalComponents
+from millrace.monitoring.baseline import EncodedColumn, FeatureBaseline, PrincipalComponents
 
 MAX_COLUMNS: Final = 200
 """Columns of the matrix; features beyond take no part in the multivariate view."""
@@ -55,3 +55,28 @@ def reconstruction_errors(components: PrincipalComponents, inputs: Columns) -> F
     axes = np.asarray(components.components)
     errors: Floats = np.linalg.norm(encoded - (encoded @ axes.T) @ axes, axis=1)
     return errors
+
+
+def bins_of(feature: FeatureBaseline, values: Sequence[Any]) -> tuple[npt.NDArray[np.int64], int]:
+    """Captured values as numbers of bins, and how many bins there are.
+
+    A category that the baseline does not name is in the last bin but one; a missing value is in the
+    last one, as is every value of a feature that has no bins.
+    """
+    if feature.numeric is not None:
+        edges = np.asarray(feature.numeric.edges[1:-1], dtype=np.float32)
+        plain = numbers(values).astype(np.float32)
+        bins = len(feature.numeric.counts)
+        codes = np.searchsorted(edges, plain, side="right")
+        return np.where(np.isnan(plain), bins, codes).astype(np.int64), bins + 1
+    if feature.categorical is not None:
+        names = feature.categorical.categories
+        places = {name: place for place, name in enumerate(names)} | {"": len(names) + 1}
+        return np.asarray([places.get(v, len(names)) for v in values], np.int64), len(names) + 2
+    return np.zeros(len(values), dtype=np.int64), 1
+
+
+def score_bins(edges: Sequence[float], scores: Floats) -> npt.NDArray[np.int64]:
+    """Scores as numbers of the baseline's bins."""
+    inner = np.asarray(edges[1:-1], dtype=np.float32)
+    return np.searchsorted(inner, scores.astype(np.float32), side="right").astype(np.int64)

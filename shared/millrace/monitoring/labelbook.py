@@ -146,6 +146,12 @@ class LabelBook:
         page = self.table.query(key.pk, prefix=f"{prediction_id}#")
         return {_row(item).row: _label(item) for item in page.items}
 
+    def of_rows(self, model: str, rows: Sequence[RowKey]) -> dict[RowKey, Label]:
+        """Labels of those of the rows that have one."""
+        places = {_key(model, row): row for row in rows}
+        held = self.table.get_many(list(places))
+        return {places[key]: _label(item) for key, item in held.items()}
+
     def of_span(
         self, model: str, since: datetime, until: datetime
     ) -> Iterator[tuple[RowKey, Label]]:

@@ -125,6 +125,7 @@ INWARD = {
         "millrace.monitoring.encoding",
         "millrace.monitoring.estimation",
         "millrace.monitoring.segments",
+        "millrace.monitoring.spread",
         # The coverage that is measured is that of the sets that are served.
         "millrace.serving.intervals",
         *FREE_OF_ALL,
