@@ -107,6 +107,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="let schemathesis make more than 5,000 requests rather than a few hundred",
     )
+    group.addoption(
+        "--crashes",
+        action="store_true",
+        help="crash before and after each write call of each step, rather than at two of them",
+    )
     group.addoption("--stack", default=None, help="with --engine aws: the deployed stack to use")
     group.addoption("--region", default=None, help="with --engine aws: its region")
 

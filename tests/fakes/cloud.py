@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 TABLE = "registry-table"
-SERVICES = ["dynamodb", "kms", "s3", "sns", "sqs", "stepfunctions", "sts", "iam", "lambda"]
+SERVICES = [
+    "dynamodb",
+    "events",
+    "kms",
+    "s3",
+    "sns",
+    "sqs",
+    "stepfunctions",
+    "sts",
+    "iam",
+    "lambda",
+]
 
 
 @dataclass

@@ -1,20 +1,17 @@
 """Crashes at a chosen write call: before AWS sees it, or after it was done."""
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from millrace.aws.clients import client
 
 When = Literal["before", "after"]
 
-WRITES = (
-    ("dynamodb", "TransactWriteItems"),
-    ("dynamodb", "PutItem"),
-    ("dynamodb", "UpdateItem"),
-    ("dynamodb", "DeleteItem"),
-    ("stepfunctions", "StartExecution"),
-    ("sns", "Publish"),
-)
+SERVICES: Final = ("dynamodb", "stepfunctions", "sns", "events")
+"""Those whose calls change what others see. Objects in S3 have names of their content."""
+READ: Final = re.compile(r"(Get|Describe|Query|List|BatchGet|Scan|TransactGet)")
+"""How operations that only read begin; every other one is a write."""
 
 
 _installed: list[tuple[Any, str, Any]] = []
@@ -48,15 +45,15 @@ class Crash:
 
     def install(self) -> None:
         """Hooks into the process's clients, until `uninstall_all`."""
-        for service, operation in WRITES:
-            events = client(service).meta.events  # type: ignore[call-overload]
+        for service in SERVICES:
+            events = client(service).meta.events
             for hook, handler in (("before-call", self._before), ("after-call", self._after)):
-                name = f"{hook}.{service}.{operation}"
+                name = f"{hook}.{service}"
                 events.register_first(name, handler)
                 _installed.append((events, name, handler))
 
     def _before(self, model: Any, **_: Any) -> None:
-        if not self.armed:
+        if not self.armed or READ.match(model.name):
             return
         self.calls.append(model.name)
         if self.when == "before" and self.at == len(self.calls) - 1:
@@ -64,6 +61,8 @@ class Crash:
             raise Killed(model.name)
 
     def _after(self, model: Any, **_: Any) -> None:
+        if READ.match(model.name):
+            return
         if self.armed and self.when == "after" and self.at == len(self.calls) - 1:
             self.armed = False
             raise Killed(model.name)
