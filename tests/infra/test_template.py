@@ -68,7 +68,7 @@ each_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES.ke
 def test_expanded_template_is_clean_for_cfn_lint() -> None:
     document = json.dumps(lintable(), indent=1)
 
-    matches = lint(document, regions=["us-east-1", "eu-central-1"])
+    matches = lint(document, regions=["us-east-1"])
 
     assert [str(match) for match in matches] == []
 
@@ -84,12 +84,15 @@ def test_expanded_template_is_clean_for_cfn_lint() -> None:
 )
 def test_cfn_lint_looks_into_the_rendered_state_machine(change: dict[str, Any], says: str) -> None:
     """Transitions to nowhere it does not see: asl-validator does (test_scan_machines.py)."""
-    document = lintable()
-    properties = document["Resources"]["TrainingStateMachine"]["Properties"]
-    machine = json.loads(properties["DefinitionString"])
+    of_template = lintable()["Resources"]["TrainingStateMachine"]
+    machine = json.loads(of_template["Properties"]["DefinitionString"])
     state = {**machine["States"]["Ingest"], **change}
     machine["States"]["Ingest"] = {k: v for k, v in state.items() if v is not None}
-    properties["DefinitionString"] = json.dumps(machine)
+    properties = {
+        "RoleArn": "arn:aws:iam::123456789012:role/training",
+        "DefinitionString": json.dumps(machine),
+    }
+    document = {"Resources": {"Machine": {"Type": of_template["Type"], "Properties": properties}}}
 
     matches = [str(match) for match in lint(json.dumps(document), regions=["us-east-1"])]
 
