@@ -230,15 +230,25 @@ def _training(training: dict[str, Any]) -> Table:
         asked += f": {training['reason']}"
     params = ", ".join(f"{k}={v}" for k, v in sorted(training["params"].items()))
     own = training["champion_dataset_version"] == training["dataset_version"]
+    counted = (
+        f"{rows['accepted']:,} rows, {rows['quarantined']:,} quarantined"
+        if rows
+        else "where it comes from"
+    )
     code, other = training["code_version"], training["champion_code_version"]
     return _facts(
         [
             ("asked for by", asked),
-            ("upload", f"{upload['key']} (version {upload['version_id']})"),
+            (
+                "upload",
+                f"{upload['key']} (version {upload['version_id']})"
+                if upload["version_id"]
+                else "none here: imported",
+            ),
             (
                 "dataset",
-                f"{training['dataset_version']}, {rows['accepted']:,} rows, "
-                f"{rows['quarantined']:,} quarantined" + ("; the champion's own" if own else ""),
+                f"{training['dataset_version']}, {counted}"
+                + ("; the champion's own" if own else ""),
             ),
             (
                 "spec",

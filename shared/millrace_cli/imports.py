@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -42,7 +42,9 @@ from millrace.messages import (
     TrainingInput,
 )
 from millrace.public_key import attestation_by
+from millrace.registry.approvals import Approvals, open_approvals
 from millrace.registry.records import (
+    ApprovalStatus,
     CarriedVersion,
     ModelVersion,
     Provenance,
@@ -75,6 +77,7 @@ class Imported:
         reason: The verdict, in words.
         gates: The gates of the spec here.
         provenance: Where it comes from.
+        awaits_approval: Whether a person is asked before it may take traffic.
     """
 
     model: str
@@ -84,6 +87,7 @@ class Imported:
     reason: str
     gates: tuple[GateResult, ...]
     provenance: Provenance | None
+    awaits_approval: bool = False
 
 
 @app.command(
@@ -132,6 +136,7 @@ def import_bundle(
         imported = bring_in(
             opened,
             registry=registry,
+            approvals=open_approvals(target.dynamodb, target.outputs.raw["TableName"]),
             store=S3ObjectStore(target.s3),
             bucket=target.outputs.artifact_bucket,
             actor=actor or getpass.getuser(),
@@ -150,6 +155,7 @@ def bring_in(
     bundle: Bundle,
     *,
     registry: Registry,
+    approvals: Approvals,
     store: ObjectStore,
     bucket: str,
     actor: str,
@@ -160,6 +166,7 @@ def bring_in(
     Args:
         bundle: The bundle, opened and so compared with its own digests.
         registry: The registry here.
+        approvals: Its requests for approval.
         store: Objects here.
         bucket: The artifact bucket here.
         actor: Who imports it.
@@ -202,11 +209,14 @@ def bring_in(
     registry.start_run(run_id)
     known = registry.get_run(run_id)
     if known.outcome is None:
-        _register(registry, model, parts, keys, run_id, judged, source, actor, now)
+        asks = spec.approve.mode == "manual"
+        _register(registry, model, parts, keys, run_id, judged, source, actor, now, asks)
         known = registry.get_run(run_id)
+    _ask(registry, approvals, model, spec, known, actor)
     if known.model_version is None:
         raise ConflictError(f"run {run_id} was closed as {known.outcome} without a version")
     version = registry.get_version(model.name, known.model_version)
+    asked = approvals.find(model.name, version.version)
     return Imported(
         model=model.name,
         version=version.version,
@@ -215,6 +225,7 @@ def bring_in(
         reason=version.reason,
         gates=version.gates,
         provenance=version.provenance,
+        awaits_approval=asked is not None and asked.status is ApprovalStatus.PENDING,
     )
 
 
@@ -433,6 +444,7 @@ def _register(
     source: SourceObject,
     actor: str,
     now: datetime,
+    asks: bool,
 ) -> None:
     record, evaluation = parts.carried.version, parts.evaluation
     gates, reason = judged
@@ -485,6 +497,7 @@ def _register(
             kms_key_id=record.kms_key_id,
             imported_at=now,
             imported_by=actor,
+            needs_approval=asks,
         ),
     )
     registry.record_evaluation(
@@ -509,6 +522,39 @@ def _register(
     )
 
 
+def _ask(
+    registry: Registry,
+    approvals: Approvals,
+    model: RegisteredModel,
+    spec: ModelSpec,
+    run: Run,
+    actor: str,
+) -> None:
+    """Asks a person, where the spec here wants one; no machine waits for the answer."""
+    if run.model_version is None or run.outcome is not None:
+        return
+    version = registry.get_version(model.name, run.model_version)
+    origin = version.provenance
+    if origin is None or not origin.needs_approval or version.status is not VersionStatus.VALIDATED:
+        return
+    if approvals.find(model.name, version.version) is not None:
+        return
+    applied_by = registry.get_spec(model.name, model.spec_version).created_by
+    approvals.request(
+        model.name,
+        version.version,
+        task_token="",
+        timeout=timedelta(seconds=spec.approve.timeout_seconds),
+        four_eyes=spec.approve.four_eyes,
+        barred={
+            applied_by: f"applied the spec {model.name}/{model.spec_version}",
+            actor: "imported it",
+        },
+        approvers=spec.approve.approvers,
+        requested_by=actor,
+    )
+
+
 def _tell(imported: Imported, target: Target, as_json: bool) -> None:
     if as_json:
         print_json(
@@ -518,6 +564,7 @@ def _tell(imported: Imported, target: Target, as_json: bool) -> None:
                 "status": imported.status.value,
                 "created": imported.created,
                 "reason": imported.reason,
+                "awaits_approval": imported.awaits_approval,
                 "gates": [g.model_dump(mode="json") for g in imported.gates],
                 "provenance": None
                 if imported.provenance is None
@@ -532,7 +579,8 @@ def _tell(imported: Imported, target: Target, as_json: bool) -> None:
     out.print(Text(f"  {imported.reason}", style="dim"), soft_wrap=True)
     if imported.status is VersionStatus.VALIDATED:
         stack = f"--stack {target.stack} " if target.stack != "millrace" else ""
-        out.print(Text(f"  next: millrace {stack}promote {name}", style="dim"), soft_wrap=True)
+        verb = "approve" if imported.awaits_approval else "promote"
+        out.print(Text(f"  next: millrace {stack}{verb} {name}", style="dim"), soft_wrap=True)
 
 
 def _tell_gates(gates: Sequence[GateResult]) -> None:

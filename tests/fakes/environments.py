@@ -12,6 +12,7 @@ from millrace.aws.dynamodb import Table
 from millrace.bundle import Bundle, write_bundle
 from millrace.evaluation.document import Evaluation
 from millrace.messages import EvaluationResult, MetricValue
+from millrace.registry.approvals import Approvals
 from millrace.registry.records import ModelVersion
 from millrace.registry.registry import Registry
 from millrace.signature import Signature
@@ -69,6 +70,9 @@ class Environment:
     def __post_init__(self) -> None:
         self.registry = Registry(
             self.table, clock=self.clock, ids=counting_ids(self.name), sign=self.sign
+        )
+        self.approvals = Approvals(
+            self.table, clock=self.clock, ids=counting_ids(f"{self.name}-asked")
         )
 
     def apply(self, of: ModelSpec) -> None:
@@ -191,6 +195,7 @@ class Environment:
         return bring_in(
             Bundle.open(path),
             registry=self.registry,
+            approvals=self.approvals,
             store=self.store,
             bucket=BUCKET,
             actor="ben",

@@ -83,7 +83,8 @@ class Desk:
         run = self.registry.get_run(asked.run_id)
         champion = self._champion(asked)
         spec = self.registry.get_spec(model, record.spec_version)
-        dataset = self.registry.get_dataset(model, record.dataset_version)
+        imported = record.provenance is not None
+        dataset = None if imported else self.registry.get_dataset(model, record.dataset_version)
         return ApprovalEvidence(
             request=approval_view(asked),
             version_status=record.status.value,
@@ -104,7 +105,7 @@ class Desk:
                 started_at=run.started_at,
                 upload=run.source,
                 dataset_version=record.dataset_version,
-                dataset_rows=dataset.rows,
+                dataset_rows=None if dataset is None else dataset.rows,
                 champion_dataset_version=champion.dataset_version if champion else None,
                 spec_version=record.spec_version,
                 spec_applied_by=spec.created_by,
@@ -197,7 +198,7 @@ class Desk:
 
     def carry_on(self, asked: Approval) -> None:
         """Lets the answer take effect: wakes the machine, or does what it would have done."""
-        if self.wake(asked.task_token):
+        if asked.task_token and self.wake(asked.task_token):
             return
         match asked.status:
             case ApprovalStatus.APPROVED:
@@ -267,7 +268,7 @@ class Desk:
     def tell_of_promotion(self, model: str, version: int) -> None:
         """Lets a machine that waited for this version end, after a person promoted it by hand."""
         asked = self.approvals.find(model, version)
-        if asked is None or asked.via != "promotion":
+        if asked is None or asked.via != "promotion" or not asked.task_token:
             return
         try:
             self.wake(asked.task_token)

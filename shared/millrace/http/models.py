@@ -431,7 +431,8 @@ class ApprovalTraining(Answer):
     started_at: datetime
     upload: SourceObject
     dataset_version: str
-    dataset_rows: RowCounts
+    dataset_rows: RowCounts | None
+    """None of an imported version: they were counted where it was trained."""
     champion_dataset_version: str | None
     spec_version: int
     spec_applied_by: str

@@ -516,6 +516,24 @@ def approved(table: ItemReader, model: str, version: int) -> Check:
     return Check("approval", key, {"status": ApprovalStatus.APPROVED.value})
 
 
+def check_asked(table: ItemReader, version: ModelVersion) -> None:
+    """That people were asked about an imported version, where the spec wants them to be.
+
+    A training asks before anybody could promote what it made; an import may have died before it asked.
+
+    Raises:
+        ConflictError: They were not.
+    """
+    origin = version.provenance
+    if origin is None or not origin.needs_approval:
+        return
+    if table.get(approval_key(version.model, version.version)) is None:
+        raise ConflictError(
+            f"{version.model}@{version.version} was imported under approve.mode manual, and nobody "
+            "was asked to approve it yet: import its bundle again, which asks"
+        )
+
+
 def decided_by_promotion(
     table: ItemReader, model: str, version: int, *, actor: str, reason: str, now: datetime
 ) -> Approval | None:

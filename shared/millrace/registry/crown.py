@@ -10,6 +10,7 @@ from millrace.messages import Promotion
 from millrace.registry import items
 from millrace.registry.approvals import (
     PENDING,
+    check_asked,
     decided_by_promotion,
     decision_entry,
     decision_write,
@@ -90,8 +91,8 @@ class Crown(Versions):
             NotFoundError: There is no such model or version.
             InvalidTransitionError: The version's state does not allow it.
             ChampionChangedError: The champion is not the expected one.
-            ConflictError: The version is champion already, and no expectation was given; or the
-                run to finish is closed.
+            ConflictError: The version is champion already, and no expectation was given; the run to
+                finish is closed; or nobody was asked about an imported version.
             NotApproverError: The version waits for approval, and the actor may not approve it.
             InvalidEventError: ``force`` without a named actor or a reason.
         """
@@ -217,6 +218,7 @@ class Crown(Versions):
             )
             answer = None
             if not restore and not by_rollout:
+                check_asked(self._table, version)
                 answer = decided_by_promotion(
                     self._table, model, number, actor=actor, reason=reason, now=now
                 )

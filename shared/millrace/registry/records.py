@@ -270,6 +270,8 @@ class Provenance(Record):
     kms_key_id: str = ""
     imported_at: datetime
     imported_by: str
+    needs_approval: bool = False
+    """Whether the spec here asks for a person: without a request it cannot take traffic."""
 
 
 class ModelVersion(Record):

@@ -24,7 +24,7 @@ from millrace.errors import (
     NotFoundError,
 )
 from millrace.registry import items
-from millrace.registry.approvals import approved
+from millrace.registry.approvals import approved, check_asked
 from millrace.registry.champions import ANY_CHAMPION, AnyChampion, name_of
 from millrace.registry.changes import BACKOFF, Backoff, list_page, with_fresh_reads
 from millrace.registry.ledger import Ledger
@@ -206,6 +206,7 @@ class Rollouts:
             meta = self._registry.get_model(model)
             candidate = self._registry.get_version(model, version)
             _check_startable(meta, candidate, expected_champion)
+            check_asked(self._table, candidate)
             approval = approved(self._table, model, version)
             active = None if meta.rollout_id is None else self.get(meta.rollout_id)
             waiting = None if meta.waiting_rollout_id is None else self.get(meta.waiting_rollout_id)

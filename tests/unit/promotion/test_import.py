@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 
 from millrace.bundle import Bundle, Content, write_bundle
+from millrace.documents import read_spec
 from millrace.errors import (
     ArtifactError,
     ChampionChangedError,
     ConflictError,
     DigestMismatchError,
     InvalidRequestError,
+    NotApproverError,
     NotFoundError,
 )
+from millrace.http.deciding import Desk
+from millrace.http.operations import RolloutDoor
 from millrace.registry.records import VersionStatus
 from millrace.registry.verification import verify
 from tests.fakes.bundles import bundled
+from tests.fakes.crashes import Killed
 from tests.fakes.environments import BUCKET, Environment, spec
 
 
@@ -102,6 +107,85 @@ def test_importing_twice_finds_what_is_there(
     assert (first.created, second.created) == (True, False)
     assert second.version == first.version
     assert len(production.registry.audit("churn", limit=200).items) == entries
+
+
+def manual(**rules: Any) -> Environment:
+    """Production, where a person approves."""
+    made = Environment("production")
+    made.apply(spec(approve={"mode": "manual", **rules}))
+    return made
+
+
+def test_an_import_asks_a_person_where_the_spec_here_wants_one(
+    staging: Environment, tmp_path: Path
+) -> None:
+    production = manual(four_eyes=True)
+    path = staging.export(tmp_path / "b")
+
+    imported = production.bring_in(path)
+    again = production.bring_in(path)
+
+    assert (imported.awaits_approval, again.awaits_approval) == (True, True)
+    asked = production.approvals.get("churn", imported.version)
+    assert asked.requested_by == "ben"
+    told = [e.action for e in production.registry.audit("churn", limit=200).items]
+    assert told.count("approval_requested") == 1
+    with pytest.raises(NotApproverError, match="ben imported it"):
+        production.registry.promote("churn", imported.version, actor="ben", reason="mine")
+    assert production.registry.champion("churn") is None
+
+
+def test_an_approved_import_is_promoted_though_no_machine_waits(
+    staging: Environment, tmp_path: Path
+) -> None:
+    production = manual()
+    imported = production.bring_in(staging.export(tmp_path / "b"))
+    desk = Desk(
+        registry=production.registry,
+        approvals=production.approvals,
+        wake=lambda _: pytest.fail("there is no machine to wake"),
+        read_spec=lambda record: read_spec(production.store, BUCKET, record.key, record.digest),
+        report_link=lambda _: None,
+        rollout_door=RolloutDoor(pytest.fail, "rollout"),  # type: ignore[arg-type]
+    )
+
+    shown = desk.evidence("churn", imported.version, actor="user:ada")
+    desk.decide(
+        "churn",
+        imported.version,
+        "approve",
+        actor="user:ada",
+        reason="two weeks in staging",
+        via="api",
+        request_id=shown.request.request_id,
+        correlation_id="c",
+    )
+
+    assert shown.training.dataset_rows is None
+    assert production.registry.get_serving("churn").version == imported.version
+    assert verify(production.table, "churn").faults == ()
+
+
+def test_an_import_that_died_before_it_asked_cannot_take_traffic(
+    staging: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    production = manual()
+    path = staging.export(tmp_path / "b")
+    with monkeypatch.context() as dying:
+        dying.setattr(production.approvals, "find", _die)
+        with pytest.raises(Killed):
+            production.bring_in(path)
+
+    with pytest.raises(ConflictError, match="nobody was asked to approve it yet"):
+        production.registry.promote("churn", 1, actor="ann", reason="now", force=True)
+
+    assert production.bring_in(path).awaits_approval
+    production.registry.promote("churn", 1, actor="ann", reason="now")
+    assert production.approvals.get("churn", 1).via == "promotion"
+
+
+def _die(*_: object) -> None:
+    raise Killed
 
 
 def test_the_ledger_tells_who_imported_what_from_where(
