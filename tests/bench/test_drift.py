@@ -51,6 +51,8 @@ DAYS: Final = 30
 FEATURES: Final = 20
 ERRORS: Final = 2_000
 """Rows of a window that are looked at for multivariate drift."""
+LONG: Final = 4 * 3_600
+"""Seconds that a simulation of a thousand months may take on a busy machine."""
 _NORMAL: Final = NormalDist()
 
 type Dice = np.random.Generator
@@ -178,6 +180,7 @@ def test_counts_that_are_drawn_are_spread_as_counts_of_samples() -> None:
 # ── False alarms ────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("rows", [200, 1_000, 10_000, 100_000])
 def test_hardly_any_month_without_drift_has_an_alarm(rows: int) -> None:
     draw = np.random.default_rng(rows)
@@ -530,6 +533,7 @@ def median_day(days: list[int | None]) -> float | None:
     return None if math.isinf(middle) else middle
 
 
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("rows", [500, 5_000])
 def test_false_alarms_against_time_to_detect(rows: int) -> None:
     calm = simulated(rows, 0.0, RUNS, SWEEP)

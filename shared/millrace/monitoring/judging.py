@@ -514,7 +514,7 @@ def _corrected(
     p_values = [1.0 if c.finding.p_value is None else c.finding.p_value for c in found]
     return [
         (
-            replace(c, finding=replace(c.finding, adjusted_p=p)),
+            _Comparison(replace(c.finding, adjusted_p=p), c.large),
             c.large and p <= policy.significance,
         )
         for c, p in zip(found, adjusted(p_values).tolist() if found else [], strict=True)
