@@ -1,9 +1,11 @@
 """The trigger function: uploads, retraining and batch requests become one execution each.
 
-Events: EventBridge's S3 "Object Created" (keys as they are, not URL-encoded), and the API's
-"Retrain Requested" and "Batch Requested". Idempotent by the object's version, or the request's
-token: Powertools Idempotency answers a repetition fast, and the conditions in the registry hold
-without it; a batch request has them alone, since asking again may resume a job that failed.
+Events: EventBridge's S3 "Object Created" (keys as they are, not URL-encoded), the API's "Retrain
+Requested" and "Batch Requested", the monitor's "Retrain Requested", and the tick of the calendar's
+rule, which starts what is due of all models' ``retrain.on_schedule``. Idempotent by the object's
+version, or the request's token: Powertools Idempotency answers a repetition fast, and the conditions
+in the registry hold without it. They hold alone for a tick, and for a batch request, since asking
+again may resume a job that failed.
 """
 
 from collections.abc import Callable
@@ -21,11 +23,11 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
     IdempotencyPersistenceLayerError,
 )
-from pydantic import Field, TypeAdapter
+from pydantic import AwareDatetime, Field, TypeAdapter
 
 from millrace import layout
 from millrace.aws.clients import client
-from millrace.aws.dynamodb import PK, SK
+from millrace.aws.dynamodb import PK, SK, DynamoTable
 from millrace.aws.events import AwsEvent, ObjectCreated
 from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
@@ -36,9 +38,12 @@ from millrace.errors import (
     ServiceUnavailableError,
 )
 from millrace.messages import SourceObject
+from millrace.monitoring.costs import Sizes, Spending
+from millrace.monitoring.retraining import Spent, why_over
 from millrace.observability import bind, logger, published, tracer
 from millrace.registry.batch_door import BatchDoor, BatchRequest
 from millrace.registry.batches import open_batches
+from millrace.registry.calendar import Calendar
 from millrace.registry.door import (
     Admission,
     AdmissionStatus,
@@ -46,6 +51,7 @@ from millrace.registry.door import (
     RetrainRequest,
     count_duplicate,
 )
+from millrace.registry.records import RegisteredModel
 from millrace.registry.registry import open_registry
 from millrace.settings import EnvironmentSettings
 
@@ -90,14 +96,25 @@ class BatchRequested(AwsEvent):
     detail: BatchRequest
 
 
-type Arrived = ObjectCreated | RetrainRequested | BatchRequested
+class CalendarTick(AwsEvent):
+    """EventBridge's rule: time to look at the calendars of all models."""
+
+    id: str
+    detail_type: Literal["Scheduled Event"] = Field(alias="detail-type")
+    source: Literal["aws.events"]
+    time: AwareDatetime
+
+
+type Arrived = ObjectCreated | RetrainRequested | BatchRequested | CalendarTick
 
 _EVENT: Final[TypeAdapter[Arrived]] = TypeAdapter(
     Annotated[Arrived, Field(discriminator="detail_type")]
 )
 
 
-_EXPECTED: Final = "an S3 'Object Created', a 'Retrain Requested' or a 'Batch Requested' event"
+_EXPECTED: Final = (
+    "an S3 'Object Created', a 'Retrain Requested', a 'Batch Requested' or a 'Scheduled Event'"
+)
 
 # ── Wiring ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,26 +130,36 @@ class Wiring:
     admit_batch: Callable[..., dict[str, Any]]
     """A file to be scored, once per object version."""
     batches: BatchDoor
+    calendar: Calendar
 
 
 @cache
 def wiring() -> Wiring:
     """The door with its clients, built from the environment once per process."""
     settings = TriggerSettings.from_environment()
+    registry = open_registry(client("dynamodb"), settings.table_name)
     door = Door(
-        registry=open_registry(client("dynamodb"), settings.table_name),
+        registry=registry,
         executions=StateMachine(client("stepfunctions"), settings.state_machine_arn),
         notifier=SnsNotifier(client("sns"), settings.topic_arn),
         clock=lambda: datetime.now(UTC),
     )
     batch_door = BatchDoor(
-        registry=open_registry(client("dynamodb"), settings.table_name),
+        registry=registry,
         batches=open_batches(client("dynamodb"), settings.table_name),
         executions=StateMachine(client("stepfunctions"), settings.batch_machine_arn),
         notifier=SnsNotifier(client("sns"), settings.topic_arn),
         clock=lambda: datetime.now(UTC),
         concurrency=settings.batch_concurrency,
     )
+    spending = Spending(
+        DynamoTable(client("dynamodb"), settings.table_name), registry, None, Sizes()
+    )
+
+    def over_budget(model: RegisteredModel, moment: datetime) -> str:
+        spent = Spent(float(spending.of_month(model.name, moment).usd), model.monthly_budget)
+        return why_over(spent) if spent.state == "exhausted" else ""
+
     store = DynamoDBPersistenceLayer(
         table_name=settings.table_name,
         key_attr=PK,
@@ -172,7 +199,15 @@ def wiring() -> Wiring:
     def admit_batch(*, key: str, source: SourceObject, correlation_id: str) -> dict[str, Any]:
         return _answer(batch_door.admit_upload(source, correlation_id), key)
 
-    return Wiring(settings, config, admit_upload, admit_retrain, admit_batch, batch_door)
+    return Wiring(
+        settings,
+        config,
+        admit_upload,
+        admit_retrain,
+        admit_batch,
+        batch_door,
+        Calendar(registry, door, over_budget),
+    )
 
 
 def _answer(admission: Admission, key: str) -> dict[str, Any]:
@@ -213,6 +248,8 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
                     request=request,
                     correlation_id=correlation_id,
                 )
+            case CalendarTick():
+                return made.calendar.tick(arrived.time, correlation_id)
             case BatchRequested():
                 return _batch_request(made, arrived, correlation_id)
     except IdempotencyAlreadyInProgressError as exc:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from infra.build.expansion import Resolver, Resource, machine_definition
-from infra.costs.kinds import Idle, busy_at_rest
+from infra.costs.kinds import Idle, busy_at_rest, ticks_a_day
 from infra.costs.prices import Assumptions, PriceList, assumptions, price_list
 from millrace.errors import ConfigurationError
 
@@ -124,6 +124,7 @@ class _Stack:
             self._counted("dashboards", "AWS::CloudWatch::Dashboard", "dashboard"),
             self._keys(),
             *self._firewalls(),
+            *self._clocks(),
             *self._warm(),
             self._counted("secrets", "AWS::SecretsManager::Secret", "secret"),
             self._line(
@@ -175,6 +176,31 @@ class _Stack:
         yield self._line("firewalls", f"{count}" if count else "none", Decimal(count), "web-acl")
         yield self._line(
             "rules of firewalls", f"{rules}" if rules else "none", Decimal(rules), "web-acl-rule"
+        )
+
+    def _clocks(self) -> Iterable[Line]:
+        """Looks by the clock whether there is anything to do."""
+        days = self._assumed["month_hours"] / 24
+        ticks, seconds = Decimal(0), Decimal(0)
+        for rule in self._of("AWS::Events::Rule").values():
+            if rule.get("State") == "DISABLED" or not rule.get("ScheduleExpression"):
+                continue
+            [target] = rule["Targets"]
+            times = ticks_a_day(rule["ScheduleExpression"]) * days
+            ticks += times
+            seconds += (
+                times
+                * self._assumed["tick_seconds"]
+                * self._memory(target["Arn"].removeprefix("${").removesuffix(".Arn}"))
+            )
+        yield self._line(
+            "looks by the clock", f"{ticks.normalize():f} a month", ticks, "lambda-requests"
+        )
+        yield self._line(
+            "their time",
+            f"{self._assumed['tick_seconds']} s each, with the memory of what is called",
+            seconds,
+            "lambda-time",
         )
 
     def _warm(self) -> Iterable[Line]:

@@ -20,6 +20,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "JwtAudience": ("millrace",),
     "JwtRolesClaim": ("cognito:groups",),
     "JwtRoleMapping": ("team=operator",),
+    "CalendarSchedule": ("rate(7 days)",),
     "PredictWarmFrom": ("cron(0 7 ? * MON-FRI *)",),
     "PredictWarmUntil": ("cron(0 19 ? * MON-FRI *)",),
     "PredictWarmTimezone": ("Europe/Vienna",),

@@ -5,10 +5,12 @@ that nobody adds a resource without saying what it costs. Types that bill by the
 properties stand in `HOURLY`, so that the list names them instead of not knowing them.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from infra.build.expansion import Resource
 from millrace.errors import ConfigurationError
@@ -85,9 +87,36 @@ def _stage(properties: Properties) -> str | None:
     return None
 
 
+MOST_TICKS: Final = 24
+"""A day. Looking once an hour whether there is anything to do costs two cents a year, which the bill
+at rest shows; more often than that is work while nothing flows."""
+
+_RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
+_CRON: Final = re.compile(r"cron\(\d+ (\d+|\*) \* \* \? \*\)")
+_MINUTES: Final = {"minute": 1, "hour": 60, "day": 1_440}
+
+
+def ticks_a_day(expression: str) -> Decimal:
+    """How often a day a schedule runs.
+
+    Raises:
+        ConfigurationError: It is neither a rate nor a cron expression of a fixed minute, every day.
+    """
+    rate = _RATE.fullmatch(expression)
+    if rate is not None:
+        return Decimal(_MINUTES["day"]) / (int(rate[1]) * _MINUTES[rate[2]])
+    cron = _CRON.fullmatch(expression)
+    if cron is None:
+        raise ConfigurationError(
+            f"expected rate(N hours) or cron(MINUTE HOUR * * ? *), got {expression!r}"
+        )
+    return Decimal(24 if cron[1] == "*" else 1)
+
+
 def _rule(properties: Properties) -> str | None:
-    if properties.get("ScheduleExpression"):
-        return f"runs its targets by the clock: {properties['ScheduleExpression']}"
+    expression = properties.get("ScheduleExpression")
+    if expression and ticks_a_day(expression) > MOST_TICKS:
+        return f"runs its targets by the clock: {expression}"
     return None
 
 

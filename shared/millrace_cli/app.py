@@ -19,6 +19,7 @@ from millrace_cli import (
     backups,
     batches,
     bundles,
+    dead_letters,
     feedback,
     imports,
     keys,
@@ -230,6 +231,7 @@ for group in (
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(local.app, name="local")
 app.add_typer(keys.app, name="keys")
+app.add_typer(dead_letters.app, name="dlq")
 
 
 def main() -> None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation.client import CloudFormationClient
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_kms.client import KMSClient
+    from mypy_boto3_lambda.client import LambdaClient
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_sqs.client import SQSClient
 
 DEFAULT_STACK = "millrace"
 TargetKind = Literal["local", "aws"]
@@ -115,6 +117,16 @@ class Target:
         return self.session.client("kms", endpoint_url=self.endpoint_url, config=self._config())
 
     @cached_property
+    def sqs(self) -> "SQSClient":
+        """SQS client."""
+        return self.session.client("sqs", endpoint_url=self.endpoint_url, config=self._config())
+
+    @cached_property
+    def functions(self) -> "LambdaClient":
+        """Lambda client."""
+        return self.session.client("lambda", endpoint_url=self.endpoint_url, config=self._config())
+
+    @cached_property
     def outputs(self) -> StackOutputs:
         """The stack's outputs.
 
@@ -149,7 +161,7 @@ class Target:
 
     def close(self) -> None:
         """Closes the connections of the clients made so far."""
-        for made in ("s3", "cloudformation", "dynamodb", "kms"):
+        for made in ("s3", "cloudformation", "dynamodb", "kms", "sqs", "functions"):
             if made in self.__dict__:
                 self.__dict__[made].close()
 

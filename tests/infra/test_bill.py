@@ -15,7 +15,7 @@ from infra.costs import batch
 from infra.costs.bill import Path as Way
 from infra.costs.bill import bill_of, happy_path, metrics_of, total
 from infra.costs.choices import effects
-from infra.costs.kinds import HOURLY, KINDS, Billing, busy_at_rest, kind_of
+from infra.costs.kinds import HOURLY, KINDS, Billing, busy_at_rest, kind_of, ticks_a_day
 from infra.costs.pages import DOCUMENT, rendered
 from infra.costs.prices import assumptions, price_list
 from infra.delivery.stages import stages
@@ -136,6 +136,22 @@ def test_what_would_bill_or_work_at_rest_is_told(type_: str, properties: dict[st
     assert idle.why
 
 
+@pytest.mark.parametrize(
+    ("expression", "ticks"),
+    [
+        ("rate(1 hour)", 24),
+        ("rate(7 days)", Decimal(1) / 7),
+        ("cron(5 * * * ? *)", 24),
+        ("cron(0 3 * * ? *)", 1),
+    ],
+)
+def test_a_look_an_hour_is_billed_and_is_no_work_at_rest(expression: str, ticks: Decimal) -> None:
+    rule = {"Type": "AWS::Events::Rule", "Properties": {"ScheduleExpression": expression}}
+
+    assert ticks_a_day(expression) == ticks
+    assert busy_at_rest({"Thing": rule}) == []
+
+
 def test_harmless_settings_are_not_told() -> None:
     resources = {
         "Table": {
@@ -197,8 +213,9 @@ def test_rules_answer_to_events_that_the_stack_itself_never_makes_in_a_circle(
         if r["Type"] == "AWS::Events::Rule"
     }
 
-    for rule in rules.values():
-        assert "ScheduleExpression" not in rule
+    assert {name for name, rule in rules.items() if "ScheduleExpression" in rule} == {
+        "CalendarRule"
+    }
     patterns = [
         rules[name]["EventPattern"]["detail"]["object"]["key"]
         for name in ("UploadRule", "FeedbackRule")

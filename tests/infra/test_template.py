@@ -242,6 +242,7 @@ def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rule
         "${ExecutionFailureRule.Arn}",
         "${RolloutFailureRule.Arn}",
         "${FeedbackRule.Arn}",
+        "${CalendarRule.Arn}",
     ]
     assert denied["Effect"] == "Deny"
 
@@ -351,6 +352,7 @@ def test_rules_retry_for_a_day_then_leave_a_dead_letter() -> None:
         "ExecutionFailureRule",
         "RolloutFailureRule",
         "FeedbackRule",
+        "CalendarRule",
     }
     for rule in rules.values():
         [target] = rule["Properties"]["Targets"]
@@ -390,6 +392,7 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
         ("events.amazonaws.com", "${RolloutFailureRule.Arn}"): "${RolloutFunction}",
         ("events.amazonaws.com", "${FeedbackRule.Arn}"): "${FeedbackFunction}",
+        ("events.amazonaws.com", "${CalendarRule.Arn}"): "${TriggerFunction}",
         ("logs.amazonaws.com", "${PredictLogGroup.Arn}"): "${CaptureFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/*/v1/*"): "${ApiFunction}",
         ("apigateway.amazonaws.com", f"{gateway}/POST/v1/models/*/predict"): "${PredictFunction}",

@@ -264,8 +264,7 @@ class Retraining:
             if spent.state == "exhausted":
                 return _refused(
                     Code.BUDGET,
-                    f"the model cost ${spent.usd:.2f} this month, and retrain.monthly_budget is "
-                    f"${spent.of:.2f}; predictions go on",
+                    why_over(spent),
                 )
         rows = self.labelled(model, standing.labelled_since, policy.min_new_rows)
         if rows < policy.min_new_rows:
@@ -445,6 +444,14 @@ _BUDGET_NEXT: Final[Mapping[str, str]] = {
     "exhausted": "millrace costs {model}; neither drift nor the calendar trains it before the next "
     "month, unless retrain.monthly_budget is raised",
 }
+
+
+def why_over(spent: Spent) -> str:
+    """Why a model over its budget is not trained."""
+    return (
+        f"the model cost ${spent.usd:.2f} this month, and retrain.monthly_budget is "
+        f"${spent.of:.2f}; predictions go on"
+    )
 
 
 def of_episode(table: DecisionTable, model: str, episode: str) -> Decision | None:

@@ -78,6 +78,9 @@ class RetrainRequest(BaseModel):
     labelled: bool = False
 
 
+CALENDAR: Final = "calendar"
+"""Who asks for a training by the spec's calendar, as the audit writes it."""
+
 UNVERSIONED: Final = ("", "null")
 """Version ids of an object in a bucket without versioning."""
 
@@ -146,6 +149,32 @@ class Door:
                     "reason": request.reason,
                     "requested_by": request.requested_by,
                     "labelled": _labelled(dataset, run.started_at, fresh=request.labelled),
+                }
+            )
+        )
+
+    def admit_slot(
+        self, model: RegisteredModel, dataset: DatasetVersion, slot: str, correlation_id: str
+    ) -> Admission:
+        """Trains a model by its calendar. Idempotent by slot.
+
+        Rows that turn out to be trained already are not trained again: the run then says so.
+
+        Args:
+            model: The model.
+            dataset: Its newest dataset version.
+            slot: The stretch of the calendar, such as ``2026-W47``.
+            correlation_id: The event's id.
+        """
+        run_id = slot_run_id(model.name, slot)
+        bind(correlation_id=correlation_id, run_id=run_id, model=model.name)
+        run = self._new_run(model, run_id, Cause.SCHEDULE, dataset.source, correlation_id)
+        return self._start(
+            run.model_copy(
+                update={
+                    "reason": f"the {model.retrain_schedule} training of {slot}",
+                    "requested_by": CALENDAR,
+                    "labelled": _labelled(dataset, run.started_at, fresh=True),
                 }
             )
         )
@@ -251,6 +280,11 @@ def tell_unroutable(
         )
     )
     return Admission(status=AdmissionStatus.UNROUTABLE, run_id=run_id, model=model, reason=reason)
+
+
+def slot_run_id(model: str, slot: str) -> str:
+    """The run of a model's slot of the calendar."""
+    return layout.run_id_for_retrain(model, f"schedule:{slot}")
 
 
 def upload_run_id(model: str, source: SourceObject) -> str:

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 import pytest
 
-from infra.monitoring.replay import replay
+from millrace_cli.dead_letters import Found, look, replay
 from tests import samples
 from tests.integration.pipeline.machine import REGION, function_arn
 from tests.integration.pipeline.twin import Twin, twin
@@ -55,9 +56,9 @@ def queue(deployed: Twin) -> str:
     return url
 
 
-def _replay(queue: str, *, send: bool) -> int:
-    clients: list[Any] = [boto3.client(name, region_name=REGION) for name in ("sqs", "lambda")]
-    return replay(clients[0], clients[1], queue, send=send)
+def _replay(queue: str, function: str = "") -> Found:
+    sqs, functions = (boto3.client(name, region_name=REGION) for name in ("sqs", "lambda"))
+    return replay(sqs, functions, queue, function=function)  # type: ignore[arg-type]  # by name
 
 
 def _left(queue: str) -> int:
@@ -67,15 +68,30 @@ def _left(queue: str) -> int:
     return sum(int(counts[name]) for name in names)
 
 
-def test_showing_dead_letters_leaves_them(
-    deployed: Twin, queue: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert _replay(queue, send=False) == 2
+def test_showing_dead_letters_leaves_them(deployed: Twin, queue: str) -> None:
+    found = look(boto3.client("sqs", region_name=REGION), queue)
 
-    told = capsys.readouterr()
-    assert "millrace-trigger: Object Created (NO_PERMISSIONS)" in told.out
-    assert "millrace-trigger:$LATEST: Object Created (ServiceUnavailableError)" in told.out
-    assert "neither" in told.err or "no JSON" in told.err
+    assert sorted((one.name, one.kind, one.reason) for one in found.letters) == [
+        ("millrace-trigger", "Object Created", "NO_PERMISSIONS"),
+        ("millrace-trigger", "Object Created", "ServiceUnavailableError"),
+    ]
+    assert all(abs(one.since - datetime.now(UTC)) < timedelta(minutes=5) for one in found.letters)
+    [unreadable] = found.unreadable
+    assert "no JSON" in unreadable
+    assert deployed.machine.executions() == []
+    assert _left(queue) == 3
+
+
+def test_what_is_told_of_a_letter_holds_nothing_of_its_event(deployed: Twin, queue: str) -> None:
+    found = look(boto3.client("sqs", region_name=REGION), queue)
+
+    assert "first.csv" not in json.dumps([one.document() for one in found.letters])
+
+
+def test_letters_of_another_function_stay(deployed: Twin, queue: str) -> None:
+    found = _replay(queue, "capture")
+
+    assert found.letters == ()
     assert deployed.machine.executions() == []
     assert _left(queue) == 3
 
@@ -83,7 +99,7 @@ def test_showing_dead_letters_leaves_them(
 def test_replayed_upload_trains_once_however_many_letters_there_are(
     deployed: Twin, queue: str
 ) -> None:
-    assert _replay(queue, send=True) == 2
+    assert len(_replay(queue).letters) == 2
 
     [run_id] = deployed.machine.executions()
     assert deployed.follow(run_id).states[-1] == "Promoted"
