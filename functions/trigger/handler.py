@@ -11,7 +11,7 @@ again may resume a job that failed.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from aws_lambda_powertools.utilities.idempotency import (
@@ -38,7 +38,8 @@ from millrace.errors import (
     ServiceUnavailableError,
 )
 from millrace.messages import SourceObject
-from millrace.monitoring.costs import Sizes, Spending
+from millrace.monitoring.costs import HOUR, Sizes, Spending
+from millrace.monitoring.hours import read_hours
 from millrace.monitoring.retraining import Spent, why_over
 from millrace.observability import bind, logger, published, tracer
 from millrace.registry.batch_door import BatchDoor, BatchRequest
@@ -152,11 +153,12 @@ def wiring() -> Wiring:
         clock=lambda: datetime.now(UTC),
         concurrency=settings.batch_concurrency,
     )
-    spending = Spending(
-        DynamoTable(client("dynamodb"), settings.table_name), registry, None, Sizes()
-    )
+    table = DynamoTable(client("dynamodb"), settings.table_name)
+    spending = Spending(table, registry, partial(read_hours, table, hour=HOUR), Sizes())
 
     def over_budget(model: RegisteredModel, moment: datetime) -> str:
+        if model.monthly_budget is None:
+            return ""
         spent = Spent(float(spending.of_month(model.name, moment).usd), model.monthly_budget)
         return why_over(spent) if spent.state == "exhausted" else ""
 

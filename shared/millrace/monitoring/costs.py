@@ -13,10 +13,9 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from millrace.aws.table import Item, Key, Put, Write
-from millrace.errors import ConfigurationError
 from millrace.monitoring import prices
+from millrace.monitoring.counting import latency_edge
 from millrace.monitoring.hours import WindowCounts
-from millrace.monitoring.tallies import latency_edge
 from millrace.registry.pages import Page
 from millrace.registry.records import Run
 from millrace.settings import EnvironmentSettings
@@ -31,6 +30,7 @@ TRANSITIONS: Final = 20
 TRAINING_WRITES: Final = 300
 """Write units of the registry for a training."""
 TRAINING_OBJECTS: Final = 14
+HOUR: Final = timedelta(hours=1)
 _GB: Final = Decimal(1024)
 _SETTLED: Final = timedelta(days=2)
 """After a day's end: no delivery of its predictions is expected any more."""
@@ -241,14 +241,13 @@ class Spending:
     Attributes:
         table: Where days are kept.
         runs: Lists runs.
-        windows: Counts of a model in a span of time, of each version that answered in it; None for
-            the days that are kept alone.
+        windows: Counts of a model in a span of time, of each version that answered in it.
         sizes: Memory of the functions.
     """
 
     table: UsageTable
     runs: RunLister
-    windows: Callable[[str, datetime, datetime], Iterable[WindowCounts]] | None
+    windows: Callable[[str, datetime, datetime], Iterable[WindowCounts]]
     sizes: Sizes
 
     def of_month(self, model: str, moment: datetime) -> MonthCost:
@@ -275,13 +274,7 @@ class Spending:
         return MonthCost(month, usage, lines, trainings, self.sizes)
 
     def settle(self, model: str, moment: datetime) -> None:
-        """Keeps the days of the moment's month that no delivery can change any more. Idempotent.
-
-        Raises:
-            ConfigurationError: There are no windows to add up.
-        """
-        if self.windows is None:
-            raise ConfigurationError("days are kept where their hours can be read")
+        """Keeps the days of the moment's month that no delivery can change any more. Idempotent."""
         month = _month_of(moment)
         kept = self._kept(model, month)
         done = {
@@ -302,8 +295,6 @@ class Spending:
         return {int(day): _usage(held) for day, held in (item or {}).get("days", {}).items()}
 
     def _read(self, model: str, day: datetime, moment: datetime) -> Usage:
-        if self.windows is None:
-            return Usage()
         return usage_of(self.windows(model, day, min(day + timedelta(days=1), moment)))
 
     def _trainings(self, model: str, month: datetime, moment: datetime) -> Iterable[TrainingCost]:

@@ -203,8 +203,14 @@ class Retraining:
             refusal = self._refusal(spec, causes, has_started=len(fresh) < len(episodes))
             if refusal is not None:
                 if refusal.code is Code.ALREADY_STARTED:
-                    run = next(i for i in held.values() if i is not None and _is_started(i))
-                    return Decision("refuse", refusal.code, refusal.reason, str(run["run_id"]))
+                    runs = {
+                        name: str(item["run_id"])
+                        for name, item in held.items()
+                        if item is not None and _is_started(item)
+                    }
+                    newest = list(runs.values())[-1]
+                    served = tuple(name for name, run in runs.items() if run == newest)
+                    return Decision("refuse", refusal.code, refusal.reason, newest, served)
                 return self._note(spec, refusal, causes or fresh, held)
             claim = self._claim(spec.name, causes[:_MAX_CLAIMED])
             if claim is not None:

@@ -19,7 +19,7 @@ from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
 from millrace.datasets.versions import Manifest
 from millrace.messages import IngestResult
-from millrace.monitoring.captures import keep
+from millrace.monitoring.captures import keep, read
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import Assertion, RowKey, Told
 from millrace.spec import ModelSpec
@@ -70,7 +70,8 @@ class Room:
             line["capture"]["inputs"] = INPUTS if inputs is None else inputs
             lines.append(line)
         store = S3ObjectStore(client("s3"))
-        keep(map(json.dumps, lines), objects=store, bucket=DATA, logged=NOON)
+        delivered = read(map(json.dumps, lines))
+        keep(delivered, objects=store, bucket=DATA, logged=NOON)
         return [line["prediction_id"] for line in lines]
 
     def label(self, prediction_id: str, row: int, label: str) -> None:

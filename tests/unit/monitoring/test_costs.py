@@ -10,11 +10,10 @@ import pytest
 
 from infra.build.expansion import source
 from infra.costs.prices import price_list
-from millrace.errors import ConfigurationError
 from millrace.monitoring import prices
-from millrace.monitoring.costs import Sizes, Spending, Usage, predictions, total, training, usage_of
+from millrace.monitoring.costs import Sizes, Spending, predictions, total, training, usage_of
+from millrace.monitoring.counting import latency_bin
 from millrace.monitoring.hours import HourCounts, WindowCounts
-from millrace.monitoring.tallies import latency_bin
 from millrace.registry.pages import Page
 from millrace.registry.records import Run
 from tests.fakes import cases
@@ -164,17 +163,7 @@ def test_days_that_are_kept_are_not_read_again_and_change_no_answer() -> None:
     assert [day.day for day in world.read] == [19, 20, 21]
 
 
-def test_without_hours_the_kept_days_alone_count() -> None:
-    world = World()
-    world.spending().settle("churn", NOON)
-    alone = Spending(world.table, world, None, SIZES)
-
-    assert alone.of_month("churn", NOON).usage == Usage(
-        1_800, 9_000, world.spending().of_month("churn", NOON).usage.seconds * 18 / 21
-    )
-    with pytest.raises(ConfigurationError, match="where their hours can be read"):
-        alone.settle("churn", NOON)
-
-
 def test_nothing_predicted_has_no_price_a_thousand() -> None:
-    assert Spending(FakeTable(), World(), None, SIZES).of_month("churn", NOON).per_thousand is None
+    silent = Spending(FakeTable(), World(), lambda *_: (), SIZES)
+
+    assert silent.of_month("churn", NOON).per_thousand is None
