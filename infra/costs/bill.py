@@ -194,7 +194,7 @@ class _Stack:
                 * self._memory(target["Arn"].removeprefix("${").removesuffix(".Arn}"))
             )
         yield self._line(
-            "looks by the clock", f"{ticks.normalize():f} a month", ticks, "lambda-requests"
+            "looks by the clock", f"{ticks:.0f} a month", ticks, "lambda-requests"
         )
         yield self._line(
             "their time",

@@ -507,7 +507,7 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
-    assert "$2.0730" in shown
+    assert "$2.3732" in shown
 
 
 def test_page_on_batch_jobs_shows_their_price() -> None:

@@ -593,6 +593,8 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
         "PredictThrottlesAlarm",
         "PredictLatencyAlarm",
         "CaptureTroubleAlarm",
+        "CaptureGapAlarm",
+        "ScheduleFailedAlarm",
         "FeedbackTroubleAlarm",
         "ModelLoadFailuresAlarm",
     }
@@ -612,9 +614,15 @@ def test_operations_page_says_what_each_alarm_means_and_costs() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     alarms = _of({}, "AWS::CloudWatch::Alarm")
 
-    assert re.findall(r"^\| `(\w+Alarm)`", page, re.MULTILINE) == [
-        name for name in source()["Resources"] if name in alarms
-    ]
+    sections = re.findall(r"^### (\w+Alarm)$", page, re.MULTILINE)
+    assert sections == [name for name in source()["Resources"] if name in alarms]
+    for name in sections:
+        [section] = re.findall(rf"^### {name}\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+        assert "**Rings when** " in section, name
+        assert "**Look at** " in section, name
+        assert section.split("\n\n")[2].strip(), f"{name}: nothing says what to do"
+        described = alarms[name]["Properties"]["AlarmDescription"]
+        assert described.endswith(f" Runbook: docs/operations.md#{name.lower()}")
     count = sum(len(_metrics(alarm["Properties"])) for alarm in alarms.values())
     assert f"{count} alarm metrics" in page
 
@@ -630,6 +638,7 @@ def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
         ("AWS/Lambda", "Throttles"),
         ("AWS/Lambda", "Duration"),
         ("AWS/ApiGateway", "5XXError"),
+        ("AWS/Events", "FailedInvocations"),
     }
 
     watched = {
@@ -638,6 +647,32 @@ def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
         for metric in _metrics(alarm["Properties"])
     }
     assert watched - {(NAMESPACE, name) for name in ours} == theirs
+
+
+def test_what_may_fail_unseen_has_an_alarm() -> None:
+    """Every schedule, queue, and function that is called without anybody waiting for its answer."""
+    watched = {
+        (metric["MetricName"], dimension["Value"])
+        for alarm in _of(TOKENS, "AWS::CloudWatch::Alarm").values()
+        for metric in _metrics(alarm["Properties"])
+        for dimension in metric["Dimensions"]
+    }
+    schedules = {
+        f"${{{name}}}"
+        for name, rule in _of(TOKENS, "AWS::Events::Rule").items()
+        if "ScheduleExpression" in rule["Properties"]
+    }
+    queues = {f"${{{name}.QueueName}}" for name in _of(TOKENS, "AWS::SQS::Queue")}
+    called = {
+        permission["Properties"]["FunctionName"]
+        for permission in _of(TOKENS, "AWS::Lambda::Permission").values()
+        if permission["Properties"]["Principal"] in ("events.amazonaws.com", "logs.amazonaws.com")
+    } - {"${RolloutFunction}"}  # its failures stall a rollout, which has an alarm of its own
+
+    assert {("FailedInvocations", name) for name in schedules} <= watched
+    assert {("ApproximateNumberOfMessagesVisible", name) for name in queues} <= watched
+    assert {("Errors", name) for name in called} <= watched
+    assert {("Throttles", name) for name in called} <= watched
 
 
 def test_alarms_watch_the_figures_of_their_own_stack() -> None:

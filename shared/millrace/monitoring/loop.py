@@ -11,11 +11,14 @@ from typing import Any, Final
 
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.sns import Notifier
-from millrace.monitoring.costs import Spending
+from millrace.monitoring import prices
+from millrace.monitoring.costs import Spending, predictions, total, usage_of
+from millrace.monitoring.document import Cost, CostLine
 from millrace.monitoring.episode_records import Episode, EpisodeState
 from millrace.monitoring.episodes import Episodes
+from millrace.monitoring.hours import WindowCounts
 from millrace.monitoring.labelbook import LabelBook
-from millrace.monitoring.retraining import Alarmed, Decision, Retraining, Standing
+from millrace.monitoring.retraining import Alarmed, Decision, Retraining, Spent, Standing
 from millrace.registry.calendar import last_training
 from millrace.registry.registry import Registry
 from millrace.spec import ModelSpec
@@ -100,6 +103,31 @@ class TriggerDoor:
             },
         )
         return answer
+
+
+def cost_of(spec: ModelSpec, window: WindowCounts, spending: Spending, now: datetime) -> Cost:
+    """What a model costs, as its report shows it.
+
+    Args:
+        spec: The model's current spec.
+        window: What it was asked in the window.
+        spending: What models cost.
+        now: The time.
+    """
+    month = spending.of_month(spec.name, now)
+    inside = total(predictions(usage_of([window]), spending.sizes))
+    trained = next((one for one in month.trainings if one.usd), None)
+    budget = spec.retrain.monthly_budget
+    return Cost(
+        window=float(inside),
+        per_thousand_predictions=None if month.per_thousand is None else float(month.per_thousand),
+        month_to_date=float(month.usd),
+        last_training=None if trained is None else float(trained.usd),
+        monthly_budget=budget,
+        budget_state=Spent(float(month.usd), budget).state,
+        lines=tuple(CostLine(name=line.name, amount=float(line.usd)) for line in month.lines),
+        prices_of=prices.READ,
+    )
 
 
 def open_retraining(
