@@ -193,9 +193,7 @@ class _Stack:
                 * self._assumed["tick_seconds"]
                 * self._memory(target["Arn"].removeprefix("${").removesuffix(".Arn}"))
             )
-        yield self._line(
-            "looks by the clock", f"{ticks:.0f} a month", ticks, "lambda-requests"
-        )
+        yield self._line("looks by the clock", f"{ticks:.0f} a month", ticks, "lambda-requests")
         yield self._line(
             "their time",
             f"{self._assumed['tick_seconds']} s each, with the memory of what is called",

@@ -38,6 +38,7 @@ def test_only_those_who_change_or_serve_from_the_registry_touch_it() -> None:
 
     assert touching == {
         "TriggerRole",
+        "IngestRole",
         "RegistryRole",
         "ApiRole",
         "PredictRole",
@@ -46,6 +47,18 @@ def test_only_those_who_change_or_serve_from_the_registry_touch_it() -> None:
         "RolloutRole",
         "EventsRole",
     }
+
+
+def test_ingest_reads_labels_of_the_table_and_nothing_else() -> None:
+    [grant] = [
+        grant
+        for grant in rights()["IngestRole"]["may"].values()
+        if any(a.startswith("dynamodb:") for a in grant["actions"])
+    ]
+
+    assert grant["actions"] == ["dynamodb:Query"]
+    assert grant["resources"] == ["RegistryTable"]
+    assert grant["condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["LABELS#*"]}}
 
 
 def test_predict_reads_and_writes_nothing() -> None:

@@ -327,8 +327,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
     alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 20
-    assert on.usd == Decimal("2.00")
+    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 23
+    assert on.usd == Decimal("2.30")
     assert off.usd == 0
 
 
