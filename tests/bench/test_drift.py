@@ -16,6 +16,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Final
@@ -568,3 +569,64 @@ def test_false_alarms_against_time_to_detect(rows: int) -> None:
     assert wilson(round(false[MILLRACE, 1.0] * RUNS), RUNS)[0] <= 0.01
     assert caught[MILLRACE][1.0] == 1.0
     assert detected[MILLRACE][1.0] == Policy().persistence
+
+
+# ── Season ──────────────────────────────────────────────────────────────────────────────────────
+
+HOUR: Final = timedelta(hours=1)
+WEEK: Final = 7 * 24
+NIGHT: Final = 8
+"""Hours of the day, from midnight on, in which other people come."""
+
+
+def hour(draw: Dice, number: int, moved: float) -> Floats:
+    """A thousand rows of an hour, sorted: five features are other at night; drift moves the last."""
+    means = np.zeros((FEATURES, 1))
+    means[:5] = 0.6 if number % 24 < NIGHT else 0.0
+    means[-1] = moved
+    return np.sort(draw.normal(means, 1, (FEATURES, 1_000)), axis=1)
+
+
+@pytest.mark.timeout(LONG)
+def test_what_comes_every_night_is_no_alarm_and_what_comes_once_is() -> None:
+    draw = np.random.default_rng(21)
+    runs = max(2, RUNS // 50)
+    begins = 2 * WEEK + 12
+    unseasonal = alarmed = 0
+    waited: list[int | None] = []
+    for _ in range(runs):
+        day = [hour(draw, number, 0.0) for number in range(24)]
+        trained = baseline_of(np.sort(np.concatenate(day, axis=1), axis=1), draw)
+        seen: list[WindowCounts] = []
+        found: list[Verdict] = []
+        simple: list[Verdict] = []
+        for number in range(begins + 48):
+            made = window_of(trained, hour(draw, number, 0.5 if number >= begins else 0.0), 0)
+            window = replace(made, since=START + number * HOUR, until=START + (number + 1) * HOUR)
+            references = [
+                replace(seen[earlier], against="same_hour")
+                for earlier in range(number - WEEK, -1, -WEEK)
+            ]
+            found.append(judge(trained, window, references, found[-1:], Policy()))
+            careless = replace(Policy(), unseasoned=timedelta(0))
+            simple.append(judge(trained, window, (), simple[-1:], careless))
+            seen.append(window)
+        alarmed += any(v.alarms for v in found[:begins])
+        unseasonal += any(v.alarms for v in simple[:begins])
+        after = [
+            number
+            for number, v in enumerate(found[begins:], 1)
+            if any(f.subject == f"n{FEATURES - 1}" for f in v.alarms)
+        ]
+        waited.append(after[0] if after else None)
+    told(
+        "a season of every night",
+        runs=runs,
+        alarmed=alarmed,
+        alarmed_without_season=unseasonal,
+        hours_until_drift_is_told=waited,
+    )
+
+    assert alarmed == 0
+    assert unseasonal == runs
+    assert median_day(waited) == Policy().persistence

@@ -8,9 +8,9 @@ few much looks large. Then it is held against what else explains it:
 - *The size of the sample.* The threshold of PSI is the least drift that counts plus what chance alone
   gives with these rows (`drift.psi_by_chance`). Windows of fewer than `Policy.min_rows` are refused.
 - *Chance.* A difference is watched until `Policy.persistence` windows in a row, none overlapping another,
-  have shown it.
-- *The season.* What the same hours of earlier weeks look like as well is watched, not told, unless it has
-  lasted for a whole `Policy.cycle`: seasons end. As long as there are no earlier weeks, a difference must
+  have shown it, each the same way.
+- *The season.* A difference is watched, not told, until as many windows in a row differ from the same hours
+  of earlier weeks too, or until it has lasted for a whole `Policy.cycle`: seasons end. As long as there are no earlier weeks, a difference must
   last for `Policy.unseasoned`.
 
 Differences from last week and from the same hours of earlier weeks are told beside, and never alarm: a
@@ -58,6 +58,8 @@ from millrace.monitoring.tails import adjusted
 
 SMOOTHING: Final = 0.5
 """Added to every count before a PSI (Jeffreys' prior), so that an empty bin is not infinitely far."""
+DIRECTION: Final = "direction"
+"""The parameter of a finding that says which way it moved when it was first seen."""
 _SLOW: Final = 0.05
 _FEW_SHOWN: Final = 3
 
@@ -144,11 +146,19 @@ def judge(
     from_last_week = _corrected(
         _with_window(baseline, window, last_week, "last_week", policy), policy
     )
-    usual = {(c.finding.kind, c.finding.subject) for c, _ in from_season if season and not c.large}
+    beside = [
+        _settled(c, d, window, before, policy, frozenset(), season)
+        for c, d in (*from_season, *from_last_week)
+    ]
+    # A single hour that strays from earlier weeks is chance, as a single window is.
+    usual = {
+        (f.kind, f.subject)
+        for f in beside
+        if f.against == "same_hour" and f.persisted < policy.persistence
+    }
     findings = [
         *(_settled(c, d, window, before, policy, usual, season) for c, d in from_training),
-        *(_settled(c, d, window, before, policy, usual, season) for c, d in from_season),
-        *(_settled(c, d, window, before, policy, usual, season) for c, d in from_last_week),
+        *beside,
         *(_lasting(f, window, before) for f in further),
     ]
     return _verdict(window, worst(f.verdict for f in findings), "", tuple(findings))
@@ -387,12 +397,19 @@ def _moved(bins: _Bins, against: Against, policy: Policy) -> Iterator[_Compariso
             "test": "chi2",
             "chi2": tested.value,
             "df": tested.parameters["df"],
+            DIRECTION: _direction(bins),
             **_beside(bins),
         },
         text=f"{named}PSI {distance.value:.3f} against {_WORDS[against]}, "
         f"where {least + chance:.3f} counts{_most(bins) if effect >= least else ''}",
     )
     yield _Comparison(finding, effect >= least)
+
+
+def _direction(bins: _Bins) -> str:
+    """Which way the shares of the bins moved, in thousandths."""
+    moved = bins.window / bins.window.sum() - bins.reference / bins.reference.sum()
+    return ",".join(map(str, np.rint(1_000 * moved).astype(int).tolist()))
 
 
 def _beside(bins: _Bins) -> dict[str, Parameter]:
@@ -458,7 +475,12 @@ def _share(
         threshold=there + least if found.value >= 0 or rises_only else there - least,
         against=against,
         rows=rows,
-        parameters={**found.parameters, "reference": there, "reference_rows": reference_rows},
+        parameters={
+            **found.parameters,
+            "reference": there,
+            "reference_rows": reference_rows,
+            DIRECTION: "1" if found.value >= 0 else "-1",
+        },
         text=f"{subject}: {here:.1%} {_NAMES[kind]}{after}",
     )
     return _Comparison(finding, effect >= least)
@@ -478,7 +500,7 @@ def _rebuilt(found: StatisticValue, policy: Policy) -> _Comparison:
         threshold=mean + least * std if found.value >= mean else mean - least * std,
         against="training",
         rows=int(found.parameters["rows"]),
-        parameters=found.parameters,
+        parameters={**found.parameters, DIRECTION: "1" if found.value >= mean else "-1"},
         text=f"rows lie {effect:.2f} standard deviations "
         f"{'farther from' if found.value >= mean else 'nearer to'} the baseline's principal "
         f"components, where {least:g} counts: features go together in another way",
@@ -566,9 +588,28 @@ def _lasting(
     if finding.verdict not in ("watch", "alarm"):
         return replace(finding, first_seen=None, persisted=0)
     earlier = before.get(finding.key)
-    if earlier is None or earlier.first_seen is None:
+    if earlier is None or earlier.first_seen is None or not _same_way(finding, earlier):
         return replace(finding, first_seen=window.since, persisted=1)
-    return replace(finding, first_seen=earlier.first_seen, persisted=earlier.persisted + 1)
+    # The way of the first: a season turns, little by little, and a drift stays.
+    parameters = dict(finding.parameters)
+    if DIRECTION in earlier.parameters:
+        parameters[DIRECTION] = earlier.parameters[DIRECTION]
+    return replace(
+        finding,
+        first_seen=earlier.first_seen,
+        persisted=earlier.persisted + 1,
+        parameters=parameters,
+    )
+
+
+def _same_way(finding: Finding, earlier: Finding) -> bool:
+    """Whether both moved rather the same way than the opposite: nights and days each differ from
+    their mean, and are no lasting difference together.
+    """
+    ways = [str(f.parameters.get(DIRECTION, "")).split(",") for f in (finding, earlier)]
+    if ways[0] == [""] or len(ways[0]) != len(ways[1]):
+        return True
+    return sum(int(a) * int(b) for a, b in zip(*ways, strict=True)) > 0
 
 
 def _before(

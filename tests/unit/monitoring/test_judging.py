@@ -298,6 +298,34 @@ def test_what_lasts_a_whole_week_is_no_season(trained: Baseline, draw: np.random
     assert state(START) == "alarm"
 
 
+def test_a_single_hour_that_strays_from_earlier_weeks_is_no_alarm(
+    trained: Baseline, draw: np.random.Generator
+) -> None:
+    verdicts: list[Verdict] = []
+    for seen, usual in zip(
+        nights(trained, draw, range(4), MOVED), [MOVED, MOVED, CALM, MOVED], strict=True
+    ):
+        references = season(seen, trained, usual, draw)
+        verdicts.append(judge(trained, seen, references, verdicts, POLICY))
+
+    assert [v.state for v in verdicts] == ["watch"] * 4
+    assert of(verdicts[2], "feature_drift", "n0", "same_hour").persisted == 1
+    assert of(verdicts[3], "feature_drift", "n0").persisted == 4
+
+
+def test_differences_to_opposite_sides_are_none_that_lasts(
+    trained: Baseline, draw: np.random.Generator
+) -> None:
+    other = World(shift={0: -0.6, 3: -1.0}, missing={1: 0.2})
+    worlds = [MOVED, other, replace(MOVED, missing={1: 0.2}), replace(other, missing={})]
+
+    verdicts = judged(trained, days(trained, worlds, draw))
+
+    assert [of(v, "feature_drift", "n0").persisted for v in verdicts] == [1, 1, 1, 1]
+    assert of(verdicts[2], "missing", "n1").verdict == "alarm"
+    assert {f.kind for v in verdicts for f in v.alarms} == {"missing"}
+
+
 def test_without_an_earlier_week_a_difference_must_last_a_day(
     trained: Baseline, draw: np.random.Generator
 ) -> None:
