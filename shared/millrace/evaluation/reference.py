@@ -40,15 +40,13 @@ from millrace.monitoring.encoding import (
 )
 from millrace.monitoring.estimation import (
     LOSS_FEATURES,
-    LOSS_ROWS,
     MAX_CALIBRATED,
     MIN_SKILL,
     Binned,
     calibrated,
     estimate,
     fit_calibration,
-    fit_loss,
-    tell_loss,
+    fit_losses,
 )
 from millrace.monitoring.segments import codes_of
 from millrace.monitoring.spread import group_spread
@@ -134,8 +132,8 @@ def _describe(judged: Judged, detail: _Detail) -> Baseline:
     scores = _scores_of(outcome)
     segments, uncaptured = _segments(judged, outcome)
     maps = () if regression else _calibration(outcome)
-    bins = _binned(judged, features, scores) if regression else None
-    losses, refused = _losses(outcome, bins) if bins is not None else ((), "")
+    told = _losses(outcome, _binned(judged, features, scores)) if regression else None
+    losses, refused = _usable(told) if told is not None else ((), "")
     return Baseline(
         model=spec.name,
         version=judged.version,
@@ -153,7 +151,7 @@ def _describe(judged: Judged, detail: _Detail) -> Baseline:
         calibration=maps,
         losses=losses,
         losses_refused=refused,
-        performance=_performance(judged, outcome, bins),
+        performance=_performance(judged, outcome, told),
         components=_components(judged, features),
         segments=segments,
         uncaptured_segments=uncaptured,
@@ -300,17 +298,25 @@ def _short(value: Any) -> float:
 # ── Performance ─────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Models of the losses, and each row's loss by a model of other rows, by metric."""
+
+    models: dict[str, Loss]
+    held_out: dict[str, Floats]
+
+
 def _performance(
-    judged: Judged, outcome: Outcome, bins: Binned | None
+    judged: Judged, outcome: Outcome, losses: _Told | None
 ) -> dict[str, ReferenceMetric]:
     order = np.arange(outcome.rows)
     if judged.moments is not None:
         order = np.argsort(judged.moments, kind="stable")
     chunks = [c for c in np.array_split(order, CHUNKS) if len(c) >= MIN_CHUNK_ROWS]
-    if bins is None:
+    if losses is None:
         estimates = list(_held_out_estimates(outcome, chunks, tuple(judged.metrics)))
     else:
-        estimates = list(_held_out_losses(outcome, chunks, bins))
+        estimates = list(_held_out_losses(chunks, losses))
     found = {}
     for name, metric in judged.metrics.items():
         values = np.asarray([compute(name, outcome.take(chunk)) for chunk in chunks])
@@ -372,16 +378,16 @@ def _binned(judged: Judged, features: tuple[FeatureBaseline, ...], scores: Float
     )
 
 
-def _losses(outcome: Outcome, bins: Binned) -> tuple[tuple[Loss, ...], str]:
-    """Models of the losses that can be told from a row, and why there is none of the others."""
-    some = np.arange(outcome.rows)[:LOSS_ROWS]
-    error = np.abs(outcome.output - outcome.truth)[some]
-    rows = bins.take(some)
-    fitted = (
-        (fit_loss("absolute", error, rows), "mae"),
-        (fit_loss("squared", error**2, rows), "rmse"),
-    )
-    weak = [name for loss, name in fitted if loss.skill < MIN_SKILL]
+def _losses(outcome: Outcome, bins: Binned) -> _Told:
+    error = np.abs(outcome.output - outcome.truth)
+    absolute, told = fit_losses("absolute", error, bins)
+    squared, told_squared = fit_losses("squared", error**2, bins)
+    return _Told({"mae": absolute, "rmse": squared}, {"mae": told, "rmse": told_squared})
+
+
+def _usable(told: _Told) -> tuple[tuple[Loss, ...], str]:
+    """The losses that can be told from a row, and why the others are not estimated."""
+    weak = [name for name, loss in told.models.items() if loss.skill < MIN_SKILL]
     reasons = ["r2 is not estimated: without labels the spread of the truth is not known"]
     if weak:
         reasons.insert(
@@ -389,30 +395,16 @@ def _losses(outcome: Outcome, bins: Binned) -> tuple[tuple[Loss, ...], str]:
             f"{' and '.join(weak)} not estimated: on the test split the inputs tell less than "
             f"{MIN_SKILL:.0%} of how the error varies, so an estimate would only repeat the reference",
         )
-    return tuple(loss for loss, _ in fitted if loss.skill >= MIN_SKILL), "; ".join(reasons)
+    return tuple(m for name, m in told.models.items() if name not in weak), "; ".join(reasons)
 
 
-def _held_out_losses(
-    outcome: Outcome, chunks: list[Codes], bins: Binned
-) -> Iterator[dict[str, float]]:
-    """What would have been estimated of each chunk, had only every second other been labelled."""
-    error = np.abs(outcome.output - outcome.truth)
-    models = []
-    for parity in (1, 0):
-        others = chunks[parity::2]
-        if not others:
-            return
-        rows = np.concatenate(others)[:LOSS_ROWS]
-        told = bins.take(rows)
-        models.append(
-            (
-                fit_loss("absolute", error[rows], told),
-                fit_loss("squared", error[rows] ** 2, told),
-            )
-        )
-    for number, chunk in enumerate(chunks):
-        absolute, squared = (tell_loss(loss, bins.take(chunk)) for loss in models[number % 2])
-        yield {"mae": float(absolute.mean()), "rmse": float(np.sqrt(squared.mean()))}
+def _held_out_losses(chunks: list[Codes], told: _Told) -> Iterator[dict[str, float]]:
+    """What would have been estimated of each chunk, had only every second other row been labelled."""
+    for chunk in chunks:
+        yield {
+            "mae": float(told.held_out["mae"][chunk].mean()),
+            "rmse": float(np.sqrt(told.held_out["rmse"][chunk].mean())),
+        }
 
 
 # ── Multivariate ────────────────────────────────────────────────────────────────────────────────

@@ -126,17 +126,27 @@ class ClassCalibration(_Frozen):
     probabilities: tuple[float, ...] = ()
 
 
-class Loss(_Frozen):
-    """An additive model of a regression's loss: ``base`` plus one term for each bin.
+class LossTree(_Frozen):
+    """A symmetric tree: each question (of which part, from which rank on) is asked of all rows."""
 
-    Terms are by the feature's or score's bin in this document; a feature's last term is of missing
-    values, and a category's last but one of all other values.
+    splits: tuple[tuple[int, int], ...]
+    leaves: tuple[float, ...]
+    """By the answers, the first question's as the highest bit."""
+
+
+class Loss(_Frozen):
+    """A model of a regression's loss: ``base`` and what each tree adds.
+
+    Parts are the score and then ``features``, each as the number of its bin in this document; after a
+    feature's bins come one of other categories, if it has any, and one of missing values.
     """
 
     loss: Literal["absolute", "squared"]
     base: float
-    score: tuple[float, ...]
-    features: dict[str, tuple[float, ...]]
+    features: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
+    """Of each part, the rank of each bin: trees cut between ranks."""
+    trees: tuple[LossTree, ...]
     skill: float
     """Share of the loss's variance told on rows that it was not fitted on."""
 

@@ -5,8 +5,8 @@ of performance of the monitored model", and Białek et al., arXiv:2407.08649). A
 the chance that the row is positive; so every row is counted as a positive to that part and as a
 negative to the rest, and the gate's own metric is taken of the weighted rows.
 
-Regression: direct loss estimation (NannyML's DLE) with an additive model of the loss instead of
-boosted trees.
+Regression: direct loss estimation (NannyML's DLE): a second model, fitted when the version was judged,
+tells from a row how large the error on it will be.
 
 Neither sees concept change: `CAVEAT` says so wherever an estimate is shown.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.evaluation.metrics import Outcome, compute
-from millrace.monitoring.baseline import Baseline, ClassCalibration, Loss
+from millrace.monitoring.baseline import Baseline, ClassCalibration, Loss, LossTree
 from millrace.monitoring.encoding import bins_of, score_bins
 from millrace.spec import Task
 
@@ -44,9 +44,10 @@ def fit_calibration(scores: Floats, hits: npt.NDArray[np.bool_]) -> ClassCalibra
     """The map from a class's scores to its probability.
 
     Isotonic regression (pool adjacent violators: Ayer et al., Ann. Math. Stat. 26, 1955), where it
-    has a smaller Brier score on rows that it was not fitted on than the scores as they are, by more
-    than two standard errors; where it has not, as for a model that is calibrated already or for few
-    rows, the scores are kept.
+    has a smaller Brier score on rows that it was not fitted on than the scores as they are; where
+    it has not, as for few rows or a model that is calibrated already, the scores are kept. No more is
+    asked for: an error of calibration that is hard to see in the Brier score of 70,000 rows still
+    moved the estimated AUC by 0.004.
 
     Args:
         scores: Shape [n].
@@ -60,8 +61,7 @@ def fit_calibration(scores: Floats, hits: npt.NDArray[np.bool_]) -> ClassCalibra
         if among.all() or not among.any():
             return ClassCalibration(method="identity")
         held_out[among] = np.interp(scores[among], *_isotonic(scores[~among], truth[~among]))
-    better = (scores - truth) ** 2 - (held_out - truth) ** 2
-    if better.mean() <= 2 * better.std() / np.sqrt(len(better)):
+    if ((held_out - truth) ** 2).mean() >= ((scores - truth) ** 2).mean():
         return ClassCalibration(method="identity")
     knots, values = _isotonic(scores, truth)
     return ClassCalibration(
@@ -151,7 +151,7 @@ def every_truth(task: Task, output: Floats) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Binned:
-    """Rows as numbers of bins: what an additive model of the loss sees of them.
+    """Rows as numbers of bins: what the model of the loss sees of them.
 
     Attributes:
         score: Bins of the predictions, and how many there are.
@@ -168,64 +168,125 @@ class Binned:
         return Binned((codes[rows], size), features)
 
 
-LOSS_FEATURES: Final = 50
+LOSS_FEATURES: Final = 20
 LOSS_ROWS: Final = 20_000
 MIN_SKILL: Final = 0.02
 """Share of the loss's variance that must be told on other rows for an estimate to be made of it."""
-_ROUNDS: Final = 40
-_RATE: Final = 0.3
+_TREES: Final = 120
+_DEPTH: Final = 5
+_RATE: Final = 0.15
 _SHRINKAGE: Final = 20.0
-"""Rows that each bin is given besides its own, without any difference from the others."""
+"""Rows that each leaf is given besides its own, without any difference from the others."""
 
 
-def fit_loss(kind: Literal["absolute", "squared"], losses: Floats, rows: Binned) -> Loss:
-    """Fits an additive model of a regression's loss: a term for each bin of each feature.
+def fit_losses(
+    kind: Literal["absolute", "squared"], losses: Floats, rows: Binned
+) -> tuple[Loss, Floats]:
+    """Fits a model of a regression's loss, and tells each row's loss by a model of other rows.
 
-    Cyclic boosting of one-feature steps, shrunken by `_SHRINKAGE` rows (an additive model in the sense of
-    Hastie and Tibshirani, Generalized Additive Models, 1990). Its skill is measured by halves: each half
-    is told by the model of the other.
+    Boosted symmetric trees (each level asks one question of all rows: Prokhorenkova et al., CatBoost,
+    NeurIPS 2018) over the baseline's bins, their leaves shrunken by `_SHRINKAGE` rows. Each half is told
+    by the model of the other, which is what the skill is measured by.
 
     Args:
         kind: What the losses are.
         losses: |error| or error², [n].
-        rows: What they happened on.
+        rows: What they happened on; the first `LOSS_ROWS` of each half, and of all, are fitted to.
     """
     half = np.arange(len(losses)) % 2 == 0
     told = np.empty(len(losses))
     for among in (half, ~half):
-        model = _boosted(kind, losses[~among], rows.take(~among))
+        others = np.flatnonzero(~among)[:LOSS_ROWS]
+        model = _boosted(kind, losses[others], rows.take(others))
         told[among] = tell_loss(model, rows.take(among))
     spread = float(((losses - losses.mean()) ** 2).mean())
     skill = 1 - float(((losses - told) ** 2).mean()) / spread if spread > 0 else 0.0
-    whole = _boosted(kind, losses, rows)
-    return whole.model_copy(update={"skill": float(f"{skill:.6g}")})
+    some = np.arange(len(losses))[:LOSS_ROWS]
+    whole = _boosted(kind, losses[some], rows.take(some))
+    return whole.model_copy(update={"skill": float(f"{skill:.6g}")}), told
 
 
 def _boosted(kind: Literal["absolute", "squared"], losses: Floats, rows: Binned) -> Loss:
-    parts = {"": rows.score, **rows.features}
-    sizes = {name: np.bincount(c, minlength=n) + _SHRINKAGE for name, (c, n) in parts.items()}
-    terms = {name: np.zeros(n) for name, (_, n) in parts.items()}
     base = float(losses.mean())
     left = losses - base
-    for _ in range(_ROUNDS):
-        for name, (codes, n) in parts.items():
-            step = _RATE * np.bincount(codes, weights=left, minlength=n) / sizes[name]
-            terms[name] += step
-            left -= step[codes]
+    parts = [rows.score, *rows.features.values()]
+    # Bins in the order of their losses, so that one cut parts categories as well.
+    orders = [_ranks(codes, size, left) for codes, size in parts]
+    ranked = [order[codes] for order, (codes, _) in zip(orders, parts, strict=True)]
+    sizes = [size for _, size in parts]
+    trees = []
+    for _ in range(_TREES):
+        tree, told = _tree(ranked, sizes, left)
+        if not tree.splits:
+            break
+        trees.append(tree)
+        left = left - told
     return Loss(
         loss=kind,
         base=base,
-        score=_short(terms.pop("")),
-        features={name: _short(values) for name, values in terms.items()},
+        features=tuple(rows.features),
+        ranks=tuple(tuple(order.tolist()) for order in orders),
+        trees=tuple(trees),
         skill=0.0,
     )
 
 
+def _ranks(codes: npt.NDArray[np.int64], size: int, losses: Floats) -> npt.NDArray[np.int64]:
+    counts = np.bincount(codes, minlength=size) + _SHRINKAGE
+    means = np.bincount(codes, weights=losses, minlength=size) / counts
+    ranks = np.empty(size, dtype=np.int64)
+    ranks[np.argsort(means, kind="stable")] = np.arange(size)
+    return ranks
+
+
+def _tree(
+    ranked: Sequence[npt.NDArray[np.int64]], sizes: Sequence[int], left: Floats
+) -> tuple[LossTree, Floats]:
+    """One symmetric tree for what is left of the losses, and what it tells of each row."""
+    node = np.zeros(len(left), dtype=np.int64)
+    splits: list[tuple[int, int]] = []
+    for level in range(_DEPTH):
+        nodes = 2**level
+        best: tuple[float, int, int] = (0.0, -1, 0)
+        total = np.bincount(node, weights=left, minlength=nodes)
+        count = np.bincount(node, minlength=nodes)
+        before = (total**2 / (count + _SHRINKAGE)).sum()
+        for part, (codes, size) in enumerate(zip(ranked, sizes, strict=True)):
+            if size < 2:
+                continue
+            cells = node * size + codes
+            sums = np.bincount(cells, weights=left, minlength=nodes * size).reshape(nodes, size)
+            rows = np.bincount(cells, minlength=nodes * size).reshape(nodes, size)
+            below, n_below = sums.cumsum(axis=1)[:, :-1], rows.cumsum(axis=1)[:, :-1]
+            above, n_above = total[:, None] - below, count[:, None] - n_below
+            gains = (below**2 / (n_below + _SHRINKAGE) + above**2 / (n_above + _SHRINKAGE)).sum(
+                axis=0
+            ) - before
+            cut = int(gains.argmax())
+            if gains[cut] > best[0]:
+                best = (float(gains[cut]), part, cut + 1)
+        if best[1] < 0:
+            break
+        _, part, cut = best
+        splits.append((part, cut))
+        node = node * 2 + (ranked[part] >= cut)
+    leaves = 2 ** len(splits)
+    whole = np.bincount(node, weights=left, minlength=leaves)
+    values = _RATE * whole / (np.bincount(node, minlength=leaves) + _SHRINKAGE)
+    tree = LossTree(splits=tuple(splits), leaves=tuple(float(f"{v:.6g}") for v in values))
+    return tree, np.asarray(tree.leaves)[node]
+
+
 def tell_loss(loss: Loss, rows: Binned) -> Floats:
     """The loss to be expected of each row; none is below 0."""
-    told = np.full(len(rows.score[0]), loss.base) + np.asarray(loss.score)[rows.score[0]]
-    for name, terms in loss.features.items():
-        told += np.asarray(terms)[rows.features[name][0]]
+    parts = [rows.score[0], *(rows.features[name][0] for name in loss.features)]
+    ranked = [np.asarray(r)[codes] for r, codes in zip(loss.ranks, parts, strict=True)]
+    told = np.full(len(rows.score[0]), loss.base)
+    for tree in loss.trees:
+        node = np.zeros(len(told), dtype=np.int64)
+        for part, cut in tree.splits:
+            node = node * 2 + (ranked[part] >= cut)
+        told += np.asarray(tree.leaves)[node]
     positive: Floats = np.maximum(told, 0.0)
     return positive
 

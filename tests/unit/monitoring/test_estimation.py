@@ -1,4 +1,4 @@
-"""Performance without labels: calibration, confidence-based estimates, additive models of the loss."""
+"""Performance without labels: calibration, confidence-based estimates, models of the loss."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
 
 from millrace.evaluation.metrics import Outcome, compute
 from millrace.evaluation.reference import describe
@@ -60,10 +61,44 @@ def test_calibrated_scores_are_probabilities_in_the_order_of_the_scores(
     assert (np.diff(told[np.argsort(scores, kind="stable"), 1]) >= -1e-12).all()
 
 
-def test_scores_that_are_calibrated_already_are_kept() -> None:
+def test_scores_that_are_calibrated_already_stay_where_they_are() -> None:
     chance, _, labels = shifted(4_000, 2, 0.0)
 
-    assert fit_calibration(chance, labels == 1).method == "identity"
+    told = calibrated(
+        (fit_calibration(chance, labels == 1),), np.column_stack([1 - chance, chance])
+    )
+
+    assert np.abs(told[:, 1] - chance).mean() < 0.04
+
+
+def test_few_scores_that_are_calibrated_are_kept() -> None:
+    kept = 0
+    for seed in range(20):
+        chance, _, labels = shifted(60, seed, 0.0)
+        kept += fit_calibration(chance, labels == 1).method == "identity"
+
+    assert kept >= 15
+
+
+def test_estimates_are_those_of_the_published_method() -> None:
+    """NannyML's formulas: expected confusion for labels, expected curve for the area under it."""
+    chance, scores, _ = shifted(1_000, 12, 0.5)
+    output = np.column_stack([1 - scores, scores])
+
+    found = estimate(
+        Task.BINARY, np.column_stack([1 - chance, chance]), output, ("roc_auc", "f1", "accuracy")
+    )
+
+    says = scores > 0.5
+    hits, misses, alarms = chance[says].sum(), chance[~says].sum(), (1 - chance[says]).sum()
+    area = roc_auc_score(
+        np.repeat([1, 0], 1_000),
+        np.tile(scores, 2),
+        sample_weight=np.concatenate((chance, 1 - chance)),
+    )
+    assert found["accuracy"] == pytest.approx(np.where(says, chance, 1 - chance).mean(), abs=1e-12)
+    assert found["f1"] == pytest.approx(2 * hits / (2 * hits + alarms + misses), abs=1e-12)
+    assert found["roc_auc"] == pytest.approx(area, abs=1e-12)
 
 
 def test_estimate_follows_the_real_metrics_when_the_inputs_move() -> None:
