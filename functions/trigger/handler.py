@@ -154,7 +154,9 @@ def wiring() -> Wiring:
         concurrency=settings.batch_concurrency,
     )
     table = DynamoTable(client("dynamodb"), settings.table_name)
-    spending = Spending(table, registry, partial(read_hours, table, hour=HOUR), Sizes())
+    spending = Spending(
+        table, registry, partial(read_hours, table, hour=HOUR), Sizes.from_environment()
+    )
 
     def over_budget(model: RegisteredModel, moment: datetime) -> str:
         if model.monthly_budget is None:

@@ -15,6 +15,7 @@ from millrace.http.bodies import is_unspecific
 from millrace.http.endpoints.approvals import add_approval_routes
 from millrace.http.endpoints.batches import add_batch_routes
 from millrace.http.endpoints.collaborators import Collaborators
+from millrace.http.endpoints.costs import add_cost_routes
 from millrace.http.endpoints.feedback import add_feedback_route
 from millrace.http.endpoints.ledger import add_ledger_routes
 from millrace.http.endpoints.models import add_model_routes
@@ -52,6 +53,7 @@ def create_app(with_: Collaborators) -> FastAPI:
     add_batch_routes(app, with_)
     add_rollout_routes(app, with_)
     add_monitoring_routes(app, with_)
+    add_cost_routes(app, with_)
     add_feedback_route(app, with_.feedback)
     return app
 

@@ -618,6 +618,30 @@ def test_a_change_in_another_type_is_refused(call: Caller, stack: Cloud) -> None
         problem(reply, 415, "unsupported_media_type")
 
 
+# ── Costs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_models_costs_are_those_of_its_trainings_and_its_predictions(
+    call: Caller, stack: Cloud
+) -> None:
+    stack.apply(cases.spec(retrain={"monthly_budget": 0.001}))
+    run = cases.run(5, cases.spec(), train_seconds=600.0, ingest_seconds=4.0)
+    stack.registry.create_run(run)
+
+    month = call("GET", "/v1/models/churn/costs?until=2026-11-20T00:00:00Z")
+    before = call("GET", "/v1/models/churn/costs?until=2026-10-20T00:00:00Z")
+
+    assert month.status == 200, month.body
+    [trained] = month.json["trainings"]
+    assert (trained["run_id"], trained["seconds"]) == (run.run_id, 604.0)
+    assert month.json["usd"] == pytest.approx(trained["usd"])
+    assert 0.02 < trained["usd"] < 0.04
+    assert (month.json["rows"], month.json["per_thousand_predictions"]) == (0, None)
+    assert (month.json["monthly_budget"], month.json["budget_state"]) == (0.001, "exhausted")
+    assert (before.json["usd"], before.json["budget_state"]) == (0, "within")
+    problem(call("GET", "/v1/models/nobody/costs"), 404, "not_found")
+
+
 # ── Retraining ──────────────────────────────────────────────────────────────────────────────────
 
 
