@@ -4,8 +4,8 @@ By simulation of the judgement itself (`millrace.monitoring.judging.judge`), win
 persistence, its correction for many tests and its least effect. The same streams are given to the default
 rules of Evidently, NannyML and SageMaker Model Monitor (`drift_rules` has them with their sources).
 
-The simulations are long: ``DRIFT_RUNS`` says how many model-months are simulated for each figure (10 by
-default); docs/monitoring.md names how many its figures are of. What needs the oracles' environment
+The simulations are long: ``DRIFT_RUNS`` says how many months are simulated for each figure (10 by default)
+and ``DRIFT_DAYS`` of how many windows (30); docs/monitoring.md names how many its figures are of. What needs the oracles' environment
 (`make setup-oracles`) says so and is skipped without it.
 """
 
@@ -48,7 +48,7 @@ from tests.unit.monitoring.streams import DAY, START, World, baseline
 RUNS: Final = int(os.environ.get("DRIFT_RUNS", "10"))
 PROJECT: Final = Path(__file__).resolve().parents[2]
 ORACLES: Final = PROJECT / ".tools" / "oracles" / "bin" / "python"
-DAYS: Final = 30
+DAYS: Final = int(os.environ.get("DRIFT_DAYS", "30"))
 FEATURES: Final = 20
 ERRORS: Final = 2_000
 """Rows of a window that are looked at for multivariate drift."""

@@ -149,7 +149,11 @@ def drifts(verdict: Verdict) -> list[Any]:
 
 def significant(verdict: Verdict) -> list[Any]:
     """Findings that are no chance."""
-    return [f for f in verdict.findings if f.adjusted_p is not None and f.adjusted_p <= 0.001]
+    return [
+        f
+        for f in verdict.findings
+        if f.adjusted_p is not None and f.adjusted_p <= Policy().significance
+    ]
 
 
 def test_the_loans_alarm_from_where_they_drift_and_not_before() -> None:

@@ -207,7 +207,7 @@ class Policy:
     """
 
     min_rows: int = 200
-    significance: float = 0.001
+    significance: float = 0.01
     min_drift: float = 0.05
     min_share: float = 0.01
     min_error: float = 0.2
