@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace import layout
+from millrace.errors import NotFoundError
 from millrace.monitoring.baseline import Baseline
 from millrace.monitoring.captures import ListedObjects, hours, read_object
 from millrace.monitoring.labels import Label, RowKey
@@ -33,6 +34,7 @@ MAX_OBJECTS: Final = 1_000
 MAX_LABELS: Final = 50_000
 """Labels that are read of a window at once; where there are more, those of the kept rows are."""
 _READERS: Final = 16
+_ATTEMPTS: Final = 3
 
 type Floats = npt.NDArray[np.float64]
 
@@ -121,14 +123,14 @@ def read_sample(
 
     Raises:
         ArtifactError: A stored object is damaged or of a schema that this version does not read.
+        NotFoundError: Objects kept vanishing.
     """
     model = baseline.model
     told = dict(islice(labels.of_span(model, since, until), MAX_LABELS + 1))
     known = told if len(told) <= MAX_LABELS else None
     budget = MAX_READ if known is not None else most
     part = min(1.0, budget / max(expected, 1))
-    keys = list(islice(_keys(objects, bucket, model, since, until, part), MAX_OBJECTS))
-    records = _records(objects, bucket, keys, baseline, since, until)
+    keys, records = _read(objects, bucket, baseline, since, until, part)
     read = sum(len(record.kept_rows) for record in records)
     kept = min(1.0, most / max(read, 1))
     reading = _Reading(baseline, kept, most)
@@ -137,6 +139,27 @@ def read_sample(
     if known is None:
         reading.label(labels.of_rows(model, reading.rows))
     return reading.sample(since, until, part * kept, len(keys))
+
+
+def _read(
+    objects: ListedObjects,
+    bucket: str,
+    baseline: Baseline,
+    since: datetime,
+    until: datetime,
+    part: float,
+) -> tuple[list[str], list[CapturedPrediction]]:
+    """Objects and what they hold; listed again when one was put together with others meanwhile."""
+    left = _ATTEMPTS
+    while True:
+        left -= 1
+        chosen = _keys(objects, bucket, baseline.model, since, until, part)
+        keys = list(islice(chosen, MAX_OBJECTS))
+        try:
+            return keys, _records(objects, bucket, keys, baseline, since, until)
+        except NotFoundError:
+            if not left:
+                raise
 
 
 def _keys(

@@ -9,9 +9,10 @@ from millrace import layout
 from millrace.datasets.table import Table, TableSchema
 from millrace.errors import ArtifactError, NotFoundError
 from millrace.evaluation.document import Evaluation
+from millrace.evaluation.reference import describe
 from millrace.evaluation.service import evaluate
 from millrace.messages import EvaluateTask
-from millrace.monitoring.baseline import Baseline, read_baseline
+from millrace.monitoring.baseline import MAX_BYTES, Baseline, read_baseline
 from millrace.monitoring.encoding import reconstruction_errors
 from millrace.monitoring.segments import codes_of
 from millrace.spec import Task
@@ -25,6 +26,7 @@ from tests.integration.evaluate.scenario import (
     read_document,
     spec_document,
 )
+from tests.unit.monitoring.judged import judged
 
 
 def evaluated(scenario: Scenario, task: EvaluateTask) -> tuple[Baseline, Evaluation, Table]:
@@ -147,6 +149,23 @@ def test_evaluating_again_writes_the_same_bytes() -> None:
     key = layout.baseline_key(MODEL, "run-1")
     first, second = store.objects[ARTIFACTS, key]
     assert first == second
+
+
+def test_a_baseline_of_a_wide_table_keeps_its_size() -> None:
+    rng = np.random.default_rng(1)
+    names = [f"{text:0>800}" for text in range(60)]
+    columns = {f"c{i}": rng.choice(np.asarray(names, dtype=object), 300) for i in range(60)}
+    scores = rng.random(300)
+    truth = (rng.random(300) < scores).astype(np.int64)
+
+    made = describe(judged(Task.BINARY, columns, truth, np.column_stack([1 - scores, scores])))
+
+    assert len(made.to_bytes()) <= MAX_BYTES
+    first = made.feature("c0")
+    assert first is not None
+    assert first.categorical is not None
+    assert len(first.categorical.categories) == 20
+    assert sum(first.categorical.counts) + first.categorical.other == 300
 
 
 def test_what_is_no_baseline_is_refused_with_its_place() -> None:

@@ -118,6 +118,30 @@ def test_a_window_is_read_whole_where_it_is_small(baseline: Baseline) -> None:
     assert found.labels == ["yes", None] * 4 + [None] * 22
 
 
+def test_an_object_that_is_put_together_with_others_meanwhile_is_read_there(
+    baseline: Baseline,
+) -> None:
+    objects, ids = stored(2)
+    before = list(objects.objects)
+    read_as_ever = objects.read
+
+    def vanish(bucket: str, key: str, *, version_id: str | None = None) -> bytes:
+        """Puts both deliveries together before the first is read."""
+        objects.read = read_as_ever  # type: ignore[method-assign]
+        bodies = [read_as_ever(*place) for place in before]
+        for place in before:
+            del objects.objects[place]
+        together = before[0][1].replace(".jsonl.gz", "-10.jsonl.gz")
+        objects.write(bucket, together, b"".join(bodies), content_type=captures.CONTENT_TYPE)
+        return objects.read(bucket, key, version_id=version_id)
+
+    objects.read = vanish  # type: ignore[method-assign]
+
+    found = read(objects, known(ids), baseline, expected=20)
+
+    assert (found.rows, found.objects) == (20, 1)
+
+
 def test_rows_of_other_versions_and_times_are_left_out(baseline: Baseline) -> None:
     objects, ids = stored(3)
 
