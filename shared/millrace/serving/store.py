@@ -458,6 +458,7 @@ class ModelStore:
             telemetry.note_load_failure(
                 model=record.model,
                 version=record.version,
+                role=Role.CHAMPION if name[1] is None else Role.PINNED,
                 error=error,
                 still_serving=None if serving is None else serving.model.version,
             )
@@ -522,6 +523,7 @@ class ModelStore:
             telemetry.note_load_failure(
                 model=wanted.model,
                 version=wanted.version,
+                role=Role.CHALLENGER,
                 error=exc,
                 still_serving=champion.model.version,
             )

@@ -11,6 +11,7 @@ import orjson
 from millrace import observability
 from millrace.errors import MillraceError
 from millrace.observability import METRICS, NAMESPACE, SERVICE, count, publish
+from millrace.serving.identity import Role
 
 
 class _Harmless:
@@ -107,9 +108,9 @@ def note_load(*, model: str, version: int, size: int, seconds: float) -> None:
 
 
 def note_load_failure(
-    *, model: str, version: int, error: Exception | None, still_serving: int | None
+    *, model: str, version: int, role: Role, error: Exception | None, still_serving: int | None
 ) -> None:
-    """A version could not be loaded; an alarm watches the metric."""
+    """A version could not be loaded; an alarm watches the metric, and the line says whose it was."""
     with harmless():
         observability.logger.error(
             "model cannot be loaded",
@@ -117,6 +118,7 @@ def note_load_failure(
             extra={
                 "model": model,
                 "version": version,
+                "role": role.name.lower(),
                 "error": type(error).__name__,
                 "still_serving": still_serving,
             },

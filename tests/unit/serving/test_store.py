@@ -20,12 +20,13 @@ from millrace.errors import (
     ThrottledError,
 )
 from millrace.observability import METRICS, metrics
-from millrace.registry.serving import Offer, ServingRecord
+from millrace.registry.serving import Offer, RolloutRoute, RolloutStrategy, ServingRecord
 from millrace.serving import store as store_module
 from millrace.serving import telemetry
 from millrace.serving.store import AHEAD, ModelState, ModelStore, footprint
 from tests.fakes.onnx_models import StoredModel, churn_signature, stored
 from tests.fakes.store import FakeStore
+from tests.until import until
 
 BUCKET = "artifacts"
 REFRESH = 30.0
@@ -641,3 +642,56 @@ def test_telemetry_that_fails_harms_no_load(world: World, monkeypatch: pytest.Mo
     world.publish(1)
 
     assert world.store.get("churn").version == 1
+
+
+def rolling_out(world: World) -> str:
+    """A champion with a rollout of version 2, whose artifact is damaged; gives its key."""
+    world.publish(1)
+    other = stored("run-2", bias=2.0)
+    for key, body in (
+        (other.model_key, other.onnx),
+        (other.signature_key, other.signature_body),
+    ):
+        world.objects.write(BUCKET, key, body, content_type="x")
+    record = world.source.records["churn"]
+    assert isinstance(record, ServingRecord)
+    route = RolloutRoute(
+        rollout_id="churn-2-x",
+        step=0,
+        strategy=RolloutStrategy.CANARY,
+        weight=100.0,
+        version=2,
+        run_id="run-2",
+        model_key=other.model_key,
+        sha256=other.sha256,
+        signature_key=other.signature_key,
+        signature_sha256=other.signature_sha256,
+    )
+    world.source.records["churn"] = replace(record, rollout=route, sequence=1)
+    return other.model_key
+
+
+@pytest.mark.parametrize("lost", ["champion", "challenger", "pinned"])
+def test_the_line_of_a_failed_load_names_the_role_and_the_version(
+    world: World, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        "millrace.observability.logger.error", lambda *_, extra, **__: told.append(extra)
+    )
+    challenger = rolling_out(world)
+    champion = world.source.records["churn"]
+    assert isinstance(champion, ServingRecord)
+    if lost == "challenger":
+        world.damage(challenger)
+        assert world.store.choose("churn").loaded.version == 1
+        until(lambda: told or None)
+    else:
+        world.damage(champion.model_key)
+        world.source.records["churn@1"] = replace(champion, rollout=None)
+        with pytest.raises(ArtifactError):
+            world.store.get("churn", 1 if lost == "pinned" else None)
+
+    version = 2 if lost == "challenger" else 1
+    assert [(line["role"], line["version"]) for line in told] == [(lost, version)]
+    assert counted(METRICS.MODEL_LOAD_FAILURES) == 1
