@@ -596,6 +596,7 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
         "CaptureGapAlarm",
         "ScheduleFailedAlarm",
         "FeedbackTroubleAlarm",
+        "EventsTroubleAlarm",
         "ModelLoadFailuresAlarm",
     }
     for alarm in alarms.values():
