@@ -258,6 +258,7 @@ def test_rejection_closes_the_run_with_its_reason(stack: cloud.Cloud, perform: P
     run = stack.registry.get_run(task.run_id)
     assert first == again == {"decision": "rejected", "reason": "worse in the north"}
     assert (run.outcome, run.reason) == (RunOutcome.REJECTED, "worse in the north")
+    assert stack.events_told() == [], "the events function tells of this"
 
 
 def test_expiry_closes_the_run_and_says_so(stack: cloud.Cloud, perform: Perform) -> None:
@@ -271,6 +272,7 @@ def test_expiry_closes_the_run_and_says_so(stack: cloud.Cloud, perform: Perform)
     assert first["decision"] == "expired"
     assert run.outcome is RunOutcome.EXPIRED
     assert run.reason.startswith("nobody answered the request of ")
+    assert stack.events_told() == [], "the events function tells of this"
 
 
 def test_machine_that_asks_after_a_promotion_by_hand_finds_it(

@@ -16,6 +16,7 @@ from millrace.registry import links
 from millrace.registry.approvals import Approvals
 from millrace.registry.events import RegistryEvent, detail_type, event_of
 from millrace.registry.ledger import entry_key, from_entry
+from millrace.registry.notices import notice_of
 from millrace.registry.publishing import Publisher
 from millrace.registry.records import Approval, AuditEntry
 from millrace.registry.registry import Registry
@@ -244,6 +245,21 @@ def test_an_ending_says_why_and_what_to_do(world: World, ending: str) -> None:
     assert notice.why
     assert notice.next_step
     assert ("an old extract" in notice.why) == (ending == "rejected")
+
+
+def test_what_others_tell_is_not_told_from_the_ledger_too(world: World) -> None:
+    """Recorder, watcher and API tell of these changes themselves: people read each once."""
+    for number in (1, 2):
+        cases.champion(world.registry, number)
+    world.registry.rollback(M, actor="ann", reason="why")
+    for action in ("rollout_started", "rollout_promoted", "rollout_rolled_back", "batch_finished"):
+        entry = world.registry.audit(M).items[0].model_copy(update={"action": action})
+        assert notice_of(entry, lambda: None, lambda _: "") is None
+
+    world.publisher.publish(world.stream())
+
+    assert len(world.bus.events) > 8
+    assert world.told.notices == []
 
 
 def test_an_event_says_when_in_utc(world: World) -> None:
