@@ -576,6 +576,11 @@ class ModelSpec(_Section):
                     f"{where}: {metric!r} is no metric of task {self.task}; "
                     f"known: {', '.join(known)}"
                 )
+        if self.rollout.health.feedback is not None and self.task is Task.REGRESSION:
+            raise ValueError(
+                "rollout.health.feedback: of a regression no prediction is right or wrong; leave it "
+                "out, or judge by scores and alarms"
+            )
         names = {c.name for c in self.data.columns}
         for where, name in (
             *((f"evaluate.slices[{i}]", g.column) for i, g in enumerate(self.evaluate.slices)),

@@ -45,7 +45,7 @@ from millrace.rollout.messages import (
     Turn,
 )
 from millrace.rollout.sequential import Counts
-from millrace.spec import ModelSpec, RolloutSection
+from millrace.spec import ModelSpec, RolloutSection, Task
 
 WAIT_SECONDS: Final = 300
 """Between two tries of a waiting rollout to begin."""
@@ -119,7 +119,12 @@ class Watcher:
             InvalidRequestError: The plan is not possible, or names an alarm that is not there.
             MillraceError: See `Rollouts.start`.
         """
-        plan = planned(self._read_spec(task.model, None).rollout, task.changes)
+        spec = self._read_spec(task.model, None)
+        plan = planned(spec.rollout, task.changes)
+        if plan.health.feedback is not None and spec.task is Task.REGRESSION:
+            raise _refused(
+                "health.feedback", "of a regression no prediction is right or wrong; leave it out"
+            )
         self._expect_alarms(plan)
         rollout = self._rollouts.start(
             rollout_id=rollout_id_of(task.model, task.version, task.token),
