@@ -213,9 +213,19 @@ def capture_prefix(model: str, hour: datetime) -> str:
     return f"{CAPTURE}{model}/date={hour:%Y-%m-%d}/{hour:%H}-"
 
 
-def capture_key(model: str, hour: datetime, digest: str) -> str:
-    """Data bucket: one delivered batch of captured predictions of one hour, as gzipped JSON Lines."""
-    return f"{capture_prefix(model, hour)}{digest}.jsonl.gz"
+def capture_key(model: str, hour: datetime, digest: str, compacted: int | None = None) -> str:
+    """Data bucket: captured predictions of one hour, as gzipped JSON Lines.
+
+    Of one delivered batch; or of several objects put together, and then of so many requests.
+    """
+    number = "" if compacted is None else f"-{compacted}"
+    return f"{capture_prefix(model, hour)}{digest}{number}.jsonl.gz"
+
+
+def compacted_requests(key: str) -> int:
+    """Requests of an object that was put together, by its key; 0 for a delivery's."""
+    named = re.search(r"-(\d+)\.jsonl\.gz$", key)
+    return int(named[1]) if named and key.rpartition("/")[2].count("-") == 2 else 0
 
 
 def rejected_capture_key(logged: datetime, digest: str) -> str:

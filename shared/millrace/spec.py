@@ -447,7 +447,7 @@ class ServeSection(_Section):
 
 
 class MonitorSection(_Section):
-    """What is kept of the predictions."""
+    """What is kept of the predictions, and how they are judged."""
 
     capture_rate: float = Field(
         1.0,
@@ -456,6 +456,64 @@ class MonitorSection(_Section):
         description="Share of requests whose inputs and outputs are kept, 0 to 1; private columns "
         "never are.",
     )
+    window: Duration = Field(
+        "1h",
+        description="How much is judged at once at least, in whole hours. A window grows until it "
+        "has min_rows.",
+    )
+    max_window: Duration = Field(
+        "7d", description="How long a window may grow before it is given up as too small to judge."
+    )
+    min_rows: int = Field(
+        200,
+        ge=200,
+        le=10_000_000,
+        description="Fewest captured rows that are judged: of fewer, much looks large that is "
+        "nothing.",
+    )
+    min_drift: float = Field(
+        0.05,
+        gt=0,
+        le=10,
+        description="Least drift that counts, as a population stability index less what chance "
+        "alone gives at the window's size; 0.05 is some 0.22 standard deviations.",
+    )
+    significance: float = Field(
+        0.01,
+        gt=0,
+        le=0.2,
+        description="Largest p-value that counts, corrected for the number of features.",
+    )
+    persistence: int = Field(
+        2, ge=1, le=50, description="Windows in a row that make an alarm of a difference."
+    )
+    clear_after: int = Field(
+        3, ge=1, le=50, description="Windows in a row without it that end an alarm."
+    )
+
+    @field_validator("window", "max_window")
+    @classmethod
+    def _whole_hours(cls, value: str) -> str:
+        seconds = seconds_of(value)
+        if seconds % _UNITS["h"] or seconds > 31 * _UNITS["d"]:
+            raise ValueError("expected whole hours, 31d at most")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if seconds_of(self.max_window) < seconds_of(self.window):
+            raise ValueError(f"max_window {self.max_window} is shorter than window {self.window}")
+        return self
+
+    @property
+    def window_hours(self) -> int:
+        """Hours of a window at least."""
+        return seconds_of(self.window) // _UNITS["h"]
+
+    @property
+    def max_window_hours(self) -> int:
+        """Hours of a window at most."""
+        return seconds_of(self.max_window) // _UNITS["h"]
 
 
 class RetrainSection(_Section):
@@ -703,6 +761,9 @@ class ModelSpec(_Section):
         approve = self.approve.model_dump(mode="json", exclude_defaults=True)
         rollout = self.rollout.model_dump(mode="json", exclude_defaults=True)
         retrain = self.retrain.model_dump(mode="json", exclude_defaults=True)
+        if "monitor" in document:
+            monitor = self.monitor.model_dump(mode="json", exclude_defaults=True)
+            document["monitor"] = {"capture_rate": self.monitor.capture_rate} | monitor
         return document | {
             "approve": {"mode": self.approve.mode} | approve,
             "rollout": {"strategy": self.rollout.strategy} | rollout,

@@ -1,5 +1,6 @@
 """`aws.s3.ObjectStore` in memory, with versions."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,15 @@ class FakeStore:
     def upload(self, bucket: str, key: str, path: Path, *, content_type: str) -> None:
         """See `ObjectStore.upload`."""
         self.write(bucket, key, path.read_bytes(), content_type=content_type)
+
+    def keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """See `S3ObjectStore.keys`."""
+        yield from sorted(k for b, k in self.objects if b == bucket and k.startswith(prefix))
+
+    def delete(self, bucket: str, keys: Sequence[str]) -> None:
+        """See `S3ObjectStore.delete`."""
+        for key in keys:
+            self.objects.pop((bucket, key), None)
 
     def exists(self, bucket: str, key: str) -> bool:
         """See `ObjectStore.exists`."""

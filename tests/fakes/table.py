@@ -121,6 +121,14 @@ class FakeTable:
                 raise ConditionFailedError(f"{write.key.pk}: {write.name}", (write.name,))
             self._apply(write)
 
+    def update(self, write: Update) -> None:
+        """See `DynamoTable.update`."""
+        self.calls.append("update")
+        with self._lock:
+            if not self._holds(write):
+                raise ConditionFailedError(f"{write.key.pk}: {write.name}", (write.name,))
+            self._apply(write)
+
     def remove(self, key: Key) -> None:
         """Takes an item away, as only somebody with the table's rights can."""
         with self._lock:

@@ -49,6 +49,7 @@ FUNCTIONS = (
     "Predict",
     "Capture",
     "Feedback",
+    "Monitor",
     "Events",
     "Batch",
     "Score",

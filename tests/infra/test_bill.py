@@ -196,6 +196,7 @@ def test_only_events_and_callers_start_anything(choice: dict[str, str]) -> None:
         ("ApiRole", "lambda:InvokeFunction"),
         ("BatchMachineRole", "lambda:InvokeFunction"),
         ("BatchMachineRole", "states:StartExecution"),
+        ("MonitorRole", "lambda:InvokeFunction"),
         ("RolloutMachineRole", "lambda:InvokeFunction"),
         ("RolloutRole", "states:StartExecution"),
         ("TrainingRole", "lambda:InvokeFunction"),
@@ -214,7 +215,8 @@ def test_rules_answer_to_events_that_the_stack_itself_never_makes_in_a_circle(
     }
 
     assert {name for name, rule in rules.items() if "ScheduleExpression" in rule} == {
-        "CalendarRule"
+        "CalendarRule",
+        "MonitorRule",
     }
     patterns = [
         rules[name]["EventPattern"]["detail"]["object"]["key"]
@@ -327,8 +329,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
     alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 23
-    assert on.usd == Decimal("2.30")
+    assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 29
+    assert on.usd == Decimal("2.90")
     assert off.usd == 0
 
 
@@ -507,7 +509,7 @@ def test_table_for_people_has_the_sums(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "nothing, and nothing works at rest" in shown
-    assert "$2.3732" in shown
+    assert "$2.9944" in shown
 
 
 def test_page_on_batch_jobs_shows_their_price() -> None:

@@ -241,6 +241,7 @@ def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rule
         "${UploadRule.Arn}",
         "${ExecutionFailureRule.Arn}",
         "${RolloutFailureRule.Arn}",
+        "${MonitorRule.Arn}",
         "${FeedbackRule.Arn}",
         "${CalendarRule.Arn}",
     ]
@@ -334,6 +335,7 @@ def test_failed_invocations_of_asynchronous_functions_go_to_the_dead_letters() -
         "${RegistryFunction}",
         "${CaptureFunction}",
         "${FeedbackFunction}",
+        "${MonitorFunction}",
         "${RolloutFunction}",
     }
     for config in configs.values():
@@ -351,6 +353,7 @@ def test_rules_retry_for_a_day_then_leave_a_dead_letter() -> None:
         "UploadRule",
         "ExecutionFailureRule",
         "RolloutFailureRule",
+        "MonitorRule",
         "FeedbackRule",
         "CalendarRule",
     }
@@ -391,6 +394,7 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
         ("events.amazonaws.com", "${UploadRule.Arn}"): "${TriggerFunction}",
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
         ("events.amazonaws.com", "${RolloutFailureRule.Arn}"): "${RolloutFunction}",
+        ("events.amazonaws.com", "${MonitorRule.Arn}"): "${MonitorFunction}",
         ("events.amazonaws.com", "${FeedbackRule.Arn}"): "${FeedbackFunction}",
         ("events.amazonaws.com", "${CalendarRule.Arn}"): "${TriggerFunction}",
         ("logs.amazonaws.com", "${PredictLogGroup.Arn}"): "${CaptureFunction}",
@@ -422,7 +426,13 @@ def test_captures_and_labels_are_forgotten_for_good() -> None:
         assert str(rules[prefix]["ExpirationInDays"]) == days
         assert rules[prefix]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 1}
     functions = _of({"CaptureDays": days}, "AWS::Lambda::Function")
-    for name in ("ApiFunction", "FeedbackFunction", "RolloutFunction"):
+    for name in (
+        "ApiFunction",
+        "CaptureFunction",
+        "FeedbackFunction",
+        "MonitorFunction",
+        "RolloutFunction",
+    ):
         variables = functions[name]["Properties"]["Environment"]["Variables"]
         assert str(variables["MILLRACE_CAPTURE_DAYS"]) == days
 
@@ -595,13 +605,17 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
         "CaptureTroubleAlarm",
         "CaptureGapAlarm",
         "ScheduleFailedAlarm",
+        "MonitorTroubleAlarm",
+        "MonitorStaleAlarm",
         "FeedbackTroubleAlarm",
         "EventsTroubleAlarm",
         "ModelLoadFailuresAlarm",
     }
-    for alarm in alarms.values():
+    for name, alarm in alarms.items():
         assert alarm["Properties"]["AlarmActions"] == ["${NotificationTopic}"]
-        assert alarm["Properties"]["TreatMissingData"] == "notBreaching"
+        # Whoever does not run says nothing, and that is what one of them waits for.
+        silent = "breaching" if name == "MonitorStaleAlarm" else "notBreaching"
+        assert alarm["Properties"]["TreatMissingData"] == silent
 
 
 def test_alarms_exist_unless_they_are_off() -> None:
@@ -638,6 +652,7 @@ def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
         ("AWS/Lambda", "Errors"),
         ("AWS/Lambda", "Throttles"),
         ("AWS/Lambda", "Duration"),
+        ("AWS/Lambda", "Invocations"),
         ("AWS/ApiGateway", "5XXError"),
         ("AWS/Events", "FailedInvocations"),
     }
@@ -662,7 +677,7 @@ def test_what_may_fail_unseen_has_an_alarm() -> None:
         f"${{{name}}}"
         for name, rule in _of(TOKENS, "AWS::Events::Rule").items()
         if "ScheduleExpression" in rule["Properties"]
-    }
+    } - {"${MonitorRule}"}  # the monitor's silence, whatever its cause, has an alarm of its own
     queues = {f"${{{name}.QueueName}}" for name in _of(TOKENS, "AWS::SQS::Queue")}
     called = {
         permission["Properties"]["FunctionName"]

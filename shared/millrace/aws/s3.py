@@ -1,15 +1,19 @@
 """Objects in S3: read whole, streamed to a file, written once, never overwritten by accident."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import batched
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from millrace.aws.objects import ObjectFacts
 from millrace.aws.translate import translated
-from millrace.errors import AlreadyExistsError, NotFoundError
+from millrace.errors import AlreadyExistsError, NotFoundError, ServiceUnavailableError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+_MAX_DELETES: Final = 1_000
+"""S3's limit of objects per request."""
 
 
 class S3ObjectStore:
@@ -119,6 +123,27 @@ class S3ObjectStore:
         with translated(f"list s3://{bucket}/{prefix}"):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
                 yield from [thing["Key"] for thing in page.get("Contents", ())]
+
+    def delete(self, bucket: str, keys: Sequence[str]) -> None:
+        """Deletes objects; those that are gone are none to it.
+
+        Args:
+            bucket: The bucket.
+            keys: As many as one likes; a thousand are asked for at a time.
+
+        Raises:
+            ServiceUnavailableError: Some are still there.
+        """
+        for some in batched(keys, _MAX_DELETES, strict=False):
+            with translated(f"delete {len(some)} objects of s3://{bucket}"):
+                answer = self._client.delete_objects(
+                    Bucket=bucket,
+                    Delete={"Objects": [{"Key": key} for key in some], "Quiet": True},
+                )
+            if answer.get("Errors"):
+                raise ServiceUnavailableError(
+                    f"S3 did not delete {len(answer['Errors'])} of {len(some)} objects; try again"
+                )
 
     def presigned_get(self, bucket: str, key: str, *, seconds: int = 900) -> str:
         """An address that lets anyone who has it read the object for a while.

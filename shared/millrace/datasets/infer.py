@@ -361,10 +361,21 @@ _EXPLAINED: Final = {
         "true holds at most 1,000 validation rows back from the fit, so that intervals and label "
         "sets can be answered."
     ),
-    "monitor": "What is kept of the predictions.",
+    "monitor": "What is kept of the predictions, and how they are judged.",
     "monitor.capture_rate": (
         "Share of requests whose inputs and outputs are kept, 0 to 1. Private columns never are."
     ),
+    "monitor.window": (
+        "How much is judged at once at least, in whole hours; it grows until it has min_rows."
+    ),
+    "monitor.max_window": "How long a window may grow before it is given up as too small.",
+    "monitor.min_rows": "Fewest captured rows that are judged.",
+    "monitor.min_drift": (
+        "Least drift that counts, as a population stability index less what chance gives."
+    ),
+    "monitor.significance": "Largest corrected p-value that counts.",
+    "monitor.persistence": "Windows in a row that make an alarm of a difference.",
+    "monitor.clear_after": "Windows in a row without it that end an alarm.",
     "retrain": "What starts a training besides a person.",
     "privacy": "What must never leave the data bucket.",
 }

@@ -22,7 +22,7 @@ import orjson
 
 from millrace import layout
 from millrace.aws.objects import ObjectStore
-from millrace.errors import ArtifactError, InvalidEventError
+from millrace.errors import ArtifactError, InvalidEventError, NotFoundError
 from millrace.monitoring.binning import Failure, begin_of
 from millrace.serving.capture import CapturedPrediction, of_document, of_line, to_document
 from millrace.vocabulary import MODEL_NAME_PATTERN
@@ -33,6 +33,14 @@ _LEVEL: Final = 6
 _HOUR: Final = timedelta(hours=1)
 _LATEST: Final = 253_402_300_800_000
 """The year 10000 in milliseconds, beyond which there is no date."""
+
+
+class WrittenObjects(Protocol):
+    """What writing takes: `aws.s3.S3ObjectStore` is one."""
+
+    def write_once(self, bucket: str, key: str, body: bytes, *, content_type: str) -> bool:
+        """Writes an immutable object; returns False when it was there already."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +135,64 @@ def keep(delivered: Delivered, *, objects: ObjectStore, bucket: str, logged: dat
     written = 0
     for (model, hour), records in parts.items():
         captured[model] += len(records)
-        records.sort(key=lambda one: (one.prediction_id, one.sequence))
-        key = layout.capture_key(model, hour, _digest(one.prediction_id for one in records))
-        written += _write(objects, bucket, key, [to_document(one) for one in records])
+        key, body = _object_of(model, hour, records)
+        written += objects.write_once(bucket, key, body, content_type=CONTENT_TYPE)
     objects_made = len(parts)
     if delivered.rejected:
         objects_made += 1
         key = layout.rejected_capture_key(
             logged, _digest(one["line"] for one in delivered.rejected)
         )
-        written += _write(objects, bucket, key, delivered.rejected)
+        body = _packed(delivered.rejected)
+        written += objects.write_once(bucket, key, body, content_type=CONTENT_TYPE)
     return Kept(dict(captured), len(delivered.rejected), written, objects_made - written)
+
+
+def write_records(
+    objects: WrittenObjects,
+    bucket: str,
+    model: str,
+    hour: datetime,
+    records: list[CapturedPrediction],
+    *,
+    compacted: bool,
+) -> str:
+    """Writes captured predictions of one hour as one object; the same again is not written.
+
+    Args:
+        objects: Where the data bucket is written.
+        bucket: The data bucket.
+        model: Their model.
+        hour: Their hour.
+        records: The predictions.
+        compacted: Whether they were in several objects before.
+
+    Returns:
+        The object's key.
+    """
+    key, body = _object_of(model, hour, records, compacted=compacted)
+    objects.write_once(bucket, key, body, content_type=CONTENT_TYPE)
+    return key
+
+
+def _object_of(
+    model: str, hour: datetime, records: list[CapturedPrediction], *, compacted: bool = False
+) -> tuple[str, bytes]:
+    """An object's key and bytes, the same for the same predictions in any order."""
+    records.sort(key=lambda one: (one.prediction_id, one.sequence))
+    digest = _digest(one.prediction_id for one in records)
+    key = layout.capture_key(model, hour, digest, len(records) if compacted else None)
+    return key, _packed([to_document(one) for one in records])
 
 
 def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
-def _write(
-    objects: ObjectStore, bucket: str, key: str, documents: Sequence[Mapping[str, Any]]
-) -> bool:
+def _packed(documents: Sequence[Mapping[str, Any]]) -> bytes:
     lines = b"\n".join([*map(orjson.dumps, documents), b""])
     # No time in the header: the same lines are the same bytes.
-    body = gzip.compress(lines, _LEVEL, mtime=0)
-    return objects.write_once(bucket, key, body, content_type=CONTENT_TYPE)
+    return gzip.compress(lines, _LEVEL, mtime=0)
 
 
 # ── Reading ─────────────────────────────────────────────────────────────────────────────────────
@@ -187,11 +229,27 @@ def captured(
     """
     for hour in hours(since, until):
         seen: set[str] = set()
-        for key in objects.keys(bucket, layout.capture_prefix(model, hour)):
-            for record in read_object(objects.read(bucket, key), f"s3://{bucket}/{key}"):
+        for key, body in _bodies(objects, bucket, layout.capture_prefix(model, hour)):
+            for record in read_object(body, f"s3://{bucket}/{key}"):
                 if record.prediction_id not in seen and since <= record.at < until:
                     seen.add(record.prediction_id)
                     yield record
+
+
+def _bodies(objects: ListedObjects, bucket: str, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """What lies under a prefix. What is put together meanwhile (`compaction`) is listed once more."""
+    done: set[str] = set()
+    again = True
+    while again:
+        again = False
+        for key in list(objects.keys(bucket, prefix)):
+            if key in done:
+                continue
+            done.add(key)
+            try:
+                yield key, objects.read(bucket, key)
+            except NotFoundError:
+                again = True
 
 
 def hours(since: datetime, until: datetime) -> Iterator[datetime]:

@@ -8,16 +8,17 @@ queries, and nothing is ever scanned; a day takes sixteen thousand writes a seco
 A write assumes the revision that was read, so two requests at once lose nothing. Items expire.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from millrace.aws.table import SK, Item, Key, Put, QueryPage
+from millrace.aws.table import SK, Item, Key, Put, QueryPage, Update
 from millrace.errors import ConcurrentWriteError, ConditionFailedError
 from millrace.monitoring.labels import Assertion, Counts, Label, Outcome, RowKey, Told, merge
+from millrace.monitoring.windows import labels_told
 from millrace.serving.identity import predicted_at
 
 SHARDS: Final = "0123456789abcdef"
@@ -39,6 +40,10 @@ class LabelTable(Protocol):
         Raises:
             ConditionFailedError: Its condition did not hold.
         """
+        ...
+
+    def update(self, write: Update) -> None:
+        """Updates one item."""
         ...
 
     def query(
@@ -86,10 +91,23 @@ class LabelBook:
         for _ in range(_ATTEMPTS):
             pending = self._attempt(model, pending, outcomes)
             if not pending:
+                self._tell_days(model, told)
                 return Counts.of(outcomes)
         raise ConcurrentWriteError(
             f"{len(pending)} labels of {model} are being written by others; send them again"
         )
+
+    def _tell_days(self, model: str, told: Sequence[Told]) -> None:
+        """Says of which days more is known, so that monitoring judges them again.
+
+        Last, and of labels that were known too: a request that is repeated after a failure says it.
+        """
+        days = Counter(
+            predicted_at(one.key.prediction_id).replace(hour=0, minute=0, second=0, microsecond=0)
+            for one in told
+        )
+        for write in labels_told(model, days, self.keep):
+            self.table.update(write)
 
     def _attempt(
         self,

@@ -1,0 +1,227 @@
+"""The monitor function: judges every model's windows, and does what follows.
+
+Invoked by the schedule, and by hand with ``{"model": "churn", "now": "2026-11-22T09:10:00Z"}``, either
+of which may be left out. What lies in hours that are over is put together in few objects. Idempotent by
+model, version and the window's start.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
+
+from millrace.aws.clients import client
+from millrace.aws.dynamodb import DynamoTable
+from millrace.aws.lambda_ import LambdaInvoker
+from millrace.aws.s3 import S3ObjectStore
+from millrace.aws.sns import SnsNotifier
+from millrace.decoding import decode
+from millrace.documents import read_spec
+from millrace.errors import MillraceError, NotFoundError
+from millrace.monitoring.archive import latest
+from millrace.monitoring.assembly import actions_of
+from millrace.monitoring.baseline import Baseline, read_baseline
+from millrace.monitoring.compaction import Compacted, compact
+from millrace.monitoring.costs import Sizes, Spending
+from millrace.monitoring.document import Action, MonitorReport
+from millrace.monitoring.episodes import Observed, open_episodes
+from millrace.monitoring.hours import read_hours
+from millrace.monitoring.labelbook import LabelBook
+from millrace.monitoring.loop import TriggerDoor, cost_of, open_retraining, take_up
+from millrace.monitoring.monitor import Models, Monitor, Outcome
+from millrace.monitoring.report import conclude
+from millrace.monitoring.rows import RowReader
+from millrace.monitoring.windows import WindowBook
+from millrace.observability import METRICS, bind, count, logger, published, tracer
+from millrace.registry.registry import open_registry
+from millrace.registry.serving import ServingReader, version_key
+from millrace.settings import EnvironmentSettings
+from millrace.spec import ModelName, ModelSpec
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_WINDOW_MS: Final = 60_000
+"""Time that has to be left for another window."""
+_ACTIONS: Final = 50
+
+
+class Look(BaseModel):
+    """What is asked for; EventBridge's schedule says more, and that is passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: ModelName | None = None
+    now: AwareDatetime | None = None
+
+
+_EVENT: Final = TypeAdapter(Look)
+
+
+class MonitorSettings(EnvironmentSettings):
+    """Environment of the monitor function."""
+
+    table_name: str
+    artifact_bucket: str
+    data_bucket: str
+    topic_arn: str
+    trigger_function: str
+    stage: str
+    capture_days: int = 90
+    hour_seconds: int = 3600
+
+
+@cache
+def settings() -> MonitorSettings:
+    """The settings, read once per process."""
+    return MonitorSettings.from_environment()
+
+
+@lru_cache(maxsize=64)
+def baseline(model: str, run_id: str) -> Baseline:
+    """The baseline that a run made; it never changes."""
+    return read_baseline(S3ObjectStore(client("s3")), settings().artifact_bucket, model, run_id)
+
+
+@cache
+def monitor() -> Monitor:
+    """The use case with its clients, wired once per process."""
+    made = settings()
+    table = DynamoTable(client("dynamodb"), made.table_name)
+    store = S3ObjectStore(client("s3"))
+    registry = open_registry(client("dynamodb"), made.table_name)
+    episodes = open_episodes(client("dynamodb"), made.table_name)
+    notifier = SnsNotifier(client("sns"), made.topic_arn)
+    book = LabelBook(table, timedelta(days=made.capture_days))
+    hour = timedelta(seconds=made.hour_seconds)
+    spending = Spending(table, registry, partial(read_hours, table, hour=hour), Sizes())
+    retraining = open_retraining(
+        table=table,
+        registry=registry,
+        book=book,
+        spending=spending,
+        door=TriggerDoor(LambdaInvoker(client("lambda")).invoke, made.trigger_function),
+        notifier=notifier,
+        clock=lambda: datetime.now(UTC),
+    )
+
+    def spec_of(model: str) -> ModelSpec:
+        current = registry.get_spec(model)
+        return read_spec(store, made.artifact_bucket, current.key, current.digest)
+
+    def baseline_of(model: str, version: int) -> Baseline | None:
+        item = table.get(version_key(model, version))
+        try:
+            return None if item is None else baseline(model, str(item["run_id"]))
+        except NotFoundError:
+            return None
+
+    def newest(model: str) -> MonitorReport | None:
+        return latest(model, objects=store, bucket=made.artifact_bucket)
+
+    def actions(model: str) -> Sequence[Action]:
+        return actions_of(registry.audit(model, limit=_ACTIONS).items)
+
+    def concluded(report: MonitorReport, clear_after: int) -> tuple[MonitorReport, Observed]:
+        return conclude(
+            report,
+            episodes=episodes,
+            objects=store,
+            bucket=made.artifact_bucket,
+            notifier=notifier,
+            link=lambda key: f"s3://{made.artifact_bucket}/{key}",
+            clear_windows=clear_after,
+        )
+
+    def settled(spec: ModelSpec, now: datetime) -> None:
+        spending.settle(spec.name, now)
+        retraining.watch_budget(spec)
+
+    return Monitor(
+        table=table,
+        book=WindowBook(table, book.keep),
+        models=Models(
+            serving=registry.get_serving,
+            spec=spec_of,
+            baseline=baseline_of,
+            widened=episodes.widened,
+            newest=newest,
+            actions=actions,
+            cost=lambda spec, window, now: cost_of(spec, window, spending, now),
+        ),
+        rows=RowReader(store, made.data_bucket, book),
+        conclude=concluded,
+        consider=partial(take_up, retraining=retraining, episodes=episodes),
+        settle=settled,
+        stage=made.stage,
+        hour=hour,
+    )
+
+
+@tracer.capture_lambda_handler(capture_response=False)
+@logger.inject_lambda_context(clear_state=True)
+@published()
+def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """Lambda's entry point."""
+    look = decode(_EVENT, event, "a look of the monitor")
+    bind(correlation_id=context.aws_request_id)
+    now = look.now or datetime.now(UTC)
+    if look.model is not None:
+        models = [look.model]
+    else:
+        table = DynamoTable(client("dynamodb"), settings().table_name)
+        offers = ServingReader(table).list_serving()
+        models = [offer.model for offer in offers if offer.version is not None]
+    outcomes: list[dict[str, Any]] = []
+    failed: list[MillraceError] = []
+    for model in models:
+        bind(correlation_id=context.aws_request_id, model=model)
+        try:
+            outcomes.append(_watch(model, now, context))
+        except MillraceError as exc:
+            # One model that cannot be judged holds up no other; the invocation fails all the same.
+            logger.exception("model not monitored")
+            count(METRICS.MODELS_NOT_MONITORED, model=model)
+            failed.append(exc)
+    logger.info("monitor ends", models=len(models), failed=len(failed))
+    if failed:
+        raise failed[0]
+    return {"models": len(models), "outcomes": outcomes}
+
+
+def _watch(model: str, now: datetime, context: "LambdaContext") -> dict[str, Any]:
+    """Judges one model's windows, and tidies what was captured of it."""
+
+    def time_left() -> bool:
+        return context.get_remaining_time_in_millis() > _WINDOW_MS
+
+    outcome: Outcome = monitor().watch(model, now, time_left=time_left)
+    compacted = Compacted()
+    if outcome.flowed:
+        store = S3ObjectStore(client("s3"))
+        compacted = compact(store, settings().data_bucket, model, now, time_left=time_left)
+    logger.info(
+        "model watched",
+        windows=len(outcome.windows),
+        again=outcome.again,
+        compacted=compacted.objects,
+        into=compacted.into,
+    )
+    return {
+        "model": model,
+        "windows": [
+            {
+                "since": one.since.isoformat(),
+                "until": one.until.isoformat(),
+                "version": one.version,
+                "rows": one.rows,
+                "state": one.state,
+                "reason": one.reason,
+            }
+            for one in outcome.windows
+        ],
+        "again": outcome.again,
+        "compacted": compacted.objects,
+    }

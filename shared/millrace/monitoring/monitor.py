@@ -1,0 +1,351 @@
+"""Looks at every model: judges the windows that are complete, and those of which more is known now.
+
+Nothing is read of a model but counts, one query, when nothing flowed. What a window costs does not
+depend on its traffic: counts are of bins, and rows are looked at in a sample of bounded size.
+
+Idempotent by model, version and the window's start: counts, baseline and labels decide, the report is
+the same object, an alarm is moved once by a window, and the window's own item, which makes it done, is
+written last. What a crash leaves is judged again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from millrace.errors import ConditionFailedError, NoChampionError, NotFoundError
+from millrace.monitoring import hours
+from millrace.monitoring.assembly import Measured, Seen, assemble
+from millrace.monitoring.baseline import Baseline
+from millrace.monitoring.binning import begin_of
+from millrace.monitoring.document import Action, Cost, MonitorReport
+from millrace.monitoring.episode_records import Episode
+from millrace.monitoring.episodes import Observed
+from millrace.monitoring.findings import Finding, Policy, StatisticValue, Verdict
+from millrace.monitoring.hours import CountsTable, WindowCounts
+from millrace.monitoring.judging import judge
+from millrace.monitoring.windows import Judged, Plan, WindowBook, due, outdated
+from millrace.observability import METRICS, count, logger, publish
+from millrace.registry.serving import ServingRecord
+from millrace.spec import ModelSpec
+
+MAX_WINDOWS: Final = 24
+"""Windows of one model that one look judges; the next look goes on."""
+SEASONS: Final = 3
+"""Weeks that the same hours are looked at in."""
+_DAY: Final = timedelta(days=1)
+_DAY_HOURS: Final = 24
+_WEEK_HOURS: Final = 7 * _DAY_HOURS
+_DELIVERY: Final = 12
+"""A closed hour is waited for this part of an hour longer: what is on its way arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a sample of a window's rows told.
+
+    Attributes:
+        measured: Performance; None where there is no baseline to hold it against.
+        findings: Of it.
+        multivariate: How well the rows were rebuilt from the baseline's components.
+    """
+
+    measured: Measured | None = None
+    findings: tuple[Finding, ...] = ()
+    multivariate: StatisticValue | None = None
+
+
+class Rows(Protocol):
+    """Looks at a sample of a window's rows: `rows.RowReader` is one."""
+
+    def __call__(
+        self, baseline: Baseline, window: WindowCounts, history: Sequence[Verdict], policy: Policy
+    ) -> Looked:
+        """What the rows tell."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What the monitor asks about models.
+
+    Attributes:
+        serving: What answers for a model.
+        spec: Its current spec.
+        baseline: Of a version; None when it has none.
+        widened: Effects that people tolerate, by ``<kind>:<subject>``.
+        newest: The newest report so far.
+        actions: What was done since a moment, the newest first.
+        cost: What it costs, in a window and so far.
+    """
+
+    serving: Callable[[str], ServingRecord]
+    spec: Callable[[str], ModelSpec]
+    baseline: Callable[[str, int], Baseline | None]
+    widened: Callable[[str], Mapping[str, float]]
+    newest: Callable[[str], MonitorReport | None]
+    actions: Callable[[str], Sequence[Action]]
+    cost: Callable[[ModelSpec, WindowCounts, datetime], Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a look at one model came to.
+
+    Attributes:
+        model: The model.
+        flowed: Whether it had traffic lately.
+        windows: Verdicts of the windows that were judged, the oldest first.
+        again: How many of them had been judged before.
+    """
+
+    model: str
+    flowed: bool = False
+    windows: tuple[Verdict, ...] = ()
+    again: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitor:
+    """The use case.
+
+    Attributes:
+        table: The registry's table.
+        book: Windows that were judged.
+        models: Tells about models.
+        rows: Looks at rows.
+        conclude: Moves the alarms, writes the report, and tells people.
+        consider: Decides on a training, given a model's alarms; some of them may be over.
+        settle: Keeps what a model cost, and tells people when its budget is nearly spent.
+        stage: The deployment's stage, for the report.
+        hour: How long an hour lasts.
+    """
+
+    table: CountsTable
+    book: WindowBook
+    models: Models
+    rows: Rows
+    conclude: Callable[[MonitorReport, int], tuple[MonitorReport, Observed]]
+    consider: Callable[[ModelSpec, Sequence[Episode]], object]
+    settle: Callable[[ModelSpec, datetime], None]
+    stage: str
+    hour: timedelta
+
+    def watch(
+        self, model: str, now: datetime, *, time_left: Callable[[], bool] = lambda: True
+    ) -> Outcome:
+        """Looks at one model.
+
+        Args:
+            model: The model.
+            now: The time.
+            time_left: Whether there is time for another window.
+
+        Returns:
+            What it came to; nothing of a model without traffic or champion.
+        """
+        week = _WEEK_HOURS * self.hour
+        closed = begin_of(now - self.hour / _DELIVERY, self.hour)
+        lately = closed - week - _DAY_HOURS * self.hour
+        found = hours.read_hours(self.table, model, lately, closed, hour=self.hour)
+        if not found:
+            return Outcome(model)
+        try:
+            version = self.models.serving(model).version
+        except (NoChampionError, NotFoundError):
+            return Outcome(model, flowed=True)
+        spec, told = self.models.spec(model), self.book.unseen_labels(model, now)
+        plan = self._plan(spec)
+        judged = self._judged(model, version, lately, closed)
+        begin = max((j.until for j in judged), default=lately)
+        if closed - plan.longest < lately:
+            earlier = closed - plan.longest
+            found = hours.read_hours(self.table, model, earlier, lately, hour=self.hour) + found
+            begin = begin if judged else earlier
+        own = [one for one in found if one.version == version]
+        old = [
+            window
+            for day in told
+            for window in self._judged(model, version, day - plan.longest, day + _DAY)
+            if window.until > day
+        ]
+        again = {j.since: j for j in (*outdated(judged, own), *old)}
+        todo: list[tuple[datetime, datetime, Judged | None]] = [
+            *((j.since, j.until, j) for _, j in sorted(again.items())),
+            *((since, until, None) for since, until in due(own, begin, closed, plan)),
+        ][:MAX_WINDOWS]
+        verdicts: list[Verdict] = []
+        if todo:
+            first = min(since for since, _, _ in todo)
+            known = hours.read_hours(
+                self.table, model, first - SEASONS * week, closed, hour=self.hour
+            )
+            history = (
+                judged
+                if first > lately
+                else self._judged(model, version, first - plan.longest, closed)
+            )
+            look = _Look(self, spec, version, now, known, history)
+            for since, until, before in todo:
+                if not time_left():
+                    break
+                verdicts.append(look.judge(since, until, before))
+        done = {one.since for one in verdicts}
+        self.book.note_labels(
+            model,
+            {
+                day: labels
+                for day, labels in told.items()
+                if all(j.since in done for j in old if j.since < day + _DAY and j.until > day)
+            },
+            now,
+        )
+        if verdicts:
+            self.settle(spec, now)
+        return Outcome(model, True, tuple(verdicts), len(done & set(again)))
+
+    def _judged(self, model: str, version: int, since: datetime, until: datetime) -> list[Judged]:
+        return [j for j in self.book.judged(model, since, until) if j.version == version]
+
+    def _plan(self, spec: ModelSpec) -> Plan:
+        section = spec.monitor
+        return Plan(
+            section.window_hours * self.hour,
+            section.max_window_hours * self.hour,
+            section.min_rows,
+        )
+
+
+@dataclass(slots=True)
+class _Look:
+    """One model at one moment."""
+
+    monitor: Monitor
+    spec: ModelSpec
+    version: int
+    now: datetime
+    hours: list[WindowCounts]
+    judged: list[Judged]
+
+    def judge(self, since: datetime, until: datetime, before: Judged | None) -> Verdict:
+        """Judges one window, and does what follows."""
+        monitor, model = self.monitor, self.spec.name
+        window = hours.window_of(self.hours, model, self.version, since, until)
+        window.missing_lines = hours.read_missing_lines(
+            monitor.table, model, since, until, hour=monitor.hour
+        )
+        last_week, references = self._references(since, until)
+        policy = self._policy()
+        baseline = monitor.models.baseline(model, self.version)
+        history = [j.verdict for j in self.judged if j.until <= since]
+        looked = Looked()
+        if baseline is not None and window.rows >= policy.min_rows:
+            looked = monitor.rows(baseline, window, history, policy)
+        verdict = judge(
+            baseline,
+            window,
+            references,
+            history,
+            policy,
+            multivariate=looked.multivariate,
+            further=looked.findings,
+        )
+        report = assemble(
+            Seen(
+                model=model,
+                task=self.spec.task,
+                stage=monitor.stage,
+                window=window,
+                verdict=verdict,
+                baseline=baseline,
+                made_at=self.now,
+                others=self._others(since, until),
+                last_week=last_week,
+                performance=looked.measured,
+                cost=monitor.models.cost(self.spec, window, self.now),
+                actions=monitor.models.actions(model),
+                before=monitor.models.newest(model),
+            )
+        )
+        _, observed = monitor.conclude(report, self.spec.monitor.clear_after)
+        monitor.consider(self.spec, observed.episodes)
+        self._record(verdict, window, before)
+        _tell(verdict, window, again=before is not None)
+        return verdict
+
+    def _policy(self) -> Policy:
+        section, hour = self.spec.monitor, self.monitor.hour
+        return Policy(
+            min_rows=section.min_rows,
+            significance=section.significance,
+            min_drift=section.min_drift,
+            persistence=section.persistence,
+            unseasoned=_DAY_HOURS * hour,
+            cycle=_WEEK_HOURS * hour,
+            thresholds=self.monitor.models.widened(self.spec.name),
+        )
+
+    def _references(
+        self, since: datetime, until: datetime
+    ) -> tuple[WindowCounts | None, list[WindowCounts]]:
+        """The same hours a week ago, and all that the window is compared with."""
+        week = _WEEK_HOURS * self.monitor.hour
+        seasons = [self._window(since - n * week, until - n * week) for n in range(1, SEASONS + 1)]
+        same = hours.total(one for one in seasons if one.requests)
+        lately = self._window(since - week, since)
+        references = []
+        if same is not None:
+            references.append(replace(same, against="same_hour"))
+        if lately.requests:
+            references.append(replace(lately, against="last_week"))
+        return seasons[0] if seasons[0].requests else None, references
+
+    def _window(self, since: datetime, until: datetime) -> WindowCounts:
+        return hours.window_of(self.hours, self.spec.name, self.version, since, until)
+
+    def _others(self, since: datetime, until: datetime) -> list[tuple[WindowCounts, str]]:
+        """Other versions that answered in the window."""
+        inside = [h for h in self.hours if since <= h.since and h.until <= until]
+        return [
+            (
+                hours.window_of(inside, self.spec.name, version, since, until),
+                "challenger" if version > self.version else "former",
+            )
+            for version in sorted({h.version for h in inside} - {self.version})
+        ]
+
+    def _record(self, verdict: Verdict, window: WindowCounts, before: Judged | None) -> None:
+        try:
+            judged = self.monitor.book.record(verdict, window, before, self.now)
+        except ConditionFailedError:
+            # Another look judged it at the same time, on the same counts or on more.
+            logger.info("window judged elsewhere", model=verdict.model, since=str(verdict.since))
+            return
+        self.judged = [*(j for j in self.judged if j.since != verdict.since), judged]
+
+
+def _tell(verdict: Verdict, window: WindowCounts, *, again: bool) -> None:
+    """What a window came to, as a log line and as metrics."""
+    model = verdict.model
+    drifted = {
+        f.subject
+        for f in verdict.findings
+        if f.kind == "feature_drift" and f.against == "training" and f.verdict in ("watch", "alarm")
+    }
+    logger.info(
+        "window judged",
+        model=model,
+        version=verdict.version,
+        since=verdict.since.isoformat(),
+        until=verdict.until.isoformat(),
+        rows=verdict.rows,
+        state=verdict.state,
+        reason=verdict.reason,
+        again=again,
+    )
+    count(METRICS.WINDOWS_JUDGED, model=model)
+    count(METRICS.WINDOW_ROWS, window.rows, model=model)
+    count(METRICS.WINDOW_ALARMS, len(verdict.alarms), model=model)
+    count(METRICS.DRIFTED_FEATURES, len(drifted), model=model)
+    count(METRICS.CAPTURES_LOST, window.missing_lines, model=model)
+    publish()
