@@ -58,25 +58,26 @@ def draw_curves(
         _text(70, 26, f"Daily windows of {rows:,} rows, 20 features, no season", size=16, weight=600),
         _text(70, 48, "False alarms against time to tell a shift of 0.25 σ", size=12),
         _text(560, 48, "Time to tell a shift, at the default thresholds", size=12),
-        *left.frame([(v, f"{v:.0%}") for v in (0, 0.25, 0.5, 0.75, 1.0)],
+        *left.frame([(math.sqrt(v), f"{v:.0%}") for v in (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)],
                     f"months without drift that had an alarm ({runs} simulated)"),
         *right.frame([(math.log(v), f"{v:g}") for v in (0.1, 0.15, 0.2, 0.3, 0.5, 1.0)],
                      "shift of one feature in standard deviations"),
     ]  # fmt: skip
+    defaults: list[str] = []
     for rule, colour in COLOURS.items():
         own = sorted(
             (p for p in points if p.rule == rule), key=lambda p: (p.false_alarms, -_day(p.days))
         )
-        parts.append(_line([left.at(p.false_alarms, p.days) for p in own], rule, 1.5))
+        parts.append(_line([left.at(math.sqrt(p.false_alarms), p.days) for p in own], rule, 1.5))
         for p in own:
-            x, y = left.at(p.false_alarms, p.days)
+            x, y = left.at(math.sqrt(p.false_alarms), p.days)
             size, fill = (6.5, colour) if p.default else (2.5, "#ffffff")
-            parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{fill}" stroke="{colour}"/>'
-            )
+            mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{fill}" stroke="{colour}"/>'
+            (defaults if p.default else parts).append(mark)
         line = [right.at(math.log(shift), days) for shift, days in detected[rule].items()]
         parts.append(_line(line, rule, 2.0))
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in line]
+    parts += defaults
     for place, (rule, colour) in enumerate(COLOURS.items()):
         y = 100 + 24 * place
         dash = f' stroke-dasharray="{DASHES[rule]}"' if rule in DASHES else ""
