@@ -308,6 +308,12 @@ class _Stack:
             deliveries * a["capture_log_kb"] / _KB,
             "logs-ingest",
         )
+        yield self._line(
+            "capture, counts",
+            f"{deliveries:,} × {a['capture_count_units']} units",
+            deliveries * a["capture_count_units"],
+            "dynamodb-write",
+        )
         yield self._line("capture, objects written", f"{deliveries:,}", deliveries, "s3-write")
         yield self._line(
             "capture, events of the data bucket", f"{deliveries:,}", deliveries, "events"

@@ -24,7 +24,7 @@ BUDGETS = {
     "events": 21_500_000,
     "feedback": 21_500_000,
     "ingest": 146_000_000,
-    "monitor": 64_000_000,
+    "monitor": 77_000_000,
     "predict": 113_000_000,
     "registry": 21_500_000,
     "rollout": 21_500_000,
