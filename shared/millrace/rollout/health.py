@@ -284,7 +284,7 @@ def _feedback(seen: Seen, past: Document, margin: float, limit: float) -> tuple[
             past,
         )
     champion, challenger = seen.feedback
-    return _compared(
+    found, after = _compared(
         "feedback",
         "of its labelled predictions were wrong",
         champion,
@@ -293,6 +293,10 @@ def _feedback(seen: Seen, past: Document, margin: float, limit: float) -> tuple[
         margin,
         limit,
     )
+    if found.found == "short" and past.get("logs"):
+        # Labels come when they come: a rollout does not wait for more of them.
+        found = found.model_copy(update={"found": "ignored"})
+    return found, after
 
 
 def _alarm(name: str, state: str | None) -> Finding:
@@ -331,12 +335,13 @@ def _compared(
     margin: float,
     limit: float,
 ) -> tuple[Finding, Document]:
-    evidence = _evidence(past).compared(champion, challenger, margin)
+    before = _evidence(past)
+    evidence = before.compared(champion, challenger, margin)
     peak = max(past.get("peak", 0.0), evidence.log)
-    found: Found = "breach" if peak >= math.log(limit) else "healthy"
-    if not past.get("logs"):
-        # The first look teaches what the champion's share is; nothing was compared yet.
-        found = "short"
+    # The first look teaches what the champion's share is. As long as neither version is asked again,
+    # nothing was compared, and whatever failed in the first look is no reason to call it healthy.
+    compared = bool(past.get("compared")) or (bool(past.get("logs")) and evidence != before)
+    found: Found = "breach" if peak >= math.log(limit) else "healthy" if compared else "short"
     finding = Finding(
         condition=condition,
         found=found,
@@ -353,7 +358,7 @@ def _compared(
             "tolerated": margin,
         },
     )
-    return finding, {**_kept(evidence), "peak": peak}
+    return finding, {**_kept(evidence), "peak": peak, "compared": compared}
 
 
 def _learning(condition: str, have: int) -> Finding:

@@ -201,6 +201,32 @@ def test_what_was_not_compared_yet_is_short_and_never_healthy() -> None:
     assert found == {"errors": "short", "latency": "short", "scores": "short", "traffic": "short"}
 
 
+def test_failures_of_the_first_look_alone_are_never_healthy() -> None:
+    """All traffic came before the first look, which learns, and none after it."""
+    burst = Seen(
+        champion=Tally(version=1, requests=500, rows=500, latency=Counter({10: 500})),
+        challenger=Tally(version=2, requests=500, rows=500, errors=250, latency=Counter({10: 250})),
+        alarms={},
+        feedback=None,
+    )
+
+    found = looks(plan(), [burst, burst, burst])
+
+    assert finding(found, "errors").found == "short"
+
+
+def test_labels_that_do_not_come_again_are_not_waited_for() -> None:
+    labelled = (Counts(50, 5), Counts(50, 5))
+    seen = [
+        Seen(s.champion, s.challenger, {}, labelled)
+        for s in growing({"requests": 500}, {"requests": 500})
+    ]
+    judged = plan(health={"feedback": {"max_increase": 0.05}})
+
+    assert finding(looks(judged, seen[:1]), "feedback").found == "short"
+    assert finding(looks(judged, seen), "feedback").found == "ignored"
+
+
 def test_scores_of_which_none_is_captured_are_not_waited_for() -> None:
     found = looks(plan(), growing({"requests": 400}, {"requests": 400}, 3))
 
