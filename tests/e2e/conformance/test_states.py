@@ -130,6 +130,21 @@ def test_an_execution_can_be_stopped_as_soon_as_it_is_started(stack: Stack) -> N
     assert (done["status"], done["error"]) == ("ABORTED", "Operator")
 
 
+@pytest.mark.parametrize(
+    ("do", "seconds", "end"),
+    [("echo", 20, "nobody answered"), ("raise", 6_000, "could not ask")],
+    ids=["its time is over", "its function fails"],
+)
+def test_a_state_that_waits_for_its_token_does_not_wait_for_ever(
+    stack: Stack, do: str, seconds: int, end: str
+) -> None:
+    """Gap ``callbacks``: `TimeoutSecondsPath` is read, and an error of the function ends the wait."""
+    done = stack.execute({"route": "ask", "do": do, "seconds": seconds})
+
+    assert done["status"] == "SUCCEEDED"
+    assert json.loads(done["output"])["end"] == end
+
+
 def test_waits_are_scaled_down(stack: Stack) -> None:
     started = time.monotonic()
 
