@@ -183,6 +183,7 @@ KINDS: dict[str, Kind] = {
     "AWS::Lambda::Permission": Kind((Billing.FREE,), "IAM has no price"),
     "AWS::Lambda::Version": Kind((Billing.FREE,), "a copy of the function", _provisioned),
     "AWS::Logs::LogGroup": Kind((Billing.MONTH, Billing.USE), "what it stores; what is written"),
+    "AWS::Logs::QueryDefinition": Kind((Billing.USE,), "what a person scans when running it"),
     "AWS::Logs::SubscriptionFilter": Kind(
         (Billing.FREE,), "what it delivers to a function is the function's to pay"
     ),

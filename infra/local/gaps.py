@@ -68,6 +68,8 @@ ttl        provisioners._RESOURCE_HANDLERS            CloudFormation drops a tab
                                                       ``TimeToLiveSpecification``
 alarm-math provisioners._cw_metric_alarm_record       CloudFormation refuses alarms on
                                                       metric math
+queries    provisioners._RESOURCE_HANDLERS            CloudFormation knows no saved queries of
+                                                      the logs
 ========== ========================================== ===================================
 
 Shown by, in ``tests/e2e/conformance``: ``test_runtime`` and ``test_states`` (runtime),
@@ -90,6 +92,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -140,6 +143,7 @@ def close_gaps(executor: Executor, endpoint: str) -> None:
         "ttl": _expire_items,
         "alarms": _evaluate_alarms,
         "alarm-math": _accept_alarms_on_math,
+        "queries": _accept_saved_queries,
     }
     without = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     for unknown in without - patches.keys():
@@ -795,6 +799,27 @@ def _accept_alarms_on_math() -> None:
         return record
 
     _replace(_service("cloudformation.provisioners"), "_cw_metric_alarm_record", accepting)
+
+
+def _accept_saved_queries() -> None:
+    """Saved queries of the logs are taken and forgotten: no engine's console would show them."""
+    handlers = _service("cloudformation.provisioners")._RESOURCE_HANDLERS
+    if "AWS::Logs::QueryDefinition" in handlers:
+        raise UnknownMiniStackError("MiniStack knows saved queries now: the gap is closed")
+
+    def create(name: str, _properties: dict[str, Any], stack: str) -> tuple[str, dict[str, Any]]:
+        identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{stack}/{name}"))
+        return identifier, {"QueryDefinitionId": identifier}
+
+    def update(
+        identifier: str, _before: dict[str, Any], _after: dict[str, Any], _stack: str
+    ) -> tuple[str, dict[str, Any]]:
+        return identifier, {"QueryDefinitionId": identifier}
+
+    def delete(_identifier: str, _properties: dict[str, Any]) -> None:
+        return None
+
+    handlers["AWS::Logs::QueryDefinition"] = {"create": create, "update": update, "delete": delete}
 
 
 def _typed(query: dict[str, Any]) -> dict[str, Any]:

@@ -136,6 +136,8 @@ class METRICS:
     LABELS_CORRECTED: Final = "LabelsCorrected"
     LABELS_DUPLICATE: Final = "LabelsDuplicate"
     LABELS_REJECTED: Final = "LabelsRejected"
+    ALARMS_OPENED: Final = "AlarmsOpened"
+    ALARMS_CLOSED: Final = "AlarmsClosed"
     DRIFT_RETRAININGS: Final = "DriftRetrainings"
 
 

@@ -19,7 +19,8 @@ LOCAL_ACCOUNT = "000000000000"
 TOOLS_VARIABLE = "MILLRACE_TOOLS"
 WORKERS_PER_FUNCTION = 2
 UNSUPPORTED = (
-    "AWS::ApplicationAutoScaling::ScalableTarget,AWS::WAFv2::WebACL,AWS::WAFv2::WebACLAssociation"
+    "AWS::ApplicationAutoScaling::ScalableTarget,AWS::CloudWatch::Dashboard,"
+    "AWS::Logs::QueryDefinition,AWS::WAFv2::WebACL,AWS::WAFv2::WebACLAssociation"
 )
 """Types that LocalStack passes over, since it would refuse a template that has them behind a condition."""
 LOCALSTACK_LIBRARIES = Path("usr", "lib", "localstack")

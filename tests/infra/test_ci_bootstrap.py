@@ -45,6 +45,11 @@ ARNS: dict[str, tuple[str, str | None]] = {
         f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:{{}}",
         "AlarmName",
     ),
+    "AWS::CloudWatch::Dashboard": (
+        f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{{}}",
+        "DashboardName",
+    ),
+    "AWS::Logs::QueryDefinition": (f"arn:aws:logs:{REGION}:{ACCOUNT}:query:id", None),
     "AWS::DynamoDB::Table": (f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{{}}", "TableName"),
     "AWS::Events::Rule": (f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{{}}", "Name"),
     "AWS::IAM::ManagedPolicy": (f"arn:aws:iam::{ACCOUNT}:policy/{{}}", "ManagedPolicyName"),
@@ -197,6 +202,7 @@ def _deployed(stage: str) -> dict[str, dict[str, Any]]:
         {"ApiAuthorizer": "API_KEY", "KmsKeyArn": KEY, "WebAcl": "on"},
         TOKENS,
         {"SignArtifacts": "require"},
+        {"Dashboards": "on"},
         {
             "PredictProvisionedConcurrency": "2",
             "PredictWarmFrom": "cron(0 7 ? * MON-FRI *)",
@@ -264,6 +270,7 @@ def test_everything_a_deployment_makes_begins_with_the_name_of_its_stack(stage: 
                 "AWS::ApplicationAutoScaling::",
                 "AWS::KMS::Key",
                 "AWS::Lambda::EventSourceMapping",
+                "AWS::Logs::QueryDefinition",
             )
             assert resource["Type"].startswith(unnamed), name
             continue

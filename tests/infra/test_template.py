@@ -160,6 +160,7 @@ def test_sections_follow_the_order_of_the_flow() -> None:
         "ROLLOUT",
         "What starts them",
         "HTTPS API",
+        "Dashboards",
         "Alarms",
         "Outputs",
     ]

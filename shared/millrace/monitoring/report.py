@@ -35,6 +35,7 @@ from millrace.monitoring.document import (
 )
 from millrace.monitoring.episode_records import Episode, Untold, episode_view
 from millrace.monitoring.episodes import CLEAR_WINDOWS, Episodes, Observed
+from millrace.observability import METRICS, count
 
 MAX_MOVED: Final = 12
 """Features that moved which are drawn open; the rest of them are drawn folded."""
@@ -106,6 +107,10 @@ def conclude(
     observed = episodes.observe(report, clear_windows=clear_windows)
     written = with_episodes(report, _shown(report, observed, episodes))
     key = write(written, objects=objects, bucket=bucket)
+    for news, _ in observed.untold:
+        count(
+            METRICS.ALARMS_CLOSED if news == "closed" else METRICS.ALARMS_OPENED, model=report.model
+        )
     if observed.untold:
         notifier.notify(notice_of(written, observed.untold, link(key)))
         episodes.told(report.model, observed.untold)

@@ -74,6 +74,12 @@ class Meters:
             ("model", "feature"),
             registry=kept,
         )
+        self._unknown = Counter(
+            "millrace_unknown_categories",
+            "Values of text features that the model never saw; they were answered.",
+            ("model",),
+            registry=kept,
+        )
         self._errors = Counter(
             "millrace_prediction_errors",
             "Prediction requests that were refused or failed, by class of the error.",
@@ -139,6 +145,8 @@ class Meters:
         known[0].inc()
         known[1].inc(prediction.batch.rows)
         known[2].observe(seconds)
+        if prediction.batch.unknown_categories:
+            self._unknown.labels(prediction.model).inc(prediction.batch.unknown_categories)
         for warning in prediction.batch.warnings:
             self._outside.labels(prediction.model, warning.field).inc(warning.count)
 

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from tests.e2e.conformance.conftest import Stack
+from tests.e2e.conformance.conftest import STACK, Stack
 from tests.until import until
 
 
@@ -71,3 +71,14 @@ def test_lines_put_by_a_client_are_delivered_too(stack: Stack) -> None:
 
     delivery = until(lambda: heard(stack, mark))
     assert delivery["logStream"] == mark
+
+
+def test_a_saved_query_can_be_deployed(stack: Stack) -> None:
+    """Gap ``queries``: nothing is kept of it, and nothing refuses it."""
+    stacks = stack.client("cloudformation")
+
+    found = stacks.describe_stack_resource(StackName=STACK, LogicalResourceId="SavedQuery")[
+        "StackResourceDetail"
+    ]
+
+    assert found["ResourceStatus"] == "CREATE_COMPLETE"
