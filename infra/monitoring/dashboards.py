@@ -182,6 +182,10 @@ def environment() -> list[dict[str, Any]]:
             [ours(n) for n in (m.ALARMS_OPENED, m.ALARMS_CLOSED, m.NOTIFICATIONS_FAILED)],
         ),
         widget(
+            "Windows judged, and what was found in them",
+            [ours(n) for n in (m.WINDOWS_JUDGED, m.WINDOW_ALARMS, m.DRIFT_RETRAININGS)],
+        ),
+        widget(
             "Dead letters",
             [
                 [
@@ -225,7 +229,11 @@ def of_model() -> list[dict[str, Any]]:
         widget("Latency of a prediction, milliseconds", _latencies(model=True), stat="p95"),
         widget("Refused requests", of(m.PREDICTIONS_REFUSED)),
         widget("Alarms", of(m.ALARMS_OPENED, m.ALARMS_CLOSED)),
-        widget("Captured predictions", of(m.CAPTURED_REQUESTS, m.CAPTURED_RECORDS)),
+        widget("Drifted features", of(m.DRIFTED_FEATURES, m.WINDOW_ALARMS), stat="Maximum"),
+        widget("Rows of a judged window", of(m.WINDOW_ROWS), stat="Maximum"),
+        widget(
+            "Captured predictions", of(m.CAPTURED_REQUESTS, m.CAPTURED_RECORDS, m.CAPTURES_LOST)
+        ),
         widget("Labels", of(m.LABELS_ACCEPTED, m.LABELS_CORRECTED, m.LABELS_REJECTED)),
         widget("Unknown categories", of(m.UNKNOWN_CATEGORIES)),
         widget("Champions", of(m.PROMOTIONS, m.ROLLBACKS)),
@@ -622,6 +630,12 @@ def cloudwatch() -> dict[str, Any]:
             "short",
             [metric(n) for n in (m.LABELS_ACCEPTED, m.LABELS_CORRECTED, m.LABELS_REJECTED)],
         ),
+        (
+            "Drifted features",
+            "short",
+            [metric(n, "Maximum") for n in (m.DRIFTED_FEATURES, m.WINDOW_ALARMS)],
+        ),
+        ("Rows of a judged window", "short", [metric(m.WINDOW_ROWS, "Maximum")]),
         ("Unknown categories", "short", [metric(m.UNKNOWN_CATEGORIES)]),
         ("Champions", "short", [metric(n) for n in (m.PROMOTIONS, m.ROLLBACKS)]),
     )
