@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,16 +40,17 @@ def test_drift_of_real_predictions_is_reported_and_told(
     assert run["outcome"] == "promoted", run
     rows = [cancer.feature_row(i % len(cancer.rows)) for i in range(ROWS)]
     drifted = [{**row, cancer.header[0]: 4 * row[cancer.header[0]]} for row in rows]
-    for part in (drifted[:200], drifted[200:]):
-        api.post(f"/v1/models/{name}/predict", {"rows": part})
     table = DynamoTable(client("dynamodb"), target.outputs.raw["TableName"])
     hour = begin_of(datetime.now(UTC))
 
-    def counted() -> bool:
-        since, until = hour - DAY / 24, hour + DAY / 24
-        return read_window(table, name, 1, since, until).rows == ROWS
+    def counted(rows: int) -> bool:
+        since, until = hour - DAY / 24, hour + 2 * DAY / 24
+        return read_window(table, name, 1, since, until).rows == rows
 
-    assert patiently(lambda: counted() or None, seconds=60)
+    # Two deliveries of the log, so that there is something to put together.
+    for part, rows_so_far in ((drifted[:200], 200), (drifted[200:], ROWS)):
+        api.post(f"/v1/models/{name}/predict", {"rows": part})
+        assert patiently(partial(counted, rows_so_far), seconds=60)
     answer = invoke(client, target, {"model": name, "now": (hour + 1.1 * DAY).isoformat()})
 
     [window] = answer["outcomes"][0]["windows"]
