@@ -96,7 +96,9 @@ def monitor() -> Monitor:
     notifier = SnsNotifier(client("sns"), made.topic_arn)
     book = LabelBook(table, timedelta(days=made.capture_days))
     hour = timedelta(seconds=made.hour_seconds)
-    spending = Spending(table, registry, partial(read_hours, table, hour=hour), Sizes())
+    spending = Spending(
+        table, registry, partial(read_hours, table, hour=hour), Sizes.from_environment()
+    )
     retraining = open_retraining(
         table=table,
         registry=registry,
