@@ -18,6 +18,7 @@ from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
 from millrace.http.operations import RolloutDoor, Trigger
+from millrace.monitoring.costs import Sizes
 from millrace.monitoring.episodes import open_episodes
 from millrace.monitoring.feedback import Feedback
 from millrace.monitoring.labelbook import LabelBook
@@ -106,6 +107,7 @@ def gateway() -> Gateway:
                 ),
                 approval_links=settings.approval_links == "on",
                 clock=lambda: datetime.now(UTC),
+                sizes=Sizes.from_environment(),
             )
         ),
         open_guard(

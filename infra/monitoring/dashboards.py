@@ -31,7 +31,9 @@ _PERIOD: Final = 300
 _FUNCTION: Final = re.compile(
     r"^  (\w+)Function:\n    Type: AWS::Serverless::Function\n(?!    Condition:)", re.MULTILINE
 )
-_ALARM: Final = re.compile(r"^  (\w+):\n    Type: AWS::CloudWatch::Alarm\n", re.MULTILINE)
+_ALARM: Final = re.compile(
+    r"^  (\w+):\n    Type: AWS::CloudWatch::Alarm\n    Condition: (\w+)\n", re.MULTILINE
+)
 
 
 def functions() -> tuple[str, ...]:
@@ -39,9 +41,9 @@ def functions() -> tuple[str, ...]:
     return tuple(_FUNCTION.findall(TEMPLATE.read_text(encoding="utf-8")))
 
 
-def alarms() -> tuple[str, ...]:
-    """Alarms of the template, by their logical ids, in its order."""
-    return tuple(_ALARM.findall(TEMPLATE.read_text(encoding="utf-8")))
+def alarms() -> dict[str, str]:
+    """Alarms of the template, by their logical ids, in its order, with the condition of each."""
+    return dict(_ALARM.findall(TEMPLATE.read_text(encoding="utf-8")))
 
 
 PREDICT_GROUP: Final = "PredictLogGroup"
@@ -330,13 +332,20 @@ QUERIES: Final[dict[str, Query]] = {
 _RINGING: Final = "AlarmWidget"
 
 
-def ringing() -> dict[str, Any]:
-    """Which of the stack's alarms ring; there only with ``Alarms=on``."""
+def ringing(*conditions: str) -> dict[str, Any]:
+    """Which of the stack's alarms ring; there only with ``Alarms=on``.
+
+    Args:
+        conditions: Conditions that hold; without any, all alarms are there.
+    """
+    there = [
+        name for name, condition in alarms().items() if condition in conditions or not conditions
+    ]
     return {
         "type": "alarm",
         "width": 24,
         "height": 3,
-        "properties": {"title": "Alarms", "alarms": [f"${{{name}.Arn}}" for name in alarms()]},
+        "properties": {"title": "Alarms", "alarms": [f"${{{name}.Arn}}" for name in there]},
     }
 
 
@@ -367,10 +376,13 @@ def resources() -> str:
         if suffix:
             parts.append(f"{head}      DashboardBody: !Sub |-\n{text}\n")
             continue
-        rings = json.dumps(ringing(), separators=(",", ":"))
+        every, some = (
+            json.dumps(one, separators=(",", ":")) for one in (ringing(), ringing("WatchStack"))
+        )
+        without = f"!If [WatchStack, !Sub '{some},', \"\"]"
         parts.append(
             f"{head}      DashboardBody: !Sub\n        - |-\n{text}\n"
-            f"        - {_RINGING}: !If [WatchStack, !Sub '{rings},', \"\"]\n"
+            f"        - {_RINGING}: !If [WatchMonitor, !Sub '{every},', {without}]\n"
         )
     for title, query in QUERIES.items():
         logical = "".join(word.capitalize() for word in title.split("-")) + "Query"

@@ -37,6 +37,7 @@ DEV_LIMIT = Decimal("0.10")
 DEARER = {
     ("WebAcl", "on"): Decimal("7.00"),
     ("KmsKeyArn", "arn:aws:kms:us-east-1:123456789012:key/customer"): Decimal("1.00"),
+    ("Dashboards", "on"): Decimal("6.00"),
     ("SignArtifacts", "sign"): Decimal("1.00"),
     ("SignArtifacts", "require"): Decimal("1.00"),
 }

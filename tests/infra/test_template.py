@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -578,12 +579,26 @@ def _settings_of(folder: Path) -> dict[str, bool]:
     return {
         f"MILLRACE_{statement.target.id.upper()}": statement.value is None
         for file in folder.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ClassDef)
-        and any(isinstance(b, ast.Name) and b.id.endswith("Settings") for b in node.bases)
+        for node in _settings_classes(ast.parse(file.read_text()))
         for statement in node.body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     }
+
+
+def _settings_classes(module: ast.Module) -> Iterator[ast.ClassDef]:
+    """Classes of settings that a module defines, and those that it takes from the shared rooms."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(b, ast.Name) and b.id.endswith("Settings") for b in node.bases
+        ):
+            yield node
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("millrace."):
+            file = ROOT / "shared" / f"{str(node.module).replace('.', '/')}.py"
+            taken = {alias.name for alias in node.names}
+            if file.exists() and file.stem != "settings":
+                found = ast.parse(file.read_text()).body
+                classes = [n for n in found if isinstance(n, ast.ClassDef) and n.name in taken]
+                yield from _settings_classes(ast.Module(body=[*classes], type_ignores=[]))
 
 
 # ── Alarms ──────────────────────────────────────────────────────────────────────────────────────

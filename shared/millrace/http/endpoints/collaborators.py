@@ -1,13 +1,14 @@
 """What the endpoints of the registry's app work with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from millrace.aws.sns import Notifier
 from millrace.aws.stepfunctions import StepProgress
 from millrace.http import operations
 from millrace.http.deciding import Desk
+from millrace.monitoring.costs import Sizes
 from millrace.monitoring.episodes import Episodes
 from millrace.monitoring.feedback import Feedback
 from millrace.questions.history import ReadTable
@@ -42,6 +43,7 @@ class Collaborators:
         desk: Where versions that wait are decided on.
         approval_links: Whether links in notices may show and decide.
         clock: The time, aware and in UTC.
+        sizes: Memory of the functions, which their time is priced by.
     """
 
     registry: Registry
@@ -65,6 +67,7 @@ class Collaborators:
     desk: Desk
     approval_links: bool
     clock: Callable[[], datetime]
+    sizes: Sizes = field(default_factory=Sizes)
 
     def link(self, bucket: str, key: str) -> str | None:
         """A signed address of an object; none without a key."""

@@ -11,7 +11,7 @@ from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.endpoints.parameters import Name, moment
 from millrace.http.prediction_models import Answer
 from millrace.monitoring import prices
-from millrace.monitoring.costs import HOUR, Sizes, Spending
+from millrace.monitoring.costs import HOUR, Spending
 from millrace.monitoring.hours import read_hours
 from millrace.monitoring.retraining import Spent
 
@@ -62,7 +62,7 @@ class ModelCosts(Answer):
 def add_cost_routes(app: FastAPI, with_: Collaborators) -> None:
     """Adds them to the app."""
     windows = partial(read_hours, with_.table, hour=HOUR)
-    spending = Spending(with_.table, with_.registry, windows, Sizes.from_environment())
+    spending = Spending(with_.table, with_.registry, windows, with_.sizes)
 
     @app.get(
         "/v1/models/{name}/costs",
