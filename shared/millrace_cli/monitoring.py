@@ -230,32 +230,32 @@ def _named(subject: str) -> str:
 
 
 def alarms_view(model: str, items: list[dict[str, Any]], everything: bool) -> RenderableType:
-    """Alarms as a table, the newest first."""
+    """Alarms one below the other, the newest first: a table of them is wider than a terminal."""
     if not items:
         return Text(
             f"{model} had no alarm"
             if everything
             else f"no alarm of {model} is open (--all: closed)"
         )
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("alarm", "about", "state", "since", "windows", "effect", "what"):
-        table.add_column(
-            column,
-            overflow="fold",
-            no_wrap=column in ("alarm", "state"),
-            justify="right" if column in ("windows", "effect") else "left",
-        )
+    lines: list[RenderableType] = []
     for one in items:
-        table.add_row(
-            one["id"],
-            Text(_about(one)),
-            Text(one["state"], style=_EPISODES[one["state"]]),
-            _when(one["opened_at"]),
-            str(one["windows"]),
-            _number(one["effect"]),
-            Text(one["text"]),
-        )
-    return table
+        windows = one["windows"]
+        lines += [
+            Text.assemble(
+                (one["id"], "dim"),
+                "  ",
+                (_about(one), "bold"),
+                "  ",
+                (one["state"], _EPISODES[one["state"]]),
+            ),
+            Text(
+                f"    since {_when(one['opened_at'])}, {windows} window{'s' * (windows != 1)}, "
+                f"effect {_number(one['effect'])}",
+                style="dim",
+            ),
+            Padding(Text(one["text"]), (0, 0, 0, 4)),
+        ]
+    return Group(*lines)
 
 
 def alarm_view(alarm: dict[str, Any]) -> RenderableType:

@@ -13,7 +13,8 @@ from millrace.datasets.rules import Refusal
 from millrace.errors import UploadRefusedError
 from millrace.messages import Cause, LabelledRows, LabelledSpan, TrainingInput
 from millrace.monitoring.captures import ListedObjects
-from millrace.monitoring.labelled import LabelsOfSpan, why_not_usable, write_labelled
+from millrace.monitoring.labelled import LabelsOfSpan, write_labelled
+from millrace.monitoring.usable import why_not_usable
 from millrace.spec import ModelSpec
 
 PARQUET: Final = "application/vnd.apache.parquet"

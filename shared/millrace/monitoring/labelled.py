@@ -3,7 +3,7 @@
 A row is a row of the contract: the features as the model took them (numbers in 32 bits), the target
 as it was told. What predictions do not carry is filled in where that is honest: a text id is the
 prediction's own, a time is when it was made, an ignored or sensitive column is empty. Where it is
-not, the model's labelled predictions are no rows, and `why_not_usable` says why.
+not, the model's labelled predictions are no rows, and `usable.why_not_usable` says why.
 """
 
 import gzip
@@ -17,7 +17,7 @@ import orjson
 
 from millrace.monitoring.captures import ListedObjects, captured, hours
 from millrace.monitoring.labels import Label, LabelledRow, RowKey, joined
-from millrace.spec import Column, ColumnType, ModelSpec, Role
+from millrace.spec import ColumnType, ModelSpec, Role
 
 MAX_ROWS: Final = 1_000_000
 """Labelled rows that one training takes in: the newest, by whole hours."""
@@ -26,48 +26,6 @@ ROW: Final = "row"
 VALUE: Final = "c:"
 """Before the contract's names in the file of labelled rows, so that none collides with the two."""
 _HOUR: Final = timedelta(hours=1)
-_NUMBERS: Final = (ColumnType.INTEGER, ColumnType.NUMBER)
-
-
-def why_not_usable(spec: ModelSpec) -> str:
-    """Why a model's labelled predictions cannot become rows of its training; empty when they can.
-
-    Args:
-        spec: The model's spec.
-    """
-    if spec.monitor.capture_rate == 0:
-        return "no prediction is captured: monitor.capture_rate is 0"
-    lacking = sorted(f.name for f in spec.features if f.name in spec.private_columns)
-    if lacking:
-        return (
-            f"predictions are captured without the private {_listed(lacking)}, which the model "
-            "needs: upload a file with the labelled rows instead"
-        )
-    wrong = sorted(column.name for column in spec.data.columns if not _fillable(column))
-    if wrong:
-        return (
-            f"the contract asks for {_listed(wrong)}, which predictions do not carry: upload a "
-            "file with the labelled rows instead"
-        )
-    return ""
-
-
-def _fillable(column: Column) -> bool:
-    match column.role:
-        case Role.FEATURE | Role.TARGET:
-            return True
-        case Role.ID:
-            return column.type is ColumnType.STRING or column.type in _NUMBERS
-        case Role.TIME:
-            return column.type is ColumnType.TIMESTAMP
-        case _:
-            return not column.required_value
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"column{'s' if len(names) > 1 else ''} {shown}{more}"
 
 
 class LabelsOfSpan(Protocol):
@@ -111,7 +69,7 @@ def write_labelled(
     """Writes every labelled row of a span as gzipped JSON Lines, one hour at a time in memory.
 
     Args:
-        spec: The model's spec; `why_not_usable` says nothing of it.
+        spec: The model's spec; `usable.why_not_usable` says nothing of it.
         objects: Where captured predictions are read.
         bucket: The data bucket.
         book: Where labels are read.

@@ -21,7 +21,7 @@ from millrace.aws.sns import Notice, Notifier
 from millrace.aws.table import ABSENT, PK, SK, Expected, Item, Key, OneOf, Put, Write
 from millrace.errors import ConcurrentWriteError, ConditionFailedError, NotFoundError
 from millrace.messages import Cause
-from millrace.monitoring.labelled import why_not_usable
+from millrace.monitoring.usable import why_not_usable
 from millrace.observability import METRICS, count, logger
 from millrace.spec import ModelSpec, RetrainSection
 

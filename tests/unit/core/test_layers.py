@@ -93,6 +93,7 @@ INWARD = {
         # Labelled predictions are rows of a dataset, too.
         "millrace.monitoring.captures",
         "millrace.monitoring.labelled",
+        "millrace.monitoring.usable",
         *FREE_OF_ALL,
     ),
     "millrace.documents": ("millrace.aws.objects", "millrace.signature_file", *FREE_OF_ALL),
