@@ -5,21 +5,21 @@ from typing import Any
 
 from millrace.monitoring.document import (
     Action,
-    Change,
     Cost,
     CostLine,
     Distribution,
     Feature,
-    FindingView,
     HourPoint,
     Interval,
     LabelCoverage,
     MetricSeries,
+    MonitorChange,
+    MonitorFinding,
     MonitorReport,
+    MonitorTraffic,
     PerformancePoint,
     Segment,
     SegmentTable,
-    Traffic,
     VersionTraffic,
 )
 from millrace.spec import Task
@@ -35,9 +35,9 @@ def finding(
     *,
     effect: float | None = 0.31,
     **figures: Any,
-) -> FindingView:
+) -> MonitorFinding:
     """What one test said."""
-    return FindingView(
+    return MonitorFinding(
         **{
             "kind": kind,
             "subject": subject,
@@ -58,9 +58,9 @@ def finding(
     )
 
 
-def traffic(requests: int = 5_000) -> Traffic:
+def traffic(requests: int = 5_000) -> MonitorTraffic:
     """Some traffic without errors."""
-    return Traffic(
+    return MonitorTraffic(
         requests=requests,
         rows=requests,
         errors=0,
@@ -73,7 +73,7 @@ def traffic(requests: int = 5_000) -> Traffic:
     )
 
 
-def window(number: int = 0, *findings: FindingView, **changes: Any) -> MonitorReport:
+def window(number: int = 0, *findings: MonitorFinding, **changes: Any) -> MonitorReport:
     """The report of a model's window, by number."""
     since = START + number * WINDOW
     return MonitorReport(
@@ -167,7 +167,7 @@ def drifted(name: str = "", **changes: Any) -> MonitorReport:
             "summary": "",
             "baseline_run": "churn-2b5a91a37b3dc9dbb236dc85",
             "baseline_rows": 12_400,
-            "traffic": Traffic(
+            "traffic": MonitorTraffic(
                 requests=38_204,
                 rows=41_910,
                 errors=61,
@@ -323,14 +323,14 @@ def drifted(name: str = "", **changes: Any) -> MonitorReport:
                 ),
             ),
             "changes": (
-                Change(
+                MonitorChange(
                     at=since - 2 * WINDOW,
                     kind="feature_drift",
                     subject=income,
                     text="moved by 0.42 against training",
                     verdict="alarm",
                 ),
-                Change(
+                MonitorChange(
                     at=since - WINDOW,
                     kind="performance",
                     subject="roc_auc",

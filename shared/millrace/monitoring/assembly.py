@@ -16,21 +16,21 @@ from millrace.monitoring.counting import latency_edge
 from millrace.monitoring.document import (
     Action,
     ActionKind,
-    Change,
     Cost,
     Distribution,
     Feature,
-    FindingView,
     HourPoint,
     Interval,
     LabelCoverage,
     MetricSeries,
+    MonitorChange,
+    MonitorFinding,
     MonitorReport,
+    MonitorTraffic,
     PerformancePoint,
     Segment,
     SegmentTable,
     State,
-    Traffic,
     VersionTraffic,
 )
 from millrace.monitoring.findings import Finding, Verdict
@@ -214,9 +214,9 @@ def assemble(seen: Seen) -> MonitorReport:
     )
 
 
-def finding_view(finding: Finding) -> FindingView:
+def finding_view(finding: Finding) -> MonitorFinding:
     """A finding as the document has it."""
-    return FindingView(
+    return MonitorFinding(
         kind=finding.kind,
         subject=finding.subject,
         statistic=finding.statistic,
@@ -235,19 +235,19 @@ def finding_view(finding: Finding) -> FindingView:
     )
 
 
-def _size(finding: FindingView) -> float:
+def _size(finding: MonitorFinding) -> float:
     return abs(finding.effect or 0.0)
 
 
-def _changes(verdict: Verdict) -> tuple[Change, ...]:
+def _changes(verdict: Verdict) -> tuple[MonitorChange, ...]:
     """What differs from training, the first change first; each kind and subject once."""
-    found: dict[tuple[str, str], Change] = {}
+    found: dict[tuple[str, str], MonitorChange] = {}
     for one in verdict.moved:
         if one.against in (None, "training") and one.verdict in ("watch", "alarm"):
             at = one.first_seen or verdict.since
             found.setdefault(
                 (one.kind, one.subject),
-                Change(
+                MonitorChange(
                     at=at, kind=one.kind, subject=one.subject, text=one.text, verdict=one.verdict
                 ),
             )
@@ -288,7 +288,7 @@ def _answered(window: WindowCounts) -> int:
     return max(window.requests, round(window.weighed))
 
 
-def _traffic(seen: Seen) -> Traffic:
+def _traffic(seen: Seen) -> MonitorTraffic:
     windows = [seen.window, *(one for one, _ in seen.others)]
     latency: Counter[int] = Counter()
     hours: dict[datetime, HourCounts] = {}
@@ -301,7 +301,7 @@ def _traffic(seen: Seen) -> Traffic:
     rows = sum(one.rows for one in windows)
     errors = sum(one.errors for one in windows)
     weight = requests / captured if captured else 1.0
-    return Traffic(
+    return MonitorTraffic(
         requests=requests,
         rows=round(rows * weight),
         errors=errors,
@@ -395,7 +395,7 @@ def _classes(seen: Seen) -> Distribution | None:
     )
 
 
-def _feature(one: FeatureBaseline, seen: Seen, findings: Sequence[FindingView]) -> Feature:
+def _feature(one: FeatureBaseline, seen: Seen, findings: Sequence[MonitorFinding]) -> Feature:
     counts = seen.window.features.get(one.name, FeatureCounts())
     week = None if seen.last_week is None else seen.last_week.features.get(one.name)
     rows = 0 if seen.baseline is None else seen.baseline.rows

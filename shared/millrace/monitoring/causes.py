@@ -5,7 +5,7 @@ Rules over what the window's report shows besides: they name the usual cause, an
 
 from typing import Final
 
-from millrace.monitoring.document import FindingView, MonitorReport
+from millrace.monitoring.document import MonitorFinding, MonitorReport
 
 _MANY: Final = 3
 """Features that moved together, from which on the population is more likely than one source."""
@@ -35,7 +35,7 @@ def runbook(kind: str) -> str:
     return f"{_RUNBOOK}#{MEANING[kind].lower().replace(' ', '-')}"
 
 
-def likely_cause(finding: FindingView, report: MonitorReport) -> str:
+def likely_cause(finding: MonitorFinding, report: MonitorReport) -> str:
     """The usual cause of such a finding, given what else was found in the window."""
     moved = _moved(report)
     changed = _changed_version(report)
@@ -100,7 +100,7 @@ def likely_cause(finding: FindingView, report: MonitorReport) -> str:
             return ""
 
 
-def next_step(finding: FindingView, report: MonitorReport) -> str:
+def next_step(finding: MonitorFinding, report: MonitorReport) -> str:
     """What a person does about it first, as a command where there is one."""
     model, subject = report.model, finding.subject
     match finding.kind:

@@ -55,7 +55,7 @@ class HourPoint(Part):
     p95_ms: float | None
 
 
-class Traffic(Part):
+class MonitorTraffic(Part):
     """Requests of the window."""
 
     requests: int
@@ -109,7 +109,7 @@ class Distribution(Part):
     last_week: tuple[int, ...] = ()
 
 
-class FindingView(Part):
+class MonitorFinding(Part):
     """What one test said."""
 
     kind: str
@@ -147,7 +147,7 @@ class Feature(Part):
     above: int = 0
     """Rows beyond the smallest and the largest value of training."""
     distribution: Distribution | None = None
-    findings: tuple[FindingView, ...] = ()
+    findings: tuple[MonitorFinding, ...] = ()
     verdict: State
 
 
@@ -214,7 +214,7 @@ class SegmentTable(Part):
     """Groups that are too small to be shown."""
 
 
-class Change(Part):
+class MonitorChange(Part):
     """Something that began to be different; listed by when."""
 
     at: datetime
@@ -278,20 +278,20 @@ class MonitorReport(Part):
     """Why the window was not judged; empty when it was."""
     baseline_run: str = ""
     baseline_rows: int = 0
-    traffic: Traffic
+    traffic: MonitorTraffic
     cost: Cost | None = None
     scores: Distribution | None = None
     score_name: str = ""
     """What a score is: the probability of which class, or the predicted number."""
     classes: Distribution | None = None
     features: tuple[Feature, ...] = ()
-    findings: tuple[FindingView, ...] = ()
+    findings: tuple[MonitorFinding, ...] = ()
     """Of all kinds, the worst first."""
     performance: tuple[MetricSeries, ...] = ()
     """The metric that the training optimised comes first."""
     labels: LabelCoverage | None = None
     segments: tuple[SegmentTable, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[MonitorChange, ...] = ()
     """What changed, the first change first."""
     actions: tuple[Action, ...] = ()
     """What was done about it, the newest first."""

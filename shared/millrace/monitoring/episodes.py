@@ -21,7 +21,7 @@ from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.table import ABSENT, Expected, Put, Table, Update, Write
 from millrace.errors import FieldProblem, InvalidRequestError, NotFoundError
 from millrace.monitoring.causes import likely_cause, next_step
-from millrace.monitoring.document import FindingView, MonitorReport, State
+from millrace.monitoring.document import MonitorFinding, MonitorReport, State
 from millrace.monitoring.episode_records import (
     EPISODE,
     SEEN,
@@ -190,7 +190,7 @@ class Episodes:
         self,
         report: MonitorReport,
         at: tuple[str, str],
-        finding: FindingView | None,
+        finding: MonitorFinding | None,
         clear_windows: int,
     ) -> Episode | None:
         kind, subject = at
@@ -225,7 +225,7 @@ class Episodes:
     def _opened(
         self,
         report: MonitorReport,
-        finding: FindingView,
+        finding: MonitorFinding,
         standing: Standing,
         now: datetime,
         entry_id: str,
@@ -264,7 +264,7 @@ class Episodes:
     def _went_on(
         self,
         report: MonitorReport,
-        finding: FindingView | None,
+        finding: MonitorFinding | None,
         verdict: State,
         standing: Standing,
         before: Episode,
@@ -550,9 +550,9 @@ class Episodes:
 # ── Pure parts ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _worst_findings(findings: Iterable[FindingView]) -> dict[tuple[str, str], FindingView]:
+def _worst_findings(findings: Iterable[MonitorFinding]) -> dict[tuple[str, str], MonitorFinding]:
     """The worst finding of each kind and subject; of equals, the one with the larger effect."""
-    worst: dict[tuple[str, str], FindingView] = {}
+    worst: dict[tuple[str, str], MonitorFinding] = {}
     for one in findings:
         other = worst.get((one.kind, one.subject))
         if other is None or _badness(one) > _badness(other):
@@ -560,7 +560,7 @@ def _worst_findings(findings: Iterable[FindingView]) -> dict[tuple[str, str], Fi
     return worst
 
 
-def _badness(finding: FindingView) -> tuple[int, float]:
+def _badness(finding: MonitorFinding) -> tuple[int, float]:
     return -_WORST.index(finding.verdict), abs(finding.effect or 0.0)
 
 
@@ -571,7 +571,7 @@ def _rank(kind: str) -> int:
 
 
 def _verdict(
-    report: MonitorReport, kind: str, finding: FindingView | None, standing: Standing
+    report: MonitorReport, kind: str, finding: MonitorFinding | None, standing: Standing
 ) -> State:
     """How a window found it, what a person tolerates being fine."""
     if finding is None:
@@ -635,7 +635,7 @@ def _is_repeated(episode: Episode, happened: Happened, actor: str, changes: dict
     return last is not None and last.event == happened and last.by == actor and same
 
 
-def _figures(finding: FindingView) -> dict[str, Any]:
+def _figures(finding: MonitorFinding) -> dict[str, Any]:
     names = ("value", "effect", "p_value", "threshold", "rows", "text")
     return {name: getattr(finding, name) for name in names}
 

@@ -17,8 +17,8 @@ from millrace.monitoring.document import (
     Feature,
     Interval,
     MetricSeries,
+    MonitorTraffic,
     PerformancePoint,
-    Traffic,
 )
 from millrace.plots import Axes, image, legend, px, tick_text, ticks
 
@@ -85,7 +85,7 @@ def _value_axis(axes: Axes, label: str, wanted: int = 4) -> list[str]:
     return parts
 
 
-def traffic(data: Traffic) -> Markup | None:
+def traffic(data: MonitorTraffic) -> Markup | None:
     """Requests of each hour, those that failed on top."""
     hours = data.hours
     if not hours:

@@ -27,9 +27,9 @@ from millrace.monitoring.causes import MEANING, runbook
 from millrace.monitoring.document import (
     Distribution,
     Feature,
-    FindingView,
     Interval,
     MetricSeries,
+    MonitorFinding,
     MonitorReport,
     State,
 )
@@ -435,7 +435,7 @@ def _figure(feature: Feature) -> dict[str, Any]:
     }
 
 
-def _said(found: Sequence[FindingView]) -> str:
+def _said(found: Sequence[MonitorFinding]) -> str:
     return " ".join(dict.fromkeys(f.text.rstrip(".") + "." for f in found if f.text))
 
 

@@ -41,6 +41,8 @@ IDLE = {
     },
     "ingest": {
         ("s3:GetObject", "DataBucket/incoming/*"),  # an event that names no version
+        ("s3:GetObject", "DataBucket/capture/*"),  # a training on labelled predictions
+        ("dynamodb:Query", "RegistryTable"),  # their labels
         ("s3:ListBucket", "ArtifactBucket"),  # a spec that is gone
     },
     "train": {

@@ -36,7 +36,8 @@ SPEC = ModelSpec.from_document(
 
 
 @pytest.fixture(autouse=True)
-def _fresh_ingest(new_run: NewRun) -> Iterator[None]:
+def _fresh_ingest(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("MILLRACE_TABLE_NAME", "registry")
     ingest.settings.cache_clear()
     yield
     ingest.settings.cache_clear()

@@ -104,7 +104,7 @@ def test_no_request_the_document_allows_is_answered_otherwise_than_it_says(
                 "--url", url,
                 "--checks", ",".join(CHECKS),
                 "--phases", "examples,coverage,fuzzing,stateful" if thorough else "examples,fuzzing",
-                "--max-examples", "60" if thorough else "5",
+                "--max-examples", "60" if thorough else "3",
                 "--generation-deterministic",
                 "--no-shrink",
                 "--continue-on-failure",
