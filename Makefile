@@ -18,6 +18,8 @@ WORKERS ?= 2
 PYTEST := $(PYTHON) -m pytest
 PYTESTS := $(PYTEST) -n $(WORKERS)
 REQUIREMENTS := infra/build/requirements
+# What packs, deploys and removes whole releases, a quarter of an hour of it.
+DELIVERING := tests/e2e/test_delivery.py tests/e2e/test_pipelines.py
 # Prowler deploys a stack of its own, so it has a target of its own: scan-deployed.
 PROWLER := tests/infra/test_scan_deployed.py
 SCANS := $(filter-out $(PROWLER),$(sort $(wildcard tests/infra/test_scan_*.py)))
@@ -122,8 +124,12 @@ audit: setup ## Look every pinned package up in the database of known vulnerabil
 	@$(PYTHON) infra/scan/audit.py
 
 .PHONY: test-e2e
-test-e2e: setup setup-ci setup-clients build ## Deploy the template to the embedded cloud and use it
-	$(PYTESTS) tests/e2e $(ARGS)
+test-e2e: setup setup-ci setup-clients build ## Deploy the template to the embedded cloud and use it (DELIVERY=off: without test-delivery)
+	$(PYTESTS) tests/e2e $(if $(filter off,$(DELIVERY)),$(DELIVERING:%=--ignore %)) $(ARGS)
+
+.PHONY: test-delivery
+test-delivery: setup setup-ci setup-clients build ## Run the pipelines of CI, plan, deploy, roll back and destroy on the embedded cloud
+	$(PYTEST) $(DELIVERING) $(ARGS)
 
 .PHONY: test-aws
 test-aws: setup setup-ci setup-clients ## Run the e2e tests on a deployed stack: STACK=name [REGION=…] (docs/testing.md says what they do to it)

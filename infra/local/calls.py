@@ -81,6 +81,9 @@ def describe(
     }
     if service == "dynamodb":
         names["items"] = _items(operation, parameters)
+    if operation == "DeleteObjects":
+        wanted = parameters["Delete"]["Objects"]
+        names["objects"] = [{n: v for n, v in one.items() if n in NAMES} for one in wanted]
     if "CopySource" in parameters:
         names["CopySource"] = parameters["CopySource"]
     return {

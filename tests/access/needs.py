@@ -221,6 +221,10 @@ def _s3(call: Call, names: Mapping[str, Any], place: Place) -> Needs:
         yield from _key(place, "kms:GenerateDataKey", *(["kms:Decrypt"] if several else []))
     elif operation == "DeleteObject":
         yield f"s3:DeleteObject{'Version' if 'VersionId' in names else ''}", thing, TLS
+    elif operation == "DeleteObjects":
+        for one in names["objects"]:
+            verb = f"s3:DeleteObject{'Version' if 'VersionId' in one else ''}"
+            yield verb, f"{bucket}/{one['Key']}", TLS
     elif operation in _S3_OTHER:
         yield _S3_OTHER[operation], thing, TLS
     elif operation in _S3_LISTS:

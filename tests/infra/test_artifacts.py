@@ -19,7 +19,7 @@ BUDGETS = {
     "authorizer": 38_000_000,
     "api": 28_500_000,
     "batch": 146_000_000,
-    "capture": 21_500_000,
+    "capture": 22_500_000,
     "evaluate": 109_000_000,
     "events": 21_500_000,
     "feedback": 21_500_000,

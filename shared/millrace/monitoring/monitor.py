@@ -338,7 +338,7 @@ def _tell(verdict: Verdict, window: WindowCounts, *, again: bool) -> None:
         version=verdict.version,
         since=verdict.since.isoformat(),
         until=verdict.until.isoformat(),
-        rows=verdict.rows,
+        row_count=verdict.rows,
         state=verdict.state,
         reason=verdict.reason,
         again=again,

@@ -48,6 +48,15 @@ def test_reading_a_version_is_a_right_of_its_own(operation: str) -> None:
     }
 
 
+def test_deleting_many_objects_needs_the_right_on_each() -> None:
+    wanted = {"Objects": [{"Key": "a/b"}, {"Key": "c", "VersionId": "v"}], "Quiet": True}
+
+    assert _s3("DeleteObjects", Delete=wanted) == {
+        ("s3:DeleteObject", "arn:aws:s3:::data/a/b"),
+        ("s3:DeleteObjectVersion", "arn:aws:s3:::data/c"),
+    }
+
+
 @pytest.mark.parametrize(("operation", "code"), [("GetObject", "NoSuchKey"), ("HeadObject", "404")])
 def test_telling_that_an_object_is_absent_needs_the_right_to_list(
     operation: str, code: str
