@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from millrace.errors import ServiceUnavailableError
 from millrace_cli.client import ApiClient
 from tests.e2e.conftest import Named, Sample, Until, Upload, spec_document
 from tests.e2e.mailbox import Mailbox
@@ -60,11 +61,16 @@ def flow(
 
     def ended() -> dict[str, Any] | None:
         nonlocal asked
-        for _ in range(25):
+        # No more than its captured lines can be counted meanwhile: where each is delivered alone, more
+        # would wait until nothing else is let in.
+        for _ in range(8):
             asked += 1
             headers = {"X-Millrace-Entity": f"customer-{asked}"}
             body = {"rows": [rows[asked % len(rows)]]}
-            answer = api.post(f"/v1/models/{model}/predict", body, headers=headers)
+            try:
+                answer = api.post(f"/v1/models/{model}/predict", body, headers=headers)
+            except ServiceUnavailableError:
+                break
             answered.add(answer["version"])
         newest = api.get(f"/v1/models/{model}/rollouts", limit=1)["items"][0]
         return newest if newest["status"] not in OPEN else None
