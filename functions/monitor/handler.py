@@ -19,7 +19,7 @@ from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.decoding import decode
 from millrace.documents import read_spec
-from millrace.errors import MillraceError, NotFoundError
+from millrace.errors import NotFoundError
 from millrace.monitoring.archive import latest
 from millrace.monitoring.assembly import actions_of
 from millrace.monitoring.baseline import Baseline, read_baseline
@@ -31,7 +31,7 @@ from millrace.monitoring.hours import read_hours
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.loop import TriggerDoor, cost_of, open_retraining, take_up
 from millrace.monitoring.monitor import Models, Monitor, Outcome
-from millrace.monitoring.report import conclude
+from millrace.monitoring.report import conclude, readable, rewrite
 from millrace.monitoring.rows import RowReader
 from millrace.monitoring.windows import WindowBook
 from millrace.observability import METRICS, bind, count, logger, published, tracer
@@ -121,7 +121,7 @@ def monitor() -> Monitor:
             return None
 
     def newest(model: str) -> MonitorReport | None:
-        return latest(model, objects=store, bucket=made.artifact_bucket)
+        return readable(partial(latest, model, objects=store, bucket=made.artifact_bucket))
 
     def actions(model: str) -> Sequence[Action]:
         return actions_of(registry.audit(model, limit=_ACTIONS).items)
@@ -155,6 +155,7 @@ def monitor() -> Monitor:
         ),
         rows=RowReader(store, made.data_bucket, book),
         conclude=concluded,
+        rewrite=partial(rewrite, objects=store, bucket=made.artifact_bucket),
         consider=partial(take_up, retraining=retraining, episodes=episodes),
         settle=settled,
         stage=made.stage,
@@ -177,13 +178,13 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         offers = ServingReader(table).list_serving()
         models = [offer.model for offer in offers if offer.version is not None]
     outcomes: list[dict[str, Any]] = []
-    failed: list[MillraceError] = []
+    failed: list[Exception] = []
     for model in models:
         bind(correlation_id=context.aws_request_id, model=model)
         try:
             outcomes.append(_watch(model, now, context))
-        except MillraceError as exc:
-            # One model that cannot be judged holds up no other; the invocation fails all the same.
+        except Exception as exc:  # noqa: BLE001 - raised again below, when the others were judged
+            # One model that cannot be judged holds up no other, whatever is wrong with it.
             logger.exception("model not monitored")
             count(METRICS.MODELS_NOT_MONITORED, model=model)
             failed.append(exc)

@@ -17,6 +17,8 @@ from millrace_cli.console import (
     JsonFlag,
     ModelArgument,
     ReasonOption,
+    SinceOption,
+    UntilOption,
     connect,
     moment_of,
     out,
@@ -68,7 +70,7 @@ _METRICS: Final = {
 
 @app.command(
     epilog="Examples: millrace monitor churn | millrace monitor churn --window 2026-11-21T06:00Z | "
-    "millrace monitor churn --json"
+    "millrace monitor churn --windows --since 2026-11-01 | millrace monitor churn --json"
 )
 def monitor(
     context: typer.Context,
@@ -80,13 +82,41 @@ def monitor(
     everything: Annotated[
         bool, typer.Option("--all", help="Every feature, not only those that moved most.")
     ] = False,
+    windows: Annotated[
+        bool,
+        typer.Option("--windows", "--history", help="List the windows so far, the newest first."),
+    ] = False,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, help="Only windows of this version.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
+    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show how a model is: traffic, cost, performance, drift, what changed first, what was done.
 
-    Exit code 6 when it needs attention.
+    Exit code 6 when it needs attention; never with --windows, which lists what was.
     """
     with reported(as_json):
+        if windows:
+            if window is not None or everything:
+                raise InvalidRequestError("--window and --all do not go with --windows")
+            page = connect(context).get(
+                f"/v1/models/{model}/monitor/windows",
+                since=moment_of(since, "--since"),
+                until=moment_of(until, "--until"),
+                version=version,
+                limit=limit,
+                page_token=page_token,
+            )
+            print_page(page, windows_view(model, page["items"]), as_json)
+            return
+        if since or until or version or page_token:
+            raise InvalidRequestError(
+                "--since, --until, --version and --page-token go with --windows"
+            )
         api = connect(context)
         at = moment_of(window, "--window")
         answer = api.get(f"/v1/models/{model}/monitor", window=at)
@@ -304,6 +334,71 @@ def _size(alarm: dict[str, Any]) -> str:
     count = alarm["windows"]
     parts.append(f"{count} window{'' if count == 1 else 's'}")
     return ", ".join(parts)
+
+
+# ── Windows shown ───────────────────────────────────────────────────────────────────────────────
+
+
+def windows_view(model: str, items: list[dict[str, Any]]) -> RenderableType:
+    """Windows one below the other, the newest first, each with what moved in it."""
+    if not items:
+        return Text(f"no window of {model} was judged in this time")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("")
+    table.add_column("window (UTC)", no_wrap=True)
+    table.add_column("version", justify="right")
+    table.add_column("rows", justify="right")
+    table.add_column("labels", justify="right")
+    table.add_column(f"{_named(_metric_of(items))} measured", no_wrap=True)
+    table.add_column("estimated", no_wrap=True)
+    table.add_column("what moved", overflow="fold")
+    for one in items:
+        mark, style = _MARKS[one["state"]]
+        table.add_row(
+            Text(mark, style=style),
+            _span(one["since"], one["until"]),
+            str(one["version"]),
+            f"{one['rows']:,}",
+            _labelled(one),
+            Text("–", "dim") if one["realised"] is None else _interval(one["realised"]),
+            Text("–", "dim") if one["estimated"] is None else _interval(one["estimated"]),
+            Text(_moved(one), style="" if one["findings"] else "dim"),
+        )
+    return table
+
+
+def _metric_of(items: list[dict[str, Any]]) -> str:
+    """What all that were measured are judged by; its name is left out where they differ."""
+    metrics = {one["metric"] for one in items if one["metric"]}
+    return metrics.pop() if len(metrics) == 1 else ""
+
+
+def _span(since: str, until: str) -> str:
+    """A window's begin and end; the day once, where both are of one."""
+    same = since[:10] == until[:10]
+    return f"{_when(since)} – {_when(until)[11:] if same else _when(until)}"
+
+
+def _labelled(window: dict[str, Any]) -> str:
+    if not window["sampled"]:
+        return "–"
+    return f"{window['labelled'] / window['sampled']:.0%}"
+
+
+def _moved(window: dict[str, Any]) -> str:
+    """Kinds of findings, those that alarm first; of a refused window, why."""
+    if window["state"] == "unknown":
+        return str(window["reason"].split(",")[0])
+    parts = []
+    for state in ("alarm", "watch"):
+        kinds = [
+            f"{kind.replace('_', ' ')}{f' ×{n[state]}' if n[state] > 1 else ''}"
+            for kind, n in sorted(window["findings"].items())
+            if n[state]
+        ]
+        if kinds:
+            parts.append(f"{'rings' if state == 'alarm' else 'watched'}: {', '.join(kinds)}")
+    return "; ".join(parts) or "nothing"
 
 
 # ── A report shown ──────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """What the API says and reads of monitoring and its alarms."""
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -7,8 +8,9 @@ from pydantic import Field
 
 from millrace.http.models import Reason
 from millrace.http.prediction_models import Answer, Request
-from millrace.monitoring.document import EpisodeView, MonitorReport
+from millrace.monitoring.document import EpisodeView, Interval, MonitorReport, State
 from millrace.monitoring.episode_records import Episode, episode_view
+from millrace.monitoring.windows import Summary
 
 
 class MonitorAnswer(Answer):
@@ -18,6 +20,54 @@ class MonitorAnswer(Answer):
     report_url: str | None = Field(
         None, description="The report as a page; the link holds for 15 minutes."
     )
+
+
+class FindingCounts(Answer):
+    """Findings of one kind."""
+
+    alarm: int = 0
+    watch: int = 0
+
+
+class MonitorWindow(Answer):
+    """A window that was judged; `GET …/monitor?window=` has its whole report."""
+
+    since: datetime
+    until: datetime
+    version: int
+    """The version that was judged."""
+    state: State
+    reason: str
+    """What is worst, or why it was not judged, in words."""
+    rows: int
+    """Captured rows."""
+    requests: int
+    """Captured requests."""
+    errors: int
+    judged_at: datetime
+    times: int
+    """How often it was judged: again when counts or labels came late."""
+    findings: dict[str, FindingCounts]
+    """By kind, what moved."""
+    metric: str
+    """What performance is judged by; empty where it was not looked at."""
+    reference: Interval | None
+    """Its value on the test split."""
+    realised: Interval | None
+    """Measured on labels; none where too few came."""
+    estimated: Interval | None
+    """Estimated without labels; none where it cannot be."""
+    sampled: int | None
+    """Rows whose labels were looked for; none in windows that an earlier release judged."""
+    labelled: int | None
+    """How many of them have one."""
+
+
+class MonitorWindowPage(Answer):
+    """Windows of a model, the newest first."""
+
+    items: list[MonitorWindow]
+    next_page_token: str | None
 
 
 class AlarmStep(Answer):
@@ -80,6 +130,15 @@ class AlarmWidening(Request):
         allow_inf_nan=False,
     )
     reason: Reason = ""
+
+
+def window_view(window: Summary) -> MonitorWindow:
+    """A window as a listing shows it."""
+    names = (f.name for f in fields(window) if f.name != "findings")
+    return MonitorWindow(
+        **{name: getattr(window, name) for name in names},
+        findings={kind: FindingCounts(**counts) for kind, counts in window.findings.items()},
+    )
 
 
 def alarm_view(episode: Episode) -> AlarmView:

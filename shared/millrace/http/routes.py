@@ -61,6 +61,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/rollouts/{rollout_id}/resume", "api", Permission.APPROVE),
     Route("POST", "/v1/rollouts/{rollout_id}/abort", "api", Permission.APPROVE),
     Route("GET", "/v1/models/{name}/monitor", "api", Permission.VIEW),
+    Route("GET", "/v1/models/{name}/monitor/windows", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/costs", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/alarms", "api", Permission.VIEW),
     Route("GET", "/v1/models/{name}/alarms/{alarm_id}", "api", Permission.VIEW),

@@ -4,7 +4,7 @@ Standard library only: the command line and the API read it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -33,6 +33,9 @@ SCORES: Final = "scores"
 CLASSES: Final = "classes"
 INPUTS: Final = "inputs"
 """Subjects of the findings that are of no feature: score drift, class drift, multivariate drift."""
+
+DIRECTION: Final = "direction"
+"""The parameter of a finding that says which way it moved when it was first seen."""
 
 _RANK: Final[Mapping[State, int]] = {"unknown": 0, "ok": 1, "watch": 2, "alarm": 3}
 
@@ -109,9 +112,25 @@ class Finding:
         document["first_seen"] = None if self.first_seen is None else self.first_seen.isoformat()
         return document
 
+    def to_memory(self) -> dict[str, Any]:
+        """What the next window needs to know of it: that it was there, since when, and which way."""
+        return {
+            "kind": self.kind,
+            "subject": self.subject,
+            "statistic": self.statistic,
+            "value": None,
+            "against": self.against,
+            "first_seen": None if self.first_seen is None else self.first_seen.isoformat(),
+            "persisted": self.persisted,
+            "verdict": self.verdict,
+            "parameters": {
+                name: value for name, value in self.parameters.items() if name == DIRECTION
+            },
+        }
+
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> "Finding":
-        """Of what `to_document` gave."""
+        """Of what `to_document` or `to_memory` gave."""
         seen = document.get("first_seen")
         return cls(
             **{**document, "first_seen": None if seen is None else datetime.fromisoformat(seen)}
@@ -153,13 +172,8 @@ class Verdict:
         told = [f for f in self.findings if f.first_seen is not None]
         return tuple(sorted(told, key=lambda f: (f.first_seen or self.since, -(f.effect or 0.0))))
 
-    def to_document(self, *, moved_only: bool = False) -> dict[str, Any]:
-        """As JSON knows it.
-
-        Args:
-            moved_only: Leave out what is ``ok``: all that the next window's verdict needs.
-        """
-        findings = self.moved if moved_only else self.findings
+    def to_document(self) -> dict[str, Any]:
+        """As JSON knows it."""
         return {
             "model": self.model,
             "version": self.version,
@@ -168,12 +182,21 @@ class Verdict:
             "rows": self.rows,
             "state": self.state,
             "reason": self.reason,
-            "findings": [f.to_document() for f in findings],
+            "findings": [f.to_document() for f in self.findings],
         }
+
+    def to_memory(self, findings: Iterable[Finding]) -> dict[str, Any]:
+        """What the next window's verdict needs, as JSON knows it.
+
+        Args:
+            findings: Those of its findings that are remembered; what is ``ok`` need not be.
+        """
+        memory = replace(self, findings=()).to_document()
+        return memory | {"findings": [f.to_memory() for f in findings]}
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> "Verdict":
-        """Of what `to_document` gave."""
+        """Of what `to_document` or `to_memory` gave."""
         return cls(
             **{
                 **document,

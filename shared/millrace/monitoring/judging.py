@@ -41,6 +41,7 @@ from millrace.monitoring.drift import (
 )
 from millrace.monitoring.findings import (
     CLASSES,
+    DIRECTION,
     INPUTS,
     SCORES,
     Against,
@@ -58,8 +59,6 @@ from millrace.monitoring.tails import adjusted
 
 SMOOTHING: Final = 0.5
 """Added to every count before a PSI (Jeffreys' prior), so that an empty bin is not infinitely far."""
-DIRECTION: Final = "direction"
-"""The parameter of a finding that says which way it moved when it was first seen."""
 _SLOW: Final = 0.05
 _FEW_SHOWN: Final = 3
 

@@ -24,7 +24,7 @@ from millrace.monitoring.episodes import Observed
 from millrace.monitoring.findings import Finding, Policy, StatisticValue, Verdict
 from millrace.monitoring.hours import CountsTable, WindowCounts
 from millrace.monitoring.judging import judge
-from millrace.monitoring.windows import Judged, Plan, WindowBook, due, outdated
+from millrace.monitoring.windows import Judged, Plan, Unseen, WindowBook, due, outdated
 from millrace.observability import METRICS, count, logger, publish
 from millrace.registry.serving import ServingRecord
 from millrace.spec import ModelSpec
@@ -115,6 +115,7 @@ class Monitor:
         models: Tells about models.
         rows: Looks at rows.
         conclude: Moves the alarms, writes the report, and tells people.
+        rewrite: Writes the report of an earlier champion anew, and moves no alarm.
         consider: Decides on a training, given a model's alarms; some of them may be over.
         settle: Keeps what a model cost, and tells people when its budget is nearly spent.
         stage: The deployment's stage, for the report.
@@ -126,6 +127,7 @@ class Monitor:
     models: Models
     rows: Rows
     conclude: Callable[[MonitorReport, int], tuple[MonitorReport, Observed]]
+    rewrite: Callable[[MonitorReport], MonitorReport]
     consider: Callable[[ModelSpec, Sequence[Episode]], object]
     settle: Callable[[ModelSpec, datetime], None]
     stage: str
@@ -156,56 +158,79 @@ class Monitor:
             return Outcome(model, flowed=True)
         spec, told = self.models.spec(model), self.book.unseen_labels(model, now)
         plan = self._plan(spec)
-        judged = self._judged(model, version, lately, closed)
-        begin = max((j.until for j in judged), default=lately)
-        if closed - plan.longest < lately:
-            earlier = closed - plan.longest
-            found = hours.read_hours(self.table, model, earlier, lately, hour=self.hour) + found
-            begin = begin if judged else earlier
+        earliest = min(lately, closed - plan.longest)
+        if earliest < lately:
+            found = hours.read_hours(self.table, model, earliest, lately, hour=self.hour) + found
+        judged = self.book.judged(model, earliest - plan.longest, closed)
+        late = outdated(judged, found)
+        labelled = self._of_labels(model, plan, told)
         own = [one for one in found if one.version == version]
-        old = [
-            window
-            for day in told
-            for window in self._judged(model, version, day - plan.longest, day + _DAY)
-            if window.until > day
+        new = due(own, closed, plan, [(j.since, j.until) for j in judged])
+        # What is new comes before what is known better now: labels of a month are judged for hours.
+        todo: list[tuple[datetime, datetime, int, Judged | None]] = [
+            *((j.since, j.until, j.version, j) for j in late),
+            *((since, until, version, None) for since, until in new),
         ]
-        again = {j.since: j for j in (*outdated(judged, own), *old)}
-        todo: list[tuple[datetime, datetime, Judged | None]] = [
-            *((j.since, j.until, j) for _, j in sorted(again.items())),
-            *((since, until, None) for since, until in due(own, begin, closed, plan)),
-        ][:MAX_WINDOWS]
-        verdicts: list[Verdict] = []
-        if todo:
-            first = min(since for since, _, _ in todo)
-            known = hours.read_hours(
-                self.table, model, first - SEASONS * week, closed, hour=self.hour
-            )
-            history = (
-                judged
-                if first > lately
-                else self._judged(model, version, first - plan.longest, closed)
-            )
-            look = _Look(self, spec, version, now, known, history)
-            for since, until, before in todo:
-                if not time_left():
-                    break
-                verdicts.append(look.judge(since, until, before))
-        done = {one.since for one in verdicts}
+        mentioned = {(since, of) for since, _, of, _ in todo}
+        todo += [
+            (j.since, j.until, j.version, j)
+            for j in labelled
+            if (j.since, j.version) not in mentioned
+        ]
+        verdicts = self._judge(spec, version, now, todo[:MAX_WINDOWS], earliest, judged, time_left)
+        done = {(one.since, one.version) for one in verdicts}
+        left = [j for j in labelled if (j.since, j.version) not in done]
         self.book.note_labels(
             model,
-            {
-                day: labels
-                for day, labels in told.items()
-                if all(j.since in done for j in old if j.since < day + _DAY and j.until > day)
-            },
-            now,
+            told,
+            lambda day: not any(j.since < day + _DAY and j.until > day for j in left),
         )
         if verdicts:
             self.settle(spec, now)
-        return Outcome(model, True, tuple(verdicts), len(done & set(again)))
+        again = {(j.since, j.version) for j in (*late, *labelled)}
+        return Outcome(model, True, tuple(verdicts), len(done & again))
 
-    def _judged(self, model: str, version: int, since: datetime, until: datetime) -> list[Judged]:
-        return [j for j in self.book.judged(model, since, until) if j.version == version]
+    def _of_labels(self, model: str, plan: Plan, told: Mapping[datetime, Unseen]) -> list[Judged]:
+        """Windows that were judged before some labels of theirs came, the oldest first."""
+        found = {
+            (j.since, j.version): j
+            for day, unseen in told.items()
+            for j in self.book.judged(model, day - plan.longest, day + _DAY)
+            if j.until > day and j.at < unseen.begun
+        }
+        return [found[place] for place in sorted(found)]
+
+    def _judge(
+        self,
+        spec: ModelSpec,
+        version: int,
+        now: datetime,
+        todo: Sequence[tuple[datetime, datetime, int, Judged | None]],
+        earliest: datetime,
+        judged: Sequence[Judged],
+        time_left: Callable[[], bool],
+    ) -> list[Verdict]:
+        """Judges windows, each with those of its version as its history."""
+        if not todo:
+            return []
+        first = min(since for since, _, _, _ in todo)
+        until = max(until for _, until, _, _ in todo)
+        known = hours.read_hours(
+            self.table, spec.name, first - SEASONS * _WEEK_HOURS * self.hour, until, hour=self.hour
+        )
+        history = judged
+        if first < earliest:
+            history = self.book.judged(spec.name, first - self._plan(spec).longest, until)
+        looks: dict[int, _Look] = {}
+        verdicts: list[Verdict] = []
+        for begin, end, of, before in todo:
+            if not time_left():
+                break
+            if of not in looks:
+                own = [j for j in history if j.version == of]
+                looks[of] = _Look(self, spec, of, of == version, now, known, own)
+            verdicts.append(looks[of].judge(begin, end, before))
+        return verdicts
 
     def _plan(self, spec: ModelSpec) -> Plan:
         section = spec.monitor
@@ -223,6 +248,8 @@ class _Look:
     monitor: Monitor
     spec: ModelSpec
     version: int
+    answers: bool
+    """Whether it is the champion: what is known better of another changes its report, and rings no more."""
     now: datetime
     hours: list[WindowCounts]
     judged: list[Judged]
@@ -267,9 +294,12 @@ class _Look:
                 before=monitor.models.newest(model),
             )
         )
-        _, observed = monitor.conclude(report, self.spec.monitor.clear_after)
-        monitor.consider(self.spec, observed.episodes)
-        self._record(verdict, window, before)
+        if self.answers:
+            report, observed = monitor.conclude(report, self.spec.monitor.clear_after)
+            monitor.consider(self.spec, observed.episodes)
+        else:
+            report = monitor.rewrite(report)
+        self._record(verdict, window, before, report)
         _tell(verdict, window, again=before is not None)
         return verdict
 
@@ -314,9 +344,11 @@ class _Look:
             for version in sorted({h.version for h in inside} - {self.version})
         ]
 
-    def _record(self, verdict: Verdict, window: WindowCounts, before: Judged | None) -> None:
+    def _record(
+        self, verdict: Verdict, window: WindowCounts, before: Judged | None, report: MonitorReport
+    ) -> None:
         try:
-            judged = self.monitor.book.record(verdict, window, before, self.now)
+            judged = self.monitor.book.record(verdict, window, before, self.now, report)
         except ConditionFailedError:
             # Another look judged it at the same time, on the same counts or on more.
             logger.info("window judged elsewhere", model=verdict.model, since=str(verdict.since))

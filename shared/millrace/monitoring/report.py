@@ -10,7 +10,7 @@ own policy forbids scripts and external resources.
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,10 +19,11 @@ import jinja2
 from millrace import layout
 from millrace.aws.objects import ObjectStore
 from millrace.aws.sns import Notice, Notifier
+from millrace.errors import ArtifactError
 from millrace.evaluation import report as evaluation_report
 from millrace.evaluation.wording import number
 from millrace.monitoring import figures
-from millrace.monitoring.archive import latest
+from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.causes import MEANING, runbook
 from millrace.monitoring.document import (
     Distribution,
@@ -35,7 +36,7 @@ from millrace.monitoring.document import (
 )
 from millrace.monitoring.episode_records import Episode, Untold, episode_view
 from millrace.monitoring.episodes import CLEAR_WINDOWS, Episodes, Observed
-from millrace.observability import METRICS, count
+from millrace.observability import METRICS, count, logger
 
 MAX_MOVED: Final = 12
 """Features that moved which are drawn open; the rest of them are drawn folded."""
@@ -117,6 +118,32 @@ def conclude(
     return written, observed
 
 
+def rewrite(report: MonitorReport, *, objects: ObjectStore, bucket: str) -> MonitorReport:
+    """Writes the report of a window anew that an earlier champion was judged in.
+
+    More is known of it now, as when its labels came. Its alarms stay as they were told then.
+
+    Returns:
+        The report as it was written.
+    """
+    before = readable(
+        partial(of_window, report.model, report.since, objects=objects, bucket=bucket)
+    )
+    told = report.model_copy(update={"episodes": () if before is None else before.episodes})
+    written = told.model_copy(update={"summary": summary_of(told)})
+    write(written, objects=objects, bucket=bucket)
+    return written
+
+
+def readable(read: Callable[[], MonitorReport | None]) -> MonitorReport | None:
+    """A stored report; None when there is none that this version reads: a new one takes its place."""
+    try:
+        return read()
+    except ArtifactError:
+        logger.exception("stored monitoring report cannot be read")
+        return None
+
+
 def _shown(report: MonitorReport, observed: Observed, episodes: Episodes) -> tuple[Episode, ...]:
     """Open alarms, and those that closed within the last days: the newest page of them."""
     known = {e.id: e for e in episodes.list_episodes(report.model, limit=100).items}
@@ -150,7 +177,7 @@ def write(report: MonitorReport, *, objects: ObjectStore, bucket: str) -> str:
         The key of the window's page.
     """
     _put(report, objects, bucket)
-    newest = latest(report.model, objects=objects, bucket=bucket)
+    newest = readable(partial(latest, report.model, objects=objects, bucket=bucket))
     if newest is not None and newest.since > report.since:
         completed = with_performance_of(newest, report)
         if completed != newest:

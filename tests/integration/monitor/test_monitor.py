@@ -16,7 +16,7 @@ from millrace import layout
 from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
-from millrace.monitoring.archive import latest
+from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.baseline import (
     Baseline,
     FeatureBaseline,
@@ -29,6 +29,7 @@ from millrace.monitoring.compaction import compact
 from millrace.monitoring.episodes import open_episodes
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import Assertion, RowKey, Told
+from millrace.monitoring.monitor import Monitor
 from millrace.spec import ModelSpec
 from millrace.vocabulary import ColumnType, Task
 from tests.fakes import cases, cloud
@@ -318,3 +319,131 @@ def test_one_model_that_cannot_be_judged_holds_up_no_other_and_is_told(
 
     assert report().traffic.requests == ROWS
     assert '"ModelsNotMonitored":[1.0]' in capsys.readouterr().out
+
+
+def tell(told: list[dict[str, Any]], received: datetime) -> None:
+    """Says of each request what the model would have said, so that it was always right."""
+    LabelBook(table(), timedelta(days=90)).record(
+        "churn",
+        [
+            Told(
+                RowKey(line["prediction_id"], 0),
+                Assertion(
+                    "true" if line["capture"]["outputs"]["probabilities"][0][1] > 0.5 else "false",
+                    received,
+                ),
+            )
+            for line in told
+        ],
+    )
+
+
+@pytest.mark.usefixtures("stack")
+def test_hours_that_come_after_later_ones_are_judged_too() -> None:
+    deliver(lines(1))
+    assert [w["since"] for w in look(2.2)] == [(NOON + HOUR).isoformat()]
+
+    deliver(lines(0))
+
+    assert [w["since"] for w in look(3.2)] == [NOON.isoformat()]
+    assert report().since == NOON + HOUR, "the newest report stays the newest"
+    assert look(4.2) == []
+
+
+@pytest.mark.usefixtures("stack")
+def test_labels_of_many_windows_do_not_keep_new_ones_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("millrace.monitoring.monitor.MAX_WINDOWS", 2)
+    told = [lines(hour, rows=200) for hour in range(4)]
+    for hour in range(4):
+        deliver(told[hour])
+        look(hour + 1.2)
+    tell([line for hour in told for line in hour], NOON + 5 * HOUR)
+    deliver(lines(4, rows=200))
+
+    judged = [[w["since"] for w in look(5.2 + n)] for n in range(5)]
+
+    first, *later = judged
+    assert first[0] == (NOON + 4 * HOUR).isoformat()
+    again = [begun for found in judged for begun in found][1:]
+    assert again == [(NOON + hour * HOUR).isoformat() for hour in range(4)], "each of them once"
+    assert later[-1] == []
+
+
+def test_labels_of_an_earlier_champion_complete_its_report_and_ring_no_more(
+    stack: cloud.Cloud,
+) -> None:
+    told = lines(0)
+    deliver(told)
+    look(1.2)
+    cases.champion(stack.registry, 2)
+    run_id = stack.registry.get_version("churn", 2).run_id
+    again = baseline(run_id).model_copy(update={"version": 2})
+    put(layout.baseline_key("churn", run_id), again.to_bytes())
+    deliver([line | {"version": 2} for line in lines(1)])
+    look(2.2)
+
+    tell(told, NOON + 3 * HOUR)
+    windows = look(3.2)
+
+    assert [(w["since"], w["version"]) for w in windows] == [
+        (NOON.isoformat(), 1),
+        ((NOON + HOUR).isoformat(), 2),
+    ]
+    store = S3ObjectStore(client("s3"))
+    made = of_window("churn", NOON, objects=store, bucket=cases.ARTIFACT_BUCKET)
+    assert made is not None
+    realised = made.performance[0].points[-1].realised
+    assert (made.version, realised and realised.value) == (1, 1.0)
+    assert report().version == 2
+    assert look(4.2) == []
+
+
+def test_what_a_challenger_was_asked_takes_the_place_of_no_window(stack: cloud.Cloud) -> None:
+    deliver(lines(0))
+    asked = [line | {"version": 2} for line in lines(0)]
+    for line in asked:
+        line["capture"]["process"] = "another"
+    deliver(asked)
+    look(1.2)
+    cases.champion(stack.registry, 2)
+
+    assert look(2.2) == []
+    assert report().version == 1
+    assert {v.version: v.role for v in report().traffic.versions} == {
+        1: "champion",
+        2: "challenger",
+    }
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_report_that_cannot_be_read_is_replaced() -> None:
+    put(layout.latest_monitor_report_key("churn", "json"), b'{"format": 9}')
+    deliver(lines(0))
+
+    (window,) = look(1.2)
+
+    assert window["state"] == "ok"
+    assert report().since == NOON
+
+
+def test_whatever_one_model_fails_of_the_others_are_judged(
+    stack: cloud.Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases.champion(stack.registry, 9, cases.spec("another"))
+    deliver(lines(0))
+    watch = Monitor.watch
+
+    def watched(self: Any, model: str, *arguments: Any, **named: Any) -> Any:
+        if model == "another":
+            raise ZeroDivisionError("a fault of ours")
+        return watch(self, model, *arguments, **named)
+
+    monkeypatch.setattr(Monitor, "watch", watched)
+    with pytest.raises(ZeroDivisionError):
+        function.handler(
+            {"now": (NOON + 1.2 * HOUR).isoformat()}, cloud.LambdaContext(remaining_ms=600_000)
+        )
+
+    assert report().traffic.requests == ROWS

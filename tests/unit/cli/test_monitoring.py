@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from millrace.aws.sns import Notice
+from millrace.monitoring.findings import Finding, Verdict
+from millrace.monitoring.hours import WindowCounts
 from millrace.monitoring.report import conclude
+from millrace.monitoring.windows import WindowBook
 from millrace_cli.app import app
 from millrace_cli.exits import ExitCode
 from millrace_cli.monitoring import alarms_view, monitor_view, sparkline
@@ -284,3 +288,100 @@ def test_values_become_blocks(values: list[float], line: str) -> None:
 
 def test_no_alarm_at_all_is_said() -> None:
     assert "churn had no alarm" in shown(alarms_view("churn", [], everything=True))
+
+
+# ── Windows ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def judged(record: Record, number: int, version: int = 1) -> None:
+    """The window of an hour, as the monitor keeps it."""
+    report = window(number, *(() if number % 2 else (finding(), finding(kind="missing"))))
+    verdict = Verdict(
+        "churn",
+        version,
+        report.since,
+        report.until,
+        5_000,
+        "ok" if number % 2 else "alarm",
+        "why",
+        tuple(
+            Finding(
+                kind="feature_drift",
+                subject=name,
+                statistic="psi",
+                value=0.3,
+                first_seen=report.since,
+                persisted=2,
+                verdict="alarm",
+            )
+            for name in ("age", "plan")
+            if not number % 2
+        ),
+    )
+    counts = WindowCounts("churn", version, report.since, report.until, requests=90, rows=5_000)
+    WindowBook(record.table, timedelta(days=90)).record(
+        verdict, counts, None, report.made_at, drifted() if number == 2 else report
+    )
+
+
+def test_windows_are_listed_the_newest_first_and_paged(record: Record) -> None:
+    for number in range(4):
+        judged(record, number)
+
+    first = record.ask("GET", "/v1/models/churn/monitor/windows", params={"limit": 3}).json()
+    then = record.ask(
+        "GET",
+        "/v1/models/churn/monitor/windows",
+        params={"limit": 3, "page_token": first["next_page_token"]},
+    ).json()
+
+    begun = [one["since"] for one in (*first["items"], *then["items"])]
+    assert begun == sorted(begun, reverse=True)
+    assert (len(begun), then["next_page_token"]) == (4, None)
+    assert first["items"][1]["findings"] == {"feature_drift": {"alarm": 2, "watch": 0}}
+    assert first["items"][0]["findings"] == {}
+    assert record.ask("GET", "/v1/models/other/monitor/windows").status_code == 404
+    wrong = record.ask("GET", "/v1/models/churn/monitor/windows", params={"page_token": "x"})
+    assert wrong.status_code == 422
+
+
+def test_windows_are_filtered_by_time_and_version(record: Record) -> None:
+    for number in range(4):
+        judged(record, number, version=1 + number // 3)
+
+    def listed(**wanted: Any) -> list[str]:
+        answer = record.ask("GET", "/v1/models/churn/monitor/windows", params=wanted).json()
+        return [one["since"] for one in answer["items"]]
+
+    begun = listed()
+    assert listed(version=2) == begun[:1]
+    assert listed(since=begun[1]) == begun[:2]
+    assert listed(until=begun[1]) == begun[1:]
+    assert listed(since=begun[2], until=begun[1]) == begun[1:3]
+    assert listed(since=begun[0], until=begun[3]) == []
+
+
+def test_windows_are_shown_in_the_terminal(record: Record) -> None:
+    for number in range(3):
+        judged(record, number)
+
+    answer = millrace("monitor", "churn", "--windows", "--since", "2026-11-01")
+
+    assert answer.exit_code == ExitCode.OK
+    lines = answer.output.splitlines()
+    assert "rings: feature drift ×2" in lines[1]
+    assert "nothing" in lines[2]
+    assert "5,000" in lines[1]
+    assert len(lines) == 4
+    machine = json.loads(millrace("monitor", "churn", "--history", "--json").output)
+    assert [one["version"] for one in machine["items"]] == [1, 1, 1]
+    assert "no window" in millrace("monitor", "churn", "--windows", "--since", "2027-01-01").output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--since", "2026-11-01"], ["--version", "2"], ["--windows", "--window", "2026-11-01"]],
+)
+def test_options_of_a_listing_go_with_it(record: Record, arguments: list[str]) -> None:
+    assert millrace("monitor", "churn", *arguments).exit_code == ExitCode.INVALID
+    assert record is not None

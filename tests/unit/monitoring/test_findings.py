@@ -37,7 +37,7 @@ def test_a_verdict_survives_its_document() -> None:
 def test_a_short_document_keeps_what_moved() -> None:
     made = verdict(drift("age"), drift("plan", first_seen=None, verdict="ok"))
 
-    short = Verdict.of_document(made.to_document(moved_only=True))
+    short = Verdict.of_document(made.to_memory(made.moved))
 
     assert [f.subject for f in short.findings] == ["age"]
 

@@ -138,7 +138,7 @@ def test_the_same_window_again_gives_the_same_verdict(
 def test_history_may_be_what_moved_alone(trained: Baseline, draw: np.random.Generator) -> None:
     one, other = days(trained, [MOVED] * 2, draw)
     first = judge(trained, one, (), (), POLICY)
-    kept = Verdict.of_document(first.to_document(moved_only=True))
+    kept = Verdict.of_document(first.to_memory(first.moved))
 
     assert judge(trained, other, (), [kept], POLICY) == judge(trained, other, (), [first], POLICY)
 

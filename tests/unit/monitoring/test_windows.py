@@ -1,16 +1,27 @@
 """Which windows are due, and which are judged again."""
 
 import json
+import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from millrace.monitoring.findings import Policy, Verdict
+from millrace.monitoring.findings import Against, Finding, Policy, Verdict
 from millrace.monitoring.hours import HourCounts, WindowCounts
-from millrace.monitoring.windows import Judged, Plan, WindowBook, due, labels_told, outdated
+from millrace.monitoring.windows import (
+    Judged,
+    Plan,
+    Unseen,
+    WindowBook,
+    due,
+    labels_told,
+    outdated,
+)
 from millrace.spec import ModelSpec, MonitorSection
 from tests import samples
 from tests.fakes.table import FakeTable
@@ -37,9 +48,12 @@ def hours(*rows: int) -> list[WindowCounts]:
     ]
 
 
-def spans(*rows: int, closed: int = 100, begin: int = 0) -> list[tuple[int, int]]:
+def spans(
+    *rows: int, closed: int = 100, judged: Sequence[tuple[int, int]] = ()
+) -> list[tuple[int, int]]:
     """Windows due as hours from noon."""
-    found = due(hours(*rows), NOON + begin * HOUR, NOON + closed * HOUR, PLAN)
+    before = [(NOON + since * HOUR, NOON + until * HOUR) for since, until in judged]
+    found = due(hours(*rows), NOON + closed * HOUR, PLAN, before)
     return [(int((a - NOON) / HOUR), int((b - NOON) / HOUR)) for a, b in found]
 
 
@@ -64,7 +78,21 @@ def test_windows_are_cut_where_there_is_enough(
 
 
 def test_what_was_judged_is_not_due_again() -> None:
-    assert spans(300, 300, 300, 300, begin=2) == [(2, 4)]
+    assert spans(300, 300, 300, 300, judged=[(0, 2)]) == [(2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "judged", "expected"),
+    [
+        ((300, 300, 300, 300), [(2, 4)], [(0, 2)]),
+        ((300, 50, 0, 300, 300), [(0, 1), (3, 5)], [(1, 3)]),
+        ((0, 300, 0, 0, 300, 300, 300), [(0, 1), (2, 4)], [(1, 2), (4, 6), (6, 8)]),
+    ],
+)
+def test_hours_that_came_after_later_ones_are_a_window_between_those_that_were_judged(
+    rows: tuple[int, ...], judged: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
+    assert spans(*rows, judged=judged) == expected
 
 
 @given(st.lists(st.integers(0, 300), max_size=40), st.integers(0, 60), st.integers(0, 60))
@@ -73,9 +101,8 @@ def test_windows_do_not_depend_on_when_they_are_looked_for(
 ) -> None:
     early, late = sorted((early, late))
     first = spans(*rows, closed=early)
-    begin = first[-1][1] if first else 0
 
-    assert first + spans(*rows, closed=late, begin=begin) == spans(*rows, closed=late)
+    assert first + spans(*rows, closed=late, judged=first) == spans(*rows, closed=late)
     for since, until in first:
         assert until <= early
         assert 2 <= until - since <= 8
@@ -105,12 +132,30 @@ def test_days_of_late_labels_are_judged_again_less_and_less_often() -> None:
 
     assert book.unseen_labels("churn", NOON) == {}
     told(5)
-    assert book.unseen_labels("churn", NOON) == {day: 5}
-    book.note_labels("churn", {day: 5}, NOON)
+    unseen = book.unseen_labels("churn", NOON)
+    assert unseen == {day: Unseen(5, NOON)}
+    book.note_labels("churn", unseen, lambda _: True)
     assert book.unseen_labels("churn", NOON) == {}
     told(1)
     assert book.unseen_labels("churn", NOON + HOUR) == {}, "judged an hour ago"
-    assert book.unseen_labels("churn", NOON + 2 * HOUR) == {day: 6}
+    assert book.unseen_labels("churn", NOON + 2 * HOUR) == {day: Unseen(6, NOON + 2 * HOUR)}
+
+
+def test_a_day_that_was_judged_in_part_goes_on_where_it_was_left() -> None:
+    book = WindowBook(table := FakeTable(), timedelta(days=90))
+    day = NOON.replace(hour=0)
+    for write in labels_told("churn", {day: 5}, timedelta(days=90)):
+        table.update(write)
+
+    begun = book.unseen_labels("churn", NOON)
+    book.note_labels("churn", begun, lambda _: False)
+    for write in labels_told("churn", {day: 2}, timedelta(days=90)):
+        table.update(write)
+
+    assert book.unseen_labels("churn", NOON + HOUR) == begun
+    book.note_labels("churn", begun, lambda _: True)
+    later = NOON + 3 * HOUR
+    assert book.unseen_labels("churn", later) == {day: Unseen(7, later)}, "two came meanwhile"
 
 
 def test_a_window_comes_back_as_it_was_kept() -> None:
@@ -124,6 +169,52 @@ def test_a_window_comes_back_as_it_was_kept() -> None:
     assert book.judged("churn", NOON + HOUR, NOON + 9 * HOUR) == []
     assert kept.verdict == verdict
     assert book.record(verdict, counts, kept, NOON + 3 * HOUR).revision == 2
+
+
+def moved(number: int, draw: random.Random, against: Against = "training") -> Finding:
+    """A finding of one of very many features, with all that is told of it."""
+    return Finding(
+        kind="feature_drift",
+        subject=f"a feature with quite a long name {number}",
+        statistic="psi",
+        value=draw.random(),
+        effect=draw.random(),
+        p_value=draw.random(),
+        threshold=draw.random(),
+        against=against,
+        rows=300,
+        first_seen=NOON - HOUR,
+        persisted=2,
+        verdict="alarm" if against == "training" else "watch",
+        parameters={"direction": ",".join(str(draw.randint(-99, 99)) for _ in range(51))},
+        text="x" * 500,
+    )
+
+
+def test_a_window_in_which_thousands_of_features_moved_fits_its_item() -> None:
+    book = WindowBook(table := FakeTable(), timedelta(days=90))
+    draw = random.Random(6)
+    findings = tuple(
+        moved(number, draw, against) for number in range(3_000) for against in get_args(Against)
+    )
+    verdict = Verdict("churn", 1, NOON, NOON + HOUR, 300, "alarm", "y" * 90_000, findings)
+
+    kept = book.record(verdict, hours(300)[0], None, NOON + 2 * HOUR)
+
+    (item,) = table.query("MONITOR#churn").items
+    assert len(json.dumps(item)) < 300_000
+    assert item["findings"] == {"feature_drift": {"alarm": 3_000, "watch": 6_000}}
+    (found,) = book.judged("churn", NOON, NOON)
+    assert found == kept
+    assert {f.against for f in found.verdict.findings} == {"training"}
+    largest = max(findings, key=lambda f: f.effect or 0.0 if f.against == "training" else 0.0)
+    (again,) = [f for f in found.verdict.findings if f.key == largest.key]
+    assert (again.first_seen, again.persisted, again.verdict, again.parameters) == (
+        largest.first_seen,
+        largest.persisted,
+        largest.verdict,
+        largest.parameters,
+    )
 
 
 def test_a_spec_that_says_nothing_is_judged_by_the_policy_of_the_curves() -> None:

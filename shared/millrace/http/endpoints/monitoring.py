@@ -1,4 +1,4 @@
-"""Monitoring: the report of a window, and the alarms."""
+"""Monitoring: the windows of a model, the report of each, and the alarms."""
 
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -16,6 +16,8 @@ from millrace.http.endpoints.parameters import (
     Limit,
     Name,
     PageToken,
+    Since,
+    Until,
     json_only,
     listed,
     moment,
@@ -27,11 +29,14 @@ from millrace.http.monitoring_models import (
     AlarmSilence,
     AlarmWidening,
     MonitorAnswer,
+    MonitorWindowPage,
     alarm_detail,
     alarm_view,
+    window_view,
 )
 from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.episode_records import Episode, EpisodeState
+from millrace.monitoring.windows import list_windows
 
 AlarmId = Annotated[
     str, Path(pattern=r"^[0-9]{8}T[0-9]{4}-[0-9a-f]{10}$", description="The alarm.")
@@ -67,6 +72,36 @@ def add_monitoring_routes(app: FastAPI, with_: Collaborators) -> None:
             )
         key = layout.monitor_report_key(name, report.since, "html")
         return MonitorAnswer(report=report, report_url=with_.link(with_.artifact_bucket, key))
+
+    @app.get(
+        "/v1/models/{name}/monitor/windows",
+        tags=["monitoring"],
+        operation_id="list_monitor_windows",
+        summary="The windows of a model that were judged, newest first",
+        responses=problems.documented(404),
+    )
+    async def list_monitor_windows(
+        name: Name,
+        since: Since = None,
+        until: Until = None,
+        version: Annotated[
+            int | None, Query(ge=1, lt=10**6, description="Only windows of this version.")
+        ] = None,
+        limit: Limit = DEFAULT_PAGE,
+        page_token: PageToken = None,
+    ) -> MonitorWindowPage:
+        listing = partial(
+            list_windows,
+            with_.table,
+            name,
+            since=moment(since, "since"),
+            until=moment(until, "until"),
+            version=version,
+        )
+        items, token = listed(listing, limit, page_token)
+        if not items and not page_token:
+            with_.registry.get_model(name)
+        return MonitorWindowPage(items=[window_view(w) for w in items], next_page_token=token)
 
     @app.get(
         "/v1/models/{name}/alarms",
