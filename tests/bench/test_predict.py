@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -76,12 +77,15 @@ class OneModel:
         return [Offer(self._record.model, self._record.version)]
 
 
-def gateway_of(learned: Learned, route: RolloutRoute | None = None) -> Gateway:
+def gateway_of(
+    learned: Learned, route: RolloutRoute | None = None, capture_rate: float = 1.0
+) -> Gateway:
     """The predict function's service on objects in memory.
 
     Args:
         learned: The champion.
         route: A rollout of the same model as its own challenger: its digests are filled in.
+        capture_rate: Share of the requests that are captured.
     """
     name, store = learned.spec.name, FakeStore()
     body = learned.signature.to_json()
@@ -110,6 +114,7 @@ def gateway_of(learned: Learned, route: RolloutRoute | None = None) -> Gateway:
         updated_at=datetime(2026, 11, 1, tzinfo=UTC),
         sequence=1,
         rollout=route,
+        capture_rate=capture_rate,
     )
     models = ModelStore(
         OneModel(record), store, ARTIFACTS, refresh_seconds=3600, clock=time.monotonic
@@ -242,6 +247,45 @@ def test_handler_time_over_the_bare_model(
 
     told(measured, capsys)
     assert measured.ratio > 1
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lines go through a pipe to another process, as a function's go to its runtime."""
+    with subprocess.Popen(
+        ["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, encoding="utf-8"
+    ) as reader:
+        monkeypatch.setattr(sys, "stdout", reader.stdin)
+        yield
+        monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("piped")
+@pytest.mark.parametrize("rows", list(REQUESTS))
+@pytest.mark.parametrize("model", ["mixed", "learned"])
+def test_what_capture_adds_to_an_answer(
+    model: str, rows: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Subject: every request captured. Reference: none, and its line with metrics all the same."""
+    champion: Learned = request.getfixturevalue(model)
+    all_of_them, none = gateway_of(champion), gateway_of(champion, capture_rate=0.0)
+    _, events = requests_of(champion, "rows", rows)
+    context = LambdaContext()
+    for one in (all_of_them, none):
+        assert {one(asked, context)["statusCode"] for asked in events} == {200}
+    asking, asked_alone = cycle(events), cycle(events)
+
+    measured = compare(
+        f"predict capture {champion.spec.name} {rows} rows",
+        lambda: all_of_them(next(asking), context),
+        lambda: none(next(asked_alone), context),
+        rounds=ROUNDS,
+        repeat=REPEAT[rows],
+        clock=time.process_time,
+    )
+
+    told(measured, capsys)
+    assert measured.ratio < 1.5
 
 
 @pytest.mark.usefixtures("quiet")

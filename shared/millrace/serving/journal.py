@@ -207,7 +207,10 @@ class _Form:
     def __init__(self, signature: Signature) -> None:
         public = [(p, f.name) for p, f in enumerate(signature.numeric) if not f.private]
         self._numbers = tuple(p for p, _ in public)
-        self._number_keys = tuple(orjson.dumps(name) + b":" for _, name in public)
+        # Keys stand ready, with places for the values: a column of its own each, as bytes.
+        keys = [orjson.dumps(name).replace(b"%", b"%%") + b":" for _, name in public]
+        self._columns = b",".join(key + b"%b" for key in keys)
+        self._lists = b",".join(key + b"[%b]" for key in keys)
         texts = [(p, f.name) for p, f in enumerate(signature.categorical) if not f.private]
         self._texts = tuple(p for p, _ in texts)
         self._text_names = tuple(name for _, name in texts)
@@ -263,16 +266,18 @@ class _Form:
     ) -> bytes:
         parts: list[bytes] = []
         if self._numbers:
-            by_column = np.ascontiguousarray(numeric.T)
             if packed:
-                columns = [_packed(by_column[position]) for position in self._numbers]
+                by_column = np.ascontiguousarray(numeric.T)
+                packs = [_packed(by_column[position]) for position in self._numbers]
+                parts.append(self._columns % tuple(packs))
             else:
-                every = _numbers(by_column)[1:-1].split(b",[")
-                columns = [
-                    every[position] if position == 0 else b"[" + every[position]
-                    for position in self._numbers
-                ]
-            parts = list(map(bytes.__add__, self._number_keys, columns))
+                # One row is its own columns, and is spared the turning.
+                every = (
+                    _numbers(numeric)[2:-2].split(b",")
+                    if len(numeric) == 1
+                    else _numbers(numeric.T)[2:-2].split(b"],[")
+                )
+                parts.append(self._lists % tuple([every[place] for place in self._numbers]))
         if self._texts:
             lists = categorical.T.tolist()
             texts = {name: lists[p] for name, p in zip(self._text_names, self._texts, strict=True)}
