@@ -6,8 +6,9 @@ the window's rows (`monitoring.sample`), so that the cost does not grow with tra
 A metric counts as fallen when it is worse than on the test split by more than is of no concern
 (`least_loss`) and by more than chance tells: its own sampling error in so many rows, that of the test
 split, and what equal chunks of the test split differ beyond that. The test is one-sided, as no alarm is
-wanted of a model that does better, and corrected for the number of metrics (Bonferroni). What is beyond
-all doubt alarms at once (`CERTAIN`); what is likely (`LIKELY`) is watched, and alarms when it lasts.
+wanted of a model that does better, and corrected for the number of metrics (Holm). What is beyond
+all doubt alarms at once (`CERTAIN`); what is likely (`LIKELY`) is watched, and alarms when it lasts, or
+when another metric of the same rows is beyond doubt.
 
 Labels are rarely of all rows, and rarely of a random part: `PerformanceWindow.warnings` says so.
 """
@@ -39,7 +40,7 @@ from millrace.monitoring.findings import Finding, Parameter, Policy, State, Verd
 from millrace.monitoring.sample import Sample
 from millrace.monitoring.segments import MISSING, codes_of
 from millrace.monitoring.spread import Interval, Spread, draw_each, group_spread, reach, spreads
-from millrace.monitoring.tails import normal_tail
+from millrace.monitoring.tails import normal_tail, stepped_down
 from millrace.spec import HIGHER_IS_BETTER, Task
 
 CERTAIN: Final = 1e-4
@@ -59,6 +60,9 @@ _SELECTIVE_P: Final = 0.001
 _SEED: Final = 7
 
 type Floats = npt.NDArray[np.float64]
+type Judged = tuple[State, float | None]
+"""A verdict, and the corrected p-value that it goes by."""
+_UNTOLD: Final[Judged] = ("unknown", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,8 @@ def measure(baseline: Baseline, sample: Sample, policy: Policy) -> PerformanceWi
     few = None if labelled is None or labelled.rows < policy.min_rows else labelled
     realised = {} if few is None else _realised(baseline, few)
     estimated, why_not = _estimated(baseline, even, policy)
+    verdicts = _judged(baseline, policy, realised, len(rows))
+    guesses = _judged(baseline, policy, estimated, even.rows)
     names = sorted(baseline.performance, key=lambda name: name != baseline.metric)
     metrics = tuple(
         _metric(
@@ -226,8 +232,10 @@ def measure(baseline: Baseline, sample: Sample, policy: Policy) -> PerformanceWi
             policy,
             realised=realised.get(name),
             labelled=len(rows),
+            judged=verdicts.get(name, _UNTOLD),
             estimated=estimated.get(name),
             rows=even.rows,
+            guessed=guesses.get(name, _UNTOLD),
             caveat=CAVEAT if name in estimated else why_not,
         )
         for name in names
@@ -402,15 +410,16 @@ def _metric(
     *,
     realised: Spread | None,
     labelled: int,
+    judged: Judged,
     estimated: Spread | None,
     rows: int,
+    guessed: Judged,
     caveat: str,
 ) -> MetricWindow:
     reference = baseline.performance[name]
-    verdict, p_value = _judged(name, baseline, policy, realised, labelled)
-    guessed, guessed_p = _judged(name, baseline, policy, estimated, rows)
-    if verdict == "ok" and guessed == "alarm":
-        guessed = "watch"
+    (verdict, p_value), (guess, guessed_p) = judged, guessed
+    if verdict == "ok" and guess == "alarm":
+        guess = "watch"
     limit = _limit(name, baseline, policy, labelled if realised is not None else rows)
     better_high = HIGHER_IS_BETTER[name]
     return MetricWindow(
@@ -425,7 +434,7 @@ def _metric(
         p_value=p_value,
         estimated=None if estimated is None else estimated.interval,
         rows=rows,
-        estimated_verdict=guessed,
+        estimated_verdict=guess,
         estimated_p=guessed_p,
         caveat=caveat,
     )
@@ -443,24 +452,49 @@ def _limit(name: str, baseline: Baseline, policy: Policy, rows: int) -> float | 
 
 
 def _judged(
-    name: str, baseline: Baseline, policy: Policy, found: Spread | None, rows: int
-) -> tuple[State, float | None]:
-    """Whether a metric fell, and how likely that is by chance."""
-    if found is None:
-        return "unknown", None
+    baseline: Baseline, policy: Policy, found: Mapping[str, Spread], rows: int
+) -> dict[str, Judged]:
+    """Which metrics fell, and how likely each fall is by chance, corrected for their number."""
+    tested: dict[str, float] = {}
+    for name, spread in found.items():
+        p_value = _chance(name, baseline, spread, rows)
+        if p_value is not None:
+            tested[name] = p_value
+    corrected = dict(zip(tested, stepped_down(list(tested.values())).tolist(), strict=True))
+    judged = {
+        name: _verdict(name, baseline, policy, found[name], p) for name, p in corrected.items()
+    }
+    if "alarm" in judged.values():
+        # A second window would be waited for to rule out chance; these rows have done that.
+        judged = {name: "alarm" if v == "watch" else v for name, v in judged.items()}
+    return {name: (judged[name], corrected[name]) for name in judged}
+
+
+def _chance(name: str, baseline: Baseline, found: Spread, rows: int) -> float | None:
+    """How likely a fall as large is by chance; None where it cannot be told."""
     reference = baseline.performance[name]
     expected = expected_deviation(reference, rows, baseline.rows)
     if expected is None or found.deviation == inf:
-        return "unknown", None
+        return None
     # A window of other rows than the reference's may have the larger sampling error.
     own = (reference.row_deviation or 0.0) ** 2 / rows
     spread = sqrt(expected**2 + max(0.0, found.deviation**2 - own))
+    return _tail(_loss(name, reference, found), spread)
+
+
+def _loss(name: str, reference: ReferenceMetric, found: Spread) -> float:
     sign = 1 if HIGHER_IS_BETTER[name] else -1
-    loss = sign * (reference.value - found.interval.value)
-    corrected = min(1.0, _tail(loss, spread) * len(baseline.performance))
-    if loss < least_loss(name, reference.value, policy) or corrected > LIKELY:
-        return "ok", corrected
-    return ("alarm" if corrected <= CERTAIN else "watch"), corrected
+    return sign * (reference.value - found.interval.value)
+
+
+def _verdict(
+    name: str, baseline: Baseline, policy: Policy, found: Spread, corrected: float
+) -> State:
+    reference = baseline.performance[name]
+    least = least_loss(name, reference.value, policy)
+    if _loss(name, reference, found) < least or corrected > LIKELY:
+        return "ok"
+    return "alarm" if corrected <= CERTAIN else "watch"
 
 
 # ── Groups ──────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,13 @@ from millrace.evaluation.slices import group_facts
 from millrace.monitoring.baseline import Baseline
 from millrace.monitoring.estimation import CAVEAT
 from millrace.monitoring.findings import Policy, Verdict
-from millrace.monitoring.performance import PerformanceWindow, findings, measure
+from millrace.monitoring.performance import (
+    CERTAIN,
+    LIKELY,
+    PerformanceWindow,
+    findings,
+    measure,
+)
 from millrace.monitoring.sample import Sample
 from millrace.spec import Task
 from tests.unit.monitoring.judged import BEGIN, judged, sample
@@ -157,6 +163,25 @@ def _is_auc(finding: Any) -> bool:
 
 def _verdict(window: PerformanceWindow, finding: Any) -> Verdict:
     return Verdict("churn", 1, window.since, window.until, window.rows, "watch", "", (finding,))
+
+
+def test_what_is_likely_alarms_at_once_where_another_metric_is_beyond_doubt(
+    baseline: Baseline,
+) -> None:
+    windows = (measure(baseline, live(rows(800, s, noise=2.0)), POLICY) for s in range(40))
+    likely = next(
+        (window, metric)
+        for window in windows
+        if any((m.p_value or 1.0) <= CERTAIN for m in window.metrics)
+        for metric in window.metrics
+        if CERTAIN < (metric.p_value or 1.0) <= LIKELY
+        and abs(metric.reference.value - (metric.realised or metric.reference).value) > 0.05
+    )
+
+    window, metric = likely
+
+    found = {f.subject: f for f in findings(window, (), POLICY) if f.kind == "performance"}
+    assert metric.verdict == found[metric.metric].verdict == "alarm"
 
 
 def test_estimate_that_labels_contradict_is_only_watched(baseline: Baseline) -> None:

@@ -1,6 +1,7 @@
 """Tails of distributions against SciPy's."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from millrace.monitoring.tails import (
     fisher_tail,
     kolmogorov_tail,
     normal_tail,
+    stepped_down,
 )
 
 EXACT = 1e-12
@@ -73,6 +75,22 @@ def test_the_correction_for_many_tests_is_scipys(p_values: list[float]) -> None:
     assert adjusted(p_values) == pytest.approx(
         scipy.stats.false_discovery_control(p_values), abs=EXACT
     )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_stepping_down_is_the_closed_test_of_bonferroni(p_values: list[float]) -> None:
+    tests = range(len(p_values))
+    among = [set(some) for size in tests for some in combinations(tests, size + 1)]
+
+    ours = stepped_down(p_values)
+
+    # A hypothesis falls when every intersection that it is part of does (Marcus, Peritz and Gabriel 1976).
+    closed = [
+        min(1.0, max(len(some) * min(p_values[i] for i in some) for some in among if one in some))
+        for one in tests
+    ]
+    assert ours == pytest.approx(closed, abs=EXACT)
+    assert (ours <= np.minimum(1.0, len(p_values) * np.array(p_values)) + EXACT).all()
 
 
 def test_nothing_is_as_likely_as_nothing() -> None:
