@@ -38,6 +38,7 @@ MULTICLASS: dict[str, Callable[..., float]] = {
         o.truth, o.labels, average="macro", sample_weight=w, zero_division=0
     ),
 }
+EXACT = 1e-12
 REGRESSION: dict[str, Callable[..., float]] = {
     "rmse": lambda o, w: sk.root_mean_squared_error(o.truth, o.output, sample_weight=w),
     "mae": lambda o, w: sk.mean_absolute_error(o.truth, o.output, sample_weight=w),
@@ -100,9 +101,9 @@ def test_binary_metric_equals_scikit_learn(name: str, case: tuple[Outcome, np.nd
     plain = compute(name, outcome)
     weighted = compute(name, outcome, weights)
 
-    assert plain == pytest.approx(reference(BINARY, name, outcome, None), abs=1e-9)
+    assert plain == pytest.approx(reference(BINARY, name, outcome, None), abs=EXACT)
     expected = reference(BINARY, name, present(outcome, weights), weights[weights > 0])
-    assert weighted == pytest.approx(expected, abs=1e-9)
+    assert weighted == pytest.approx(expected, abs=EXACT)
 
 
 @pytest.mark.parametrize("name", MULTICLASS)
@@ -114,9 +115,9 @@ def test_multiclass_metric_equals_scikit_learn(name: str, case: tuple[Outcome, n
     plain = compute(name, outcome)
     weighted = compute(name, outcome, weights)
 
-    assert plain == pytest.approx(reference(MULTICLASS, name, outcome, None), abs=1e-9)
+    assert plain == pytest.approx(reference(MULTICLASS, name, outcome, None), abs=EXACT)
     expected = reference(MULTICLASS, name, present(outcome, weights), weights[weights > 0])
-    assert weighted == pytest.approx(expected, abs=1e-9)
+    assert weighted == pytest.approx(expected, abs=EXACT)
 
 
 @pytest.mark.parametrize("name", REGRESSION)
@@ -128,9 +129,9 @@ def test_regression_metric_equals_scikit_learn(name: str, case: tuple[Outcome, n
     plain = compute(name, outcome)
     weighted = compute(name, outcome, weights)
 
-    assert plain == pytest.approx(reference(REGRESSION, name, outcome, None), rel=1e-6, abs=1e-6)
+    assert plain == pytest.approx(reference(REGRESSION, name, outcome, None), rel=1e-9, abs=1e-9)
     expected = reference(REGRESSION, name, outcome, weights)
-    assert weighted == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert weighted == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @given(case=binary_outcomes(), name=st.sampled_from(metrics_for(Task.BINARY)))
