@@ -491,7 +491,7 @@ def with_point(
 
 def _labels(measured: Measured) -> LabelCoverage:
     return LabelCoverage(
-        rows=measured.rows, labelled=measured.labelled, warning=" ".join(measured.warnings)
+        rows=measured.rows, labelled=measured.labelled, warning="; ".join(measured.warnings)
     )
 
 

@@ -391,6 +391,7 @@ def _moved(bins: _Bins, against: Against, policy: Policy) -> Iterator[_Compariso
         rows=n,
         parameters={
             **distance.parameters,
+            "least": least,
             "chance": chance,
             "reference_rows": m,
             "test": "chi2",

@@ -92,6 +92,18 @@ def test_a_difference_is_watched_until_a_second_window_shows_it(
     assert "n0" in second.reason
 
 
+def test_a_finding_tells_the_least_effect_that_counts(
+    trained: Baseline, draw: np.random.Generator
+) -> None:
+    widened = replace(POLICY, thresholds={"feature_drift:n0": 0.4})
+    (verdict,) = judged(trained, [window(trained, MOVED, 2_000, draw)], widened)
+
+    for name, least in (("n0", 0.4), ("n1", POLICY.min_drift)):
+        found = of(verdict, "feature_drift", name)
+        assert found.parameters["least"] == least
+        assert found.threshold == pytest.approx(least + float(found.parameters["chance"]))
+
+
 def test_a_window_between_that_is_in_order_begins_anew(
     trained: Baseline, draw: np.random.Generator
 ) -> None:

@@ -148,7 +148,7 @@ def test_the_page_says_what_a_reader_needs(desk: Desk) -> None:
     assert "Drift of a feature: income first" in text
     assert "2,000 of 7,500 rows of this window (26.7 %)" in text
     assert "it cannot see it change" in text
-    assert "Labels are selective." in text
+    assert "Before you rely on it:" in text
     assert "14 captured predictions never arrived." in text
     assert "alone it never starts a retraining" in text
     assert "$8.41 of this month's $20.00 are spent: within the budget." in text
