@@ -7,7 +7,7 @@ meets the markers of its own counts, of rollouts (`millrace.monitoring.tallies`)
 """
 
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from millrace.aws.clients import client
@@ -45,15 +45,29 @@ def settings() -> CaptureSettings:
     return CaptureSettings.from_environment()
 
 
-@cache
-def bins(model: str, version: int) -> Bins | None:
-    """Where a version's predictions fall; None when it has no baseline that can be read."""
-    item = DynamoTable(client("dynamodb"), settings().table_name).get(version_key(model, version))
+@lru_cache(maxsize=256)
+def _known_bins(model: str, version: int) -> Bins:
+    """Where a version's predictions fall: its baseline never changes.
+
+    Raises:
+        NotFoundError: It has none, or there is no such version.
+        ArtifactError: It cannot be read.
+    """
+    table = DynamoTable(client("dynamodb"), settings().table_name)
+    item = table.get(version_key(model, version))
     if item is None:
-        return None
-    bucket = settings().artifact_bucket
+        raise NotFoundError(f"there is no {model}@{version}")
+    store = S3ObjectStore(client("s3"))
+    return Bins.of(read_baseline(store, settings().artifact_bucket, model, item["run_id"]))
+
+
+def bins(model: str, version: int) -> Bins | None:
+    """Where a version's predictions fall; None when it has no baseline that can be read.
+
+    Then it is asked for again with the next delivery: one that comes later counts from then on.
+    """
     try:
-        return Bins.of(read_baseline(S3ObjectStore(client("s3")), bucket, model, item["run_id"]))
+        return _known_bins(model, version)
     except NotFoundError:
         return None
     except ArtifactError:
@@ -65,12 +79,15 @@ def bins(model: str, version: int) -> Bins | None:
 def add_hours(delivered: Delivered, messages: tuple[str, ...]) -> int:
     """Adds what was delivered to the counts of its hours; how many requests that were."""
     hour = timedelta(seconds=settings().hour_seconds)
-    counted = count_hours(delivered.records, delivered.failures, bins, hour=hour)
+    # Asked once for a delivery: its counts and their layout are of the same baseline.
+    places = {(one.model, one.version) for one in delivered.records}
+    places |= {(one.model, one.version) for one in delivered.failures}
+    known = {place: bins(*place) for place in places}
+    counted = count_hours(
+        delivered.records, delivered.failures, lambda *place: known[place], hour=hour
+    )
     layouts = {
-        (one.model, one.version): NO_LAYOUT
-        if (found := bins(one.model, one.version)) is None
-        else found.layout
-        for one in counted
+        place: NO_LAYOUT if found is None else found.layout for place, found in known.items()
     }
     return hours.add(
         DynamoTable(client("dynamodb"), settings().table_name),

@@ -79,7 +79,7 @@ class CategoryBins:
     def count(self, values: Sequence[Any]) -> FeatureCounts:
         """Counts values."""
         counted = FeatureCounts(rows=len(values))
-        for value, rows in Counter(map(_text, values)).items():
+        for value, rows in Counter(map(category_text, values)).items():
             if not value:
                 counted.missing += rows
             elif (place := self.places.get(value)) is not None:
@@ -91,7 +91,7 @@ class CategoryBins:
         return counted
 
 
-def _text(value: Any) -> str:
+def category_text(value: Any) -> str:
     """A category as the baseline spells it."""
     if isinstance(value, str):
         return value

@@ -25,14 +25,14 @@ from millrace.aws.objects import ObjectStore
 from millrace.errors import ArtifactError, InvalidEventError, NotFoundError
 from millrace.monitoring.binning import Failure, begin_of
 from millrace.serving.capture import CapturedPrediction, of_document, of_line, to_document
+from millrace.serving.identity import CALENDAR_ENDS
 from millrace.vocabulary import MODEL_NAME_PATTERN
 
 CONTENT_TYPE: Final = "application/gzip"
 _LEVEL: Final = 6
 """Of gzip: nine tenths of level 9's size at a third of its time, on captured lines."""
 _HOUR: Final = timedelta(hours=1)
-_LATEST: Final = 253_402_300_800_000
-"""The year 10000 in milliseconds, beyond which there is no date."""
+_VERSIONS: Final = 10**6
 
 
 class WrittenObjects(Protocol):
@@ -111,10 +111,10 @@ def _failure(line: Mapping[str, Any]) -> Failure:
     model, version, aws = line.get("model"), line.get("version"), line.get("_aws")
     if not isinstance(model, str) or not re.fullmatch(MODEL_NAME_PATTERN, model):
         raise InvalidEventError("model: expected the name of a model")
-    if type(version) is not int or version < 1:
+    if type(version) is not int or not 1 <= version < _VERSIONS:
         raise InvalidEventError("version: expected a version number")
     at = aws.get("Timestamp") if isinstance(aws, Mapping) else None
-    if type(at) is not int or not 0 <= at < _LATEST:
+    if type(at) is not int or not 0 <= at < CALENDAR_ENDS:
         raise InvalidEventError("_aws.Timestamp: expected milliseconds since 1970")
     return Failure(model, version, datetime.fromtimestamp(at / 1_000, UTC))
 

@@ -65,8 +65,9 @@ FORGOTTEN_WINDOWS: Final = 30
 MAX_SILENCE: Final = timedelta(days=90)
 
 _WORST: Final[tuple[State, ...]] = ("alarm", "watch", "ok", "unknown")
-_UNSAID: Final = frozenset({"performance", "estimated_performance", "fairness"})
-"""Kinds of which silence says nothing: labels, or an estimate, may be missing."""
+_EARLIER: Final = ("last_week", "same_hour")
+_TRAFFIC: Final = frozenset({"errors", "latency", "capture_gap"})
+"""Kinds that have no other reference than earlier windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ class Episodes:
                 if stored is None
                 else to_standing(stored)
             )
-            verdict = _verdict(report, kind, finding, standing)
+            verdict = _verdict(finding, standing)
             if not standing.episode_id:
                 through = standing.closed_through
                 if (
@@ -551,9 +552,15 @@ class Episodes:
 
 
 def _worst_findings(findings: Iterable[MonitorFinding]) -> dict[tuple[str, str], MonitorFinding]:
-    """The worst finding of each kind and subject; of equals, the one with the larger effect."""
+    """The worst finding of each kind and subject; of equals, the one with the larger effect.
+
+    Of what is compared with training, how it differs from earlier weeks says nothing: it never rings,
+    and when a drift is over, the week in which it was is another for a week.
+    """
     worst: dict[tuple[str, str], MonitorFinding] = {}
     for one in findings:
+        if one.against in _EARLIER and one.kind not in _TRAFFIC:
+            continue
         other = worst.get((one.kind, one.subject))
         if other is None or _badness(one) > _badness(other):
             worst[one.kind, one.subject] = one
@@ -570,12 +577,14 @@ def _rank(kind: str) -> int:
     return order.index(kind) if kind in order else len(order)
 
 
-def _verdict(
-    report: MonitorReport, kind: str, finding: MonitorFinding | None, standing: Standing
-) -> State:
-    """How a window found it, what a person tolerates being fine."""
+def _verdict(finding: MonitorFinding | None, standing: Standing) -> State:
+    """How a window found it, what a person tolerates being fine.
+
+    What was compared and is well has a finding that says so. Without one nothing was compared: labels,
+    a baseline, an earlier week or the feature itself may be missing, and that is no recovery.
+    """
     if finding is None:
-        return "unknown" if report.refused or kind in _UNSAID else "ok"
+        return "unknown"
     bound, effect = standing.widened_to, finding.effect
     if bound is not None and effect is not None and finding.verdict in ("alarm", "watch"):
         return "ok" if abs(effect) <= bound else finding.verdict

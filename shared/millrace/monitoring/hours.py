@@ -36,6 +36,9 @@ _LATENCY: Final = "#latency"
 _SCORES: Final = "#scores"
 _CLASSES: Final = "#classes"
 _THOUSANDTH: Final = 1_000
+_PAGE: Final = 1_000
+"""Items that are asked for at once: those of a month of a model with few features."""
+_UNBINNED: Final = "---"
 _AFTER: Final = "~"
 """Sorts after every part of an hour's key."""
 
@@ -198,7 +201,15 @@ def _merged[K, V: (FeatureCounts, HourCounts)](one: dict[K, V], other: dict[K, V
 class CountsTable(CountingTable, Protocol):
     """What hour counts need of DynamoDB."""
 
-    def query(self, pk: str, *, since: str = "", until: str = "") -> QueryPage:
+    def query(
+        self,
+        pk: str,
+        *,
+        since: str = "",
+        until: str = "",
+        limit: int | None = None,
+        start: Item | None = None,
+    ) -> QueryPage:
         """Items of one partition in the order of their sort key."""
         ...
 
@@ -338,9 +349,13 @@ def _updates(counts: WindowCounts, layout: Layout, shard: int, keep: timedelta) 
             "binned": counts.binned,
             "expires_at": int((counts.until + keep).timestamp()),
         }
-        if any(one.name == _CLASSES for one in sections):
-            values["classes"] = list(layout.classes)
-        place = f"{hour_text(counts.since)}#{counts.version:06d}#{number:03d}#{shard:02d}"
+        named = [one for one in sections if one.name == _CLASSES]
+        if named:
+            first, end = named[0].first, named[-1].first + named[-1].size
+            values |= {"classes": list(layout.classes[first:end]), "first_class": first}
+        # Counts that were made without a baseline have sections of their own.
+        part = f"{number:03d}" if counts.binned else _UNBINNED
+        place = f"{hour_text(counts.since)}#{counts.version:06d}#{part}#{shard:02d}"
         # nosemgrep: registry-write-without-assumption -- it adds; the delivery's marker carries the condition
         yield Update(
             f"counts {counts.model} {place}",
@@ -452,11 +467,9 @@ def read_hours(
     Returns:
         One for each hour of each version, in order.
     """
-    page = table.query(
-        f"HOURS#{model}", since=hour_text(since), until=hour_text(until - hour) + _AFTER
-    )
     found: dict[tuple[datetime, int], WindowCounts] = {}
-    for item in page.items:
+    bounds = {"since": hour_text(since), "until": hour_text(until - hour) + _AFTER}
+    for item in _items(table, f"HOURS#{model}", bounds):
         text, version = str(item[SK]).split("#")[:2]
         at = datetime.fromisoformat(text + "+00:00")
         counts = found.setdefault(
@@ -469,6 +482,16 @@ def read_hours(
         traffic.latency = Counter(counts.latency)
         traffic.requests, traffic.errors = counts.requests, counts.errors
     return [found[place] for place in sorted(found)]
+
+
+def _items(table: CountsTable, pk: str, bounds: Mapping[str, str]) -> Iterator[Item]:
+    """Items of a partition; of a model with very many features not all are held at once."""
+    start: Item | None = None
+    while True:
+        page = table.query(pk, **bounds, limit=_PAGE, start=start)
+        yield from page.items
+        if (start := page.last) is None:
+            return
 
 
 def read_window(
@@ -523,6 +546,7 @@ def _take(item: Item, counts: WindowCounts, at: datetime) -> None:
     """Adds what an item holds to the counts of its hour."""
     sections: list[str] = item["sections"]
     classes: list[str] = item.get("classes", [])
+    first = item.get("first_class", 0)
     counts.binned = counts.binned and item["binned"]
     for slot, what, amount in _counts(item):
         section = sections[slot]
@@ -532,7 +556,7 @@ def _take(item: Item, counts: WindowCounts, at: datetime) -> None:
             case "#latency":
                 counts.latency[int(what[1:])] += amount
             case "#classes":
-                counts.classes[classes[int(what[1:])]] += amount
+                counts.classes[classes[int(what[1:]) - first]] += amount
             case "#scores":
                 _take_feature(what, amount, counts.scores)
             case name:

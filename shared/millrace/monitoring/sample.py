@@ -7,6 +7,7 @@ hash of the prediction's id. Labelled rows are worth more and are all kept, so w
 told from the even part alone (`Sample.even`).
 """
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from millrace import layout
 from millrace.errors import NotFoundError
 from millrace.monitoring.baseline import Baseline
+from millrace.monitoring.binning import category_text
 from millrace.monitoring.captures import ListedObjects, hours, read_object
 from millrace.monitoring.labels import Label, RowKey
 from millrace.serving.capture import CapturedPrediction
@@ -208,11 +210,8 @@ class _Reading:
         self._kept = kept
         self._most = most
         self._labelled = 0
-        self._names = [f.name for f in baseline.features if not f.private]
-        self._columns: dict[str, list[Any]] = {name: [] for name in self._names}
-        self._empty = {
-            f.name: "" if f.type == "string" else None for f in baseline.features if not f.private
-        }
+        self._texts = {f.name: f.type == "string" for f in baseline.features if not f.private}
+        self._columns: dict[str, list[Any]] = {name: [] for name in self._texts}
         self._output: list[Any] = []
         self._labels: list[str | None] = []
         self._even: list[bool] = []
@@ -228,15 +227,28 @@ class _Reading:
             label = None if known is None else known.get(row)
             if not even and (label is None or self._labelled >= self._most):
                 continue
+            answer = self._answer(output[position])
+            if answer is None:
+                continue  # no answer of this version: its counts left it out as well
             self._labelled += label is not None
             self.rows.append(row)
             self._even.append(even)
             self._labels.append(None if label is None else label.value)
-            self._output.append(output[position])
-            for name in self._names:
+            self._output.append(answer)
+            for name, text in self._texts.items():
                 column = record.inputs.get(name)
                 value = None if column is None else column[position]
-                self._columns[name].append(self._empty[name] if value is None else value)
+                self._columns[name].append(category_text(value) if text else _number(value))
+
+    def _answer(self, output: Any) -> Any:
+        """What the version answered; None if that is none of its answers."""
+        if self._regression:
+            return _number(output)
+        if not isinstance(output, list) or not 0 < len(output) <= self._classes:
+            return None
+        if any(_number(p) is None for p in output):
+            return None
+        return [*output, *[0.0] * (self._classes - len(output))]  # classes that it lacks come last
 
     def label(self, known: Mapping[RowKey, Label]) -> None:
         """Fills in what is known of the rows."""
@@ -260,12 +272,15 @@ class _Reading:
     def _outputs(self) -> Floats:
         if self._regression:
             return np.asarray(self._output, dtype=np.float64)
-        output = np.zeros((len(self._output), self._classes))
-        if self._output:
-            told = np.asarray(self._output, dtype=np.float64)
-            # Classes that the model lacks come last.
-            output[:, : told.shape[1]] = told
-        return output
+        return np.asarray(self._output, dtype=np.float64).reshape(-1, self._classes)
+
+
+def _number(value: Any) -> Any:
+    """A captured number; None for what is none, as for a missing one."""
+    return value if type(value) in _NUMBERS and math.isfinite(value) else None
+
+
+_NUMBERS: Final = frozenset({int, float, bool})
 
 
 def _chance(row: RowKey) -> float:

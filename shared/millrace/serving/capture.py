@@ -42,6 +42,9 @@ SCHEMA: Final = 1
 _FLOAT32: Final = struct.Struct("f")
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)
 OUTPUTS: Final = ("probabilities", "prediction")
+_MOST: Final = 10**9
+"""No line of ours tells a larger whole number, and sums of such are numbers of DynamoDB's."""
+_LEAST_RATE: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +215,7 @@ def _checked(values: dict[str, Any]) -> CapturedPrediction:
 
 
 def _whole(value: Any, least: int = 0) -> bool:
-    return type(value) is int and value >= least
+    return type(value) is int and least <= value <= _MOST
 
 
 def _number(value: Any) -> bool:
@@ -228,7 +231,7 @@ _EXPECTED: Final[dict[str, tuple[Any, str]]] = {
     ),
     "row_count": (lambda v: _whole(v, 1), "a number of rows"),
     "latency_ms": (_number, "milliseconds"),
-    "rate": (lambda v: _number(v) and 0 < v <= 1, "a share above 0 and at most 1"),
+    "rate": (lambda v: _number(v) and _LEAST_RATE <= v <= 1, "a share above 0 and at most 1"),
     "process": (lambda v: isinstance(v, str) and 0 < len(v) <= 64, "a text"),
     "sequence": (lambda v: _whole(v, 1), "a number from 1"),
     "inputs": (lambda v: isinstance(v, dict), "an object of columns"),

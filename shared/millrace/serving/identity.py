@@ -23,8 +23,8 @@ _RANDOM_B: Final = (1 << 28) - 1
 _ROLE_SHIFT: Final = 60
 _NUMBER_SHIFT: Final = 28
 _NUMBER: Final = (1 << 32) - 1
-_CALENDAR_ENDS: Final = 253_402_300_800_000
-"""The year 10000, in milliseconds."""
+CALENDAR_ENDS: Final = 221_845_392_000_000
+"""The year 9000, in milliseconds: what is kept for a while after has a date as well."""
 
 
 class Role(IntEnum):
@@ -85,7 +85,7 @@ def describe(prediction_id: str) -> Described:
 
 def is_prediction_id(text: str) -> bool:
     """Whether a text has the form of the ids made here, of a time that a calendar knows."""
-    return _FORM.fullmatch(text) is not None and predicted_ms(text) < _CALENDAR_ENDS
+    return _FORM.fullmatch(text) is not None and predicted_ms(text) < CALENDAR_ENDS
 
 
 def predicted_at(prediction_id: str) -> datetime:

@@ -37,11 +37,11 @@ MOMENT = datetime(2026, 11, 21, 18, 20, tzinfo=UTC)
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     function.settings.cache_clear()
-    function.bins.cache_clear()
+    function._known_bins.cache_clear()
     with cloud.stack(monkeypatch):
         yield
     function.settings.cache_clear()
-    function.bins.cache_clear()
+    function._known_bins.cache_clear()
 
 
 def line(sequence: int, *, minutes: float = 0, model: str = "churn") -> dict[str, Any]:
@@ -355,3 +355,54 @@ def test_lines_that_were_lost_show_in_their_hour() -> None:
     deliver(line(4))
 
     assert hour_counts().missing_lines == 3
+
+
+def test_a_baseline_that_comes_later_counts_from_then_on_beside_what_came_before() -> None:
+    register(None)
+    deliver(line(1), line(2))
+    body = baseline().to_bytes()
+    key = layout.baseline_key("churn", "run-1")
+    client("s3").put_object(Bucket=cases.ARTIFACT_BUCKET, Key=key, Body=body)
+    deliver(line(3))
+    client("s3").delete_object(Bucket=cases.ARTIFACT_BUCKET, Key=key)
+    function._known_bins.cache_clear()  # as in a process of its own
+
+    deliver(line(4))
+
+    found = hour_counts()
+    assert (found.requests, found.missing_lines, found.binned) == (4, 0, False)
+    assert found.features["age"].rows == 2
+
+
+_LAST_MS = 253_402_300_799_999
+_POISON: dict[str, dict[str, Any]] = {
+    "rows": {"row_count": 10**18},
+    "version": {"version": 10**18},
+    "sequence": {"sequence": 10**18},
+    "rate": {"rate": 1e-300},
+    "time": {"prediction_id": "e677d21f-dbff-7000-8000-000000000000"},
+    "failed-time": {"failed": 1, "_aws": {"Timestamp": _LAST_MS}},
+    "failed-version": {"failed": 1, "version": 10**18},
+    "tallied-rows": {
+        "row_count": 10**18,
+        "rollout": {"id": "rollout-1", "step": 1},
+        "role": "champion",
+    },
+    "tallied-version": {
+        "version": 10**18,
+        "rollout": {"id": "rollout-1", "step": 1},
+        "role": "champion",
+    },
+}
+
+
+@pytest.mark.parametrize("wrong", _POISON.values(), ids=_POISON)
+def test_a_line_that_no_server_writes_holds_up_no_other(wrong: dict[str, Any]) -> None:
+    poison = line(2)
+    for name, value in wrong.items():
+        (poison["capture"] if name in poison["capture"] else poison)[name] = value
+
+    answer = deliver(line(1), poison, line(3))
+
+    assert (answer["rejected"], answer["records"], answer["counted_by_hour"]) == (1, 2, 2)
+    assert hour_counts().requests == 2

@@ -45,7 +45,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud.Cloud]:
     def forget() -> None:
         for made in (
             capture.settings,
-            capture.bins,
+            capture._known_bins,
             function.settings,
             function.monitor,
             function.baseline,

@@ -160,6 +160,27 @@ def test_a_window_that_was_refused_ends_nothing(watch: Watch) -> None:
     assert len(watch.episodes.open_of("churn")) == 1
 
 
+@pytest.mark.parametrize("kind", ["feature_drift", "multivariate", "latency", "missing"])
+def test_a_window_in_which_it_could_not_be_compared_ends_nothing(watch: Watch, kind: str) -> None:
+    """A version without a baseline, or without an earlier week, tells nothing of it."""
+    watch.observe(0, finding(kind))
+
+    for number in range(1, 6):
+        assert watch.news(number) == []
+
+    assert len(watch.episodes.open_of("churn")) == 1
+
+
+def test_a_drift_that_is_over_ends_though_last_week_was_another(watch: Watch) -> None:
+    watch.observe(0, ALARM)
+    of_last_week = finding(verdict="watch", against="last_week")
+    of_the_season = finding(verdict="watch", against="same_hour")
+
+    told = [watch.news(number, OK, of_last_week, of_the_season) for number in (1, 2, 3)]
+
+    assert told[-1] == [("closed", "age")]
+
+
 def test_a_silenced_alarm_is_told_again_when_the_silence_is_over_and_it_still_is(
     watch: Watch,
 ) -> None:

@@ -27,7 +27,7 @@ from millrace.monitoring.binning import (
     count,
 )
 from millrace.monitoring.counting import MAX_ADDS, digest_of
-from millrace.monitoring.hours import Layout, WindowCounts, read_hours, read_window
+from millrace.monitoring.hours import HourCounts, Layout, WindowCounts, read_hours, read_window
 from millrace.serving.capture import CapturedPrediction, missing_lines
 from tests.fakes.table import FakeTable
 
@@ -443,3 +443,27 @@ def test_counts_of_other_versions_do_not_add_up() -> None:
 
     with pytest.raises(ValueError, match="do not add up"):
         _ = one + replace(one, version=4)
+
+
+def test_very_many_classes_fit_their_items() -> None:
+    names = tuple(
+        f"a class with a long name, of which there are many: {n:05d}" for n in range(9_000)
+    )
+    layout = Layout.of({"age": 4}, 10, names)
+    counts = WindowCounts("churn", 3, NOON, NOON + HOUR, requests=9_000, rows=9_000)
+    counts.hours = {NOON: HourCounts(NOON, 9_000, 9_000)}
+    counts.classes = Counter(names)
+    table = FakeTable()
+
+    hours.add(
+        table,
+        "0" * 32,
+        [counts],
+        {("churn", 3): layout},
+        [],
+        now=NOON,
+        keep=timedelta(days=90),
+        begin_of=begin_of,
+    )
+
+    assert read_window(table, "churn", 3, NOON, NOON + HOUR).classes == counts.classes

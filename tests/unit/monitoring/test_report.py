@@ -280,7 +280,7 @@ def test_a_notice_of_what_arrived_has_the_shares(desk: Desk, kind: str, said: st
 def test_the_end_of_an_alarm_is_told_without_figures(desk: Desk) -> None:
     desk.conclude(window(0, finding()))
     for number in (1, 2, 3):
-        written, _ = desk.conclude(window(number))
+        written, _ = desk.conclude(window(number, finding(verdict="ok")))
 
     opened, closed = desk.notices
     assert opened.event == "alarm_opened"

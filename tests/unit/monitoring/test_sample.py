@@ -195,3 +195,25 @@ def test_where_labels_are_too_many_those_of_the_kept_rows_are_asked_for(
 
     assert len(labels.asked) == found.rows == found.even.sum() < 100
     assert sum(label is not None for label in found.labels) > 0
+
+
+@pytest.mark.parametrize(
+    "output",
+    [["no", [0.5, 0.5]], [[0.1, 0.2, 0.7], [0.5, 0.5]], [[], [0.5, 0.5]], [[None, 1], [0.5, 0.5]]],
+)
+def test_a_row_without_an_answer_of_the_version_is_left_out(
+    baseline: Baseline, output: list[Any]
+) -> None:
+    at_ms = int((NOON + timedelta(minutes=9)).timestamp() * 1000)
+    line = capture_line(model="churn", at_ms=at_ms, sequence=1) | {"version": 1}
+    line["capture"]["inputs"] = {"age": ["forty", 2], "plan": [7, "pro"]}
+    line["capture"]["outputs"] = {"probabilities": output}
+    objects, _ = stored(1)
+    delivered = captures.read([json.dumps(line)])
+    captures.keep(delivered, objects=objects, bucket=BUCKET, logged=NOON)
+
+    found = read(objects, Known(), baseline)
+
+    assert found.rows == 11
+    assert found.output[-1].tolist() == [0.5, 0.5]
+    assert (found.inputs["age"][-1], found.inputs["plan"][-1]) == (2, "pro")
