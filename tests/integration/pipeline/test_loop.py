@@ -72,11 +72,12 @@ def test_labels_that_say_otherwise_start_one_training_and_a_better_model_answers
     cloud.apply(
         samples.spec(
             monitor={"persistence": 1},
-            retrain={"on_drift": True, "cooldown": "1s", "min_new_rows": 500},
+            retrain={"on_drift": True, "cooldown": "1s", "min_new_rows": 300},
         )
     )
-    cloud.train(M, "first.csv", samples.csv_file(samples.rows(600)))
-    world = samples.rows(1_200, seed=5)
+    cloud.train(M, "first.csv", samples.csv_file(samples.rows(300)))
+    # moto copies every label at every transaction, so there are no more than tell the tale.
+    world = samples.rows(600, seed=5)
     truth = [row["left"] == "true" for row in world]
 
     ids = predicted(cloud, world, capsys)
@@ -93,7 +94,7 @@ def test_labels_that_say_otherwise_start_one_training_and_a_better_model_answers
     assert ended.outcome is RunOutcome.PROMOTED
     dataset = cloud.registry.get_dataset(M, ended.dataset_version)
     assert dataset.labelled is not None
-    assert (dataset.labelled.rows, dataset.rows.accepted) == (1_200, 1_800)
+    assert (dataset.labelled.rows, dataset.rows.accepted) == (600, 900)
     alarms = json.loads(cloud.api("GET", f"/v1/models/{M}/alarms")["body"])["items"]
     assert run.run_id in {alarm["run_id"] for alarm in alarms}
     [created] = [
