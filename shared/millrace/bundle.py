@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT: Final = "millrace-bundle"
-FORMAT_VERSION: Final = "1.1"
+FORMAT_VERSION: Final = "1.2"
 MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".bundle"
 MAX_MANIFEST_BYTES: Final = 1_000_000
@@ -70,7 +70,8 @@ Role = Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,39}$")]
 """What a file is: ``model``, ``signature``, ``spec``, ``environment``, ``evaluation``,
 ``reference``, ``document``, ``example``, and since 1.1 ``record`` (the version as it is registered,
 and who approved it), ``bom`` (the bill of materials), ``statement`` and ``seal`` (what KMS signed,
-and its signature); later versions of the format may know more."""
+and its signature), since 1.2 ``baseline`` (what monitoring compares with); later versions of the
+format may know more."""
 
 
 class _Frozen(BaseModel):

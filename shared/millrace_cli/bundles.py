@@ -24,6 +24,7 @@ from millrace.errors import (
     InvalidRequestError,
     NotFoundError,
 )
+from millrace.monitoring.baseline import Baseline
 from millrace.registry.records import (
     CHAMPION,
     CarriedVersion,
@@ -43,6 +44,11 @@ from millrace_cli.target import Target
 app = typer.Typer()
 
 type Value = int | float | bool | str | None
+
+WITHOUT_BASELINE: Final = (
+    "it has no baseline: where it is used, its traffic is monitored, and neither its inputs nor its "
+    "performance; train it anew for one"
+)
 
 EXAMPLES: Final = (
     "README.md",
@@ -187,7 +193,12 @@ def collect(
         contents.append(stored("evaluation.json", "evaluation", record.evaluation_key))
     if record.report_key:
         contents.append(stored("report.html", "document", record.report_key))
-    return contents
+    try:
+        body = store.read(bucket, key := layout.baseline_key(record.model, record.run_id))
+    except NotFoundError:
+        return contents  # it was trained before there were baselines, or came without one
+    Baseline.from_bytes(body, f"s3://{bucket}/{key}")
+    return [*contents, Content("baseline.json", "baseline", body, key)]
 
 
 def papers(
@@ -301,6 +312,8 @@ def _tell(path: Path, manifest: Manifest, as_json: bool) -> None:
         f"({_size(size)}, {len(manifest.files)} files)",
     )
     out.print(Text(f"  sha256: {digest}", style="dim"), soft_wrap=True)
+    if manifest.kind == "bundle" and manifest.of_role("baseline") is None:
+        out.print(Text(f"  {WITHOUT_BASELINE}", style="yellow"), soft_wrap=True)
     hint = (
         f"millrace serve {path}"
         if manifest.kind == "bundle"

@@ -41,6 +41,7 @@ from millrace.messages import (
     SourceObject,
     TrainingInput,
 )
+from millrace.monitoring.baseline import Baseline
 from millrace.public_key import attestation_by
 from millrace.registry.approvals import Approvals, open_approvals
 from millrace.registry.records import (
@@ -78,6 +79,7 @@ class Imported:
         gates: The gates of the spec here.
         provenance: Where it comes from.
         awaits_approval: Whether a person is asked before it may take traffic.
+        has_baseline: Whether its inputs and performance are monitored here.
     """
 
     model: str
@@ -88,6 +90,7 @@ class Imported:
     gates: tuple[GateResult, ...]
     provenance: Provenance | None
     awaits_approval: bool = False
+    has_baseline: bool = True
 
 
 @app.command(
@@ -210,12 +213,16 @@ def bring_in(
     known = registry.get_run(run_id)
     if known.outcome is None:
         asks = spec.approve.mode == "manual"
-        _register(registry, model, parts, keys, run_id, judged, source, actor, now, asks)
+        _register(
+            registry, model, parts, keys, run_id, judged, source, actor, now, asks, store, bucket
+        )
         known = registry.get_run(run_id)
     _ask(registry, approvals, model, spec, known, actor)
     if known.model_version is None:
         raise ConflictError(f"run {run_id} was closed as {known.outcome} without a version")
     version = registry.get_version(model.name, known.model_version)
+    # Again, for a version that was imported from a bundle that had none yet.
+    has_baseline = _write_baseline(parts, version.version, run_id, store, bucket)
     asked = approvals.find(model.name, version.version)
     return Imported(
         model=model.name,
@@ -226,6 +233,7 @@ def bring_in(
         gates=version.gates,
         provenance=version.provenance,
         awaits_approval=asked is not None and asked.status is ApprovalStatus.PENDING,
+        has_baseline=has_baseline,
     )
 
 
@@ -243,6 +251,8 @@ class _Parts:
     bodies: dict[str, bytes]
     evaluation_sha256: str
     bundle_sha256: str
+    baseline: Baseline | None
+    baseline_sha256: str
 
     @classmethod
     def of(cls, bundle: Bundle) -> "_Parts":
@@ -277,6 +287,11 @@ class _Parts:
         except ValidationError as exc:
             raise ArtifactError(f"{path}: {in_words(wrong_fields(exc))}") from None
         record = carried.version
+        baseline, baseline_sha256 = None, ""
+        if bundle.manifest.of_role("baseline") is not None:
+            body = bundle.read_role("baseline")
+            baseline = Baseline.from_bytes(body, f"{path}: baseline.json")
+            baseline_sha256 = hashlib.sha256(body).hexdigest()
         verify_sha256(bodies["spec"], record.spec_digest, f"{path}: spec.json")
         signature = Signature.from_json(bodies["signature"])
         environment = _document(bodies["environment"], path, "environment.json")
@@ -290,6 +305,7 @@ class _Parts:
             ("evaluation.json: model", found.model_sha256, serving.sha256),
             ("evaluation.json: signature", found.signature_sha256, serving.signature_sha256),
             ("environment.json: model", environment.get("model_sha256"), serving.sha256),
+            *_of_baseline(baseline, record),
         ):
             if came != expected:
                 raise ArtifactError(f"{path}: {what}: expected {expected}, got {came}")
@@ -301,7 +317,23 @@ class _Parts:
             bodies=bodies,
             evaluation_sha256=hashlib.sha256(bodies["evaluation"]).hexdigest(),
             bundle_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            baseline=baseline,
+            baseline_sha256=baseline_sha256,
         )
+
+
+def _of_baseline(
+    baseline: Baseline | None, record: ModelVersion
+) -> tuple[tuple[str, object, object], ...]:
+    """What a baseline says of itself beside what the version's record says."""
+    if baseline is None:
+        return ()
+    return (
+        ("baseline.json: model", baseline.model, record.model),
+        ("baseline.json: version", baseline.version, record.version),
+        ("baseline.json: run", baseline.run_id, record.run_id),
+        ("baseline.json: dataset version", baseline.dataset_version, record.dataset_version),
+    )
 
 
 def _document(body: bytes, path: Path, name: str) -> dict[str, Any]:
@@ -434,6 +466,21 @@ def _write_artifacts(parts: _Parts, run_id: str, store: ObjectStore, bucket: str
     return keys
 
 
+def _write_baseline(
+    parts: _Parts, version: int, run_id: str, store: ObjectStore, bucket: str
+) -> bool:
+    """Writes the baseline as that of the version here; whether there is one."""
+    key = layout.baseline_key(parts.carried.version.model, run_id)
+    if parts.baseline is None:
+        return store.exists(bucket, key)
+    body = parts.baseline.model_copy(update={"version": version, "run_id": run_id}).to_bytes()
+    if not store.write_once(bucket, key, body, content_type="application/json"):
+        verify_sha256(
+            store.read(bucket, key), hashlib.sha256(body).hexdigest(), f"s3://{bucket}/{key}"
+        )
+    return True
+
+
 def _register(
     registry: Registry,
     model: RegisteredModel,
@@ -445,6 +492,8 @@ def _register(
     actor: str,
     now: datetime,
     asks: bool,
+    store: ObjectStore,
+    bucket: str,
 ) -> None:
     record, evaluation = parts.carried.version, parts.evaluation
     gates, reason = judged
@@ -491,6 +540,7 @@ def _register(
             version=record.version,
             bundle_sha256=parts.bundle_sha256,
             evaluation_sha256=parts.evaluation_sha256,
+            baseline_sha256=parts.baseline_sha256,
             compared_with_sha256=parts.carried.compared_with_sha256,
             approval=parts.carried.approval,
             kms_signature=record.kms_signature,
@@ -500,6 +550,8 @@ def _register(
             needs_approval=asks,
         ),
     )
+    # Before it may take traffic: its first requests are counted in its bins.
+    _write_baseline(parts, registered.version, run_id, store, bucket)
     registry.record_evaluation(
         task,
         registered.version,
@@ -565,6 +617,7 @@ def _tell(imported: Imported, target: Target, as_json: bool) -> None:
                 "created": imported.created,
                 "reason": imported.reason,
                 "awaits_approval": imported.awaits_approval,
+                "has_baseline": imported.has_baseline,
                 "gates": [g.model_dump(mode="json") for g in imported.gates],
                 "provenance": None
                 if imported.provenance is None
@@ -577,6 +630,15 @@ def _tell(imported: Imported, target: Target, as_json: bool) -> None:
     out.print("[green]✓[/]", Text(name, style="bold"), f"{how}, {imported.status.value}")
     _tell_gates(imported.gates)
     out.print(Text(f"  {imported.reason}", style="dim"), soft_wrap=True)
+    if not imported.has_baseline:
+        out.print(
+            Text(
+                "  the bundle has no baseline: here its traffic is monitored, and neither its inputs "
+                "nor its performance. Export it anew where it was trained, and import it again",
+                style="yellow",
+            ),
+            soft_wrap=True,
+        )
     if imported.status is VersionStatus.VALIDATED:
         stack = f"--stack {target.stack} " if target.stack != "millrace" else ""
         verb = "approve" if imported.awaits_approval else "promote"

@@ -15,10 +15,17 @@ from millrace.messages import (
     SourceObject,
     TrainingInput,
 )
+from millrace.monitoring.baseline import (
+    Baseline,
+    FeatureBaseline,
+    NumericBaseline,
+    ReferenceMetric,
+    ScoreBaseline,
+)
 from millrace.registry import door
 from millrace.registry.records import Run, RunStatus
 from millrace.registry.registry import Registry
-from millrace.spec import Algorithm, ModelSpec
+from millrace.spec import Algorithm, ColumnType, ModelSpec, Task
 
 MODEL = "churn"
 DATA_BUCKET = "data-bucket"
@@ -183,3 +190,33 @@ def champion(registry: Registry, number: int, of: ModelSpec | None = None) -> in
         task.model, version, actor="pipeline", expected_champion=now, finishing_run=task.run_id
     )
     return version
+
+
+def baseline(run_id: str, version: int, dataset_version: str = "d1") -> Baseline:
+    """What monitoring compares with: a feature ``left`` from 0 to 4, and scores from 0 to 1."""
+    return Baseline(
+        schema=1,
+        model=MODEL,
+        version=version,
+        run_id=run_id,
+        dataset_version=dataset_version,
+        task=Task.BINARY,
+        rows=400,
+        metric="roc_auc",
+        confidence=0.95,
+        classes=("false", "true"),
+        features=(
+            FeatureBaseline(
+                name="left",
+                type=ColumnType.NUMBER,
+                private=False,
+                missing=0,
+                numeric=NumericBaseline(
+                    edges=(0, 1, 2, 3, 4), counts=(100,) * 4, mean=2.0, std=1.2
+                ),
+            ),
+        ),
+        scores=ScoreBaseline(edges=(0, 0.25, 0.5, 1), counts=(100, 200, 100), mean=0.5, std=0.2),
+        predicted=(200, 200),
+        performance={"roc_auc": ReferenceMetric(value=0.8, low=0.78, high=0.82, row_deviation=0.4)},
+    )

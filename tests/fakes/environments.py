@@ -88,6 +88,7 @@ class Environment:
         *,
         verdict: str = "passed",
         promoted: bool = True,
+        baseline: bool = True,
         **changes: Any,
     ) -> ModelVersion:
         """A version that was trained and judged here, with every artifact in the bucket.
@@ -97,6 +98,7 @@ class Environment:
             of: The spec.
             verdict: What its gates said.
             promoted: Whether it becomes champion.
+            baseline: Whether its evaluation left one.
             **changes: Of its evaluation.
         """
         the_spec = of or spec()
@@ -149,6 +151,10 @@ class Environment:
         body = document.model_dump_json().encode()
         self.store.write(BUCKET, evaluation_key, body, content_type="")
         self.store.write(BUCKET, report_key, b"<html></html>", content_type="")
+        if baseline:
+            made = cases.baseline(run.run_id, registered.version, f"d{number}")
+            key = layout.baseline_key("churn", run.run_id)
+            self.store.write(BUCKET, key, made.to_bytes(), content_type="")
         self.registry.record_evaluation(
             task,
             registered.version,

@@ -261,6 +261,8 @@ class Provenance(Record):
     """Digest of the file it came in."""
     evaluation_sha256: str
     """Digest of the evaluation that came with it."""
+    baseline_sha256: str = ""
+    """Digest of the baseline that came with it; empty: without one it is not held against training."""
     compared_with_sha256: str = ""
     """Digest of the artifact of the champion it was compared with there; empty without one."""
     approval: dict[str, Any] | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from millrace import layout
 from millrace.bundle import Bundle, Content, write_bundle
 from millrace.documents import read_spec
 from millrace.errors import (
@@ -20,8 +21,10 @@ from millrace.errors import (
 )
 from millrace.http.deciding import Desk
 from millrace.http.operations import RolloutDoor
+from millrace.monitoring.baseline import Baseline, read_baseline
 from millrace.registry.records import VersionStatus
 from millrace.registry.verification import verify
+from tests.fakes import cases
 from tests.fakes.bundles import bundled
 from tests.fakes.crashes import Killed
 from tests.fakes.environments import BUCKET, Environment, spec
@@ -107,6 +110,67 @@ def test_importing_twice_finds_what_is_there(
     assert (first.created, second.created) == (True, False)
     assert second.version == first.version
     assert len(production.registry.audit("churn", limit=200).items) == entries
+
+
+def baseline_of(environment: Environment, version: int) -> Baseline:
+    record = environment.registry.get_version("churn", version)
+    return read_baseline(environment.store, BUCKET, "churn", record.run_id)
+
+
+def test_an_imported_version_is_monitored_by_the_baseline_that_came_with_it(
+    staging: Environment, production: Environment, tmp_path: Path
+) -> None:
+    production.train(1, promoted=False)
+    production.train(2, promoted=False)
+    path = staging.export(tmp_path / "b")
+
+    imported = production.bring_in(path)
+
+    here, there = baseline_of(production, imported.version), baseline_of(staging, 1)
+    assert (imported.has_baseline, imported.version) == (True, 3)
+    assert (here.version, here.run_id) == (
+        3,
+        production.registry.get_version("churn", 3).run_id,
+    )
+    assert here.model_copy(update={"version": 1, "run_id": there.run_id}) == there
+    assert imported.provenance is not None
+    digest = next(f.sha256 for f in Bundle.open(path).manifest.files if f.role == "baseline")
+    assert imported.provenance.baseline_sha256 == digest
+    onwards = Environment("elsewhere")
+    onwards.apply(spec())
+    again = onwards.bring_in(production.export(tmp_path / "c", 3))
+    assert baseline_of(onwards, again.version).features == there.features
+
+
+def test_a_bundle_without_a_baseline_is_imported_and_says_so_until_one_comes(
+    production: Environment, tmp_path: Path
+) -> None:
+    staging = Environment("staging")
+    trained = staging.train(1, baseline=False)
+    before = production.bring_in(staging.export(tmp_path / "old"))
+    made = cases.baseline(trained.run_id, 1)
+    key = layout.baseline_key("churn", trained.run_id)
+    staging.store.write(BUCKET, key, made.to_bytes(), content_type="")
+
+    after = production.bring_in(staging.export(tmp_path / "new"))
+
+    assert (before.has_baseline, after.has_baseline) == (False, True)
+    assert (after.version, after.created) == (before.version, False)
+    assert baseline_of(production, after.version).features == made.features
+
+
+@pytest.mark.parametrize("name", ["model", "version", "run_id", "dataset_version"])
+def test_a_baseline_of_another_version_is_refused(
+    staging: Environment, production: Environment, tmp_path: Path, name: str
+) -> None:
+    path = rewritten(
+        staging.export(tmp_path / "b"),
+        lambda document: document.update({name: 9 if name == "version" else "other"}),
+        "baseline.json",
+    )
+
+    with pytest.raises(ArtifactError, match=r"baseline\.json"):
+        production.bring_in(path)
 
 
 def manual(**rules: Any) -> Environment:
