@@ -452,6 +452,25 @@ def _grafana(
     }
 
 
+def stability_index(by: str, bins: str, live: str, baseline: str) -> str:
+    """PromQL of the population stability index of counts and those of a baseline on the same bins.
+
+    Half a row is added to each bin, so that an empty one is not infinitely far.
+
+    Args:
+        by: Labels of a distribution.
+        bins: The label of its bins.
+        live: Counts.
+        baseline: Constant counts, the same on every server.
+    """
+    of = f"max by ({by}, {bins}) ({baseline})"
+    counted = f"(sum by ({by}, {bins}) ({live}) or {of} * 0) + 0.5"
+    whole = f"on ({by}) group_left ()"
+    here = f"(({counted}) / {whole} sum by ({by}) ({counted}))"
+    there = f"(({of} + 0.5) / {whole} sum by ({by}) ({of} + 0.5))"
+    return f"sum by ({by}) (({here} - {there}) * ln({here} / {there}))"
+
+
 def prometheus() -> dict[str, Any]:
     """Of `millrace serve`, on premises."""
     source = "prometheus"
@@ -471,6 +490,37 @@ def prometheus() -> dict[str, Any]:
         ]
 
     shown: tuple[tuple[str, str, list[dict[str, Any]]], ...] = (
+        (
+            "Drift of features from training over six hours (PSI)",
+            "none",
+            [
+                expression(
+                    stability_index(
+                        "model, version, feature",
+                        "bin",
+                        f"increase(millrace_feature_values_total{of}[6h])",
+                        f"millrace_baseline_feature_values{of}",
+                    ),
+                    "{{model}}@{{version}} {{feature}}",
+                )
+            ],
+        ),
+        (
+            "Median score over an hour, and of the test rows",
+            "none",
+            [
+                expression(
+                    "histogram_quantile(0.5, sum by (model, version, le) "
+                    f"(rate(millrace_prediction_score_bucket{of}[1h])))",
+                    "{{model}}@{{version}}",
+                ),
+                expression(
+                    "histogram_quantile(0.5, max by (model, version, le) "
+                    f"(millrace_baseline_score_bucket{of}))",
+                    "{{model}}@{{version}} in training",
+                ),
+            ],
+        ),
         (
             "Predictions a second",
             "reqps",

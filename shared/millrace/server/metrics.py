@@ -18,6 +18,8 @@ from prometheus_client.registry import Collector
 
 import millrace
 from millrace.bundle import Bundle
+from millrace.server.distributions import Distributions
+from millrace.serving import telemetry
 from millrace.serving.prediction import Journal, Prediction
 from millrace.serving.routing import Chosen
 
@@ -95,6 +97,7 @@ class Meters:
             ("model",),
             registry=kept,
         )
+        self._distributions = Distributions(kept)
         if self._shared:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
@@ -110,6 +113,7 @@ class Meters:
             bundles: Tells it, at each scrape.
         """
         self._registry.register(_Facts(bundles))
+        self._registry.register(self._distributions.describe(bundles))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Everything that was counted, and its content type.
@@ -117,6 +121,7 @@ class Meters:
         Args:
             accept: The scraper's Accept header, which may ask for the OpenMetrics format.
         """
+        self._distributions.write()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
@@ -149,6 +154,8 @@ class Meters:
             self._unknown.labels(prediction.model).inc(prediction.batch.unknown_categories)
         for warning in prediction.batch.warnings:
             self._outside.labels(prediction.model, warning.field).inc(warning.count)
+        with telemetry.harmless():  # a baseline that cannot be read costs no line of the log
+            self._distributions.answered(prediction)
 
     def refused(self, model: str | None, error: str) -> None:
         """Counts a prediction request that was not answered."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.bundles import bundled
+from tests.fakes.bundles import bundled, churn_baseline
 from tests.fakes.server import Running, serving
 
 ROW: dict[str, Any] = {
@@ -22,7 +22,7 @@ ROW: dict[str, Any] = {
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundle of churn@1."""
     folder = tmp_path_factory.mktemp("shelf")
-    bundled(folder / "churn.bundle")
+    bundled(folder / "churn.bundle", baseline=churn_baseline().to_bytes())
     return folder
 
 

@@ -50,6 +50,25 @@ def test_metrics_add_up_over_the_workers(server: Running) -> None:
     assert server.metric("millrace_http_request_duration_seconds_count", route="predict") >= 21
 
 
+def test_distributions_add_up_over_the_workers(server: Running) -> None:
+    before = server.metric("millrace_prediction_score_count", model="churn", version="1")
+
+    for _ in range(20):
+        assert server.predict([ROW, ROW]).status_code == 200
+
+    for _ in range(6):
+        with httpx.Client(base_url=server.http.base_url) as http:
+            server.http, kept = http, server.http
+            try:
+                now = server.metric("millrace_prediction_score_count", model="churn", version="1")
+                assert now == before + 40
+                assert server.metric("millrace_prediction_score_bucket", le="+Inf") == now
+            finally:
+                server.http = kept
+    assert server.metric("millrace_feature_values_total", feature="plan", bin="0") > 0
+    assert server.metric("millrace_baseline_feature_values", feature="plan", bin="0") == 60
+
+
 def test_every_request_leaves_one_line_on_standard_output(server: Running) -> None:
     answer = server.predict([ROW]).json()
 
