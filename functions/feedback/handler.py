@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import AwareDatetime, TypeAdapter
 
 from millrace.aws.clients import client
+from millrace.aws.console import page_of_object
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.events import ObjectCreated
 from millrace.aws.s3 import S3ObjectStore
@@ -66,6 +67,7 @@ def feedback() -> Feedback:
             DynamoTable(client("dynamodb"), made.table_name), timedelta(days=made.capture_days)
         ),
         clock=lambda: datetime.now(UTC),
+        link=page_of_object,
     )
 
 

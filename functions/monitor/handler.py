@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
 
 from millrace.aws.clients import client
+from millrace.aws.console import page_of_object
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.lambda_ import LambdaInvoker
 from millrace.aws.s3 import S3ObjectStore
@@ -71,6 +72,8 @@ class MonitorSettings(EnvironmentSettings):
     stage: str
     capture_days: int = 90
     hour_seconds: int = 3600
+    docs_url: str = ""
+    """Where people read the repository; empty leaves runbooks paths of it."""
 
 
 @cache
@@ -133,7 +136,8 @@ def monitor() -> Monitor:
             objects=store,
             bucket=made.artifact_bucket,
             notifier=notifier,
-            link=lambda key: f"s3://{made.artifact_bucket}/{key}",
+            link=partial(page_of_object, made.artifact_bucket),
+            docs=made.docs_url,
             clear_windows=clear_after,
         )
 

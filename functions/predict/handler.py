@@ -21,6 +21,7 @@ from millrace.aws.wire import Wire, WireKey, WireObjects, WireTable
 from millrace.http.gateway import Gateway
 from millrace.http.keys import open_guard
 from millrace.http.service import create_service
+from millrace.registry.heartbeats import HeartbeatMarks
 from millrace.registry.serving import ServingReader
 from millrace.serving.codec import Limits
 from millrace.serving.identity import new_prediction_id
@@ -98,7 +99,9 @@ def assemble(settings: PredictSettings, clock: Callable[[], float] | None = None
         attestation=attestation,
     )
     guard = open_guard(settings.authorizer, settings.api_keys, lambda: table)
-    service = create_service(store, new_id=new_prediction_id, limits=limits)
+    service = create_service(
+        store, new_id=new_prediction_id, limits=limits, heartbeats=HeartbeatMarks(table).proves
+    )
     return Assembly(
         Gateway(service, guard, never_waits=service.never_waits),
         store,

@@ -156,6 +156,12 @@ class Resolver:
                 return any(map(self, argument))
             case "Condition":
                 return self.holds(argument)
+            case "Fn::FindInMap":
+                mapping, *keys = map(self, argument)
+                found = self._template["Mappings"][mapping]
+                for key in keys:
+                    found = found[str(key)]
+                return self(found)
             case "Fn::Join":
                 separator, parts = argument
                 return separator.join(map(self, parts))

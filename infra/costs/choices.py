@@ -25,6 +25,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "PredictWarmUntil": ("cron(0 19 ? * MON-FRI *)",),
     "PredictWarmTimezone": ("Europe/Vienna",),
     "PermissionsBoundaryArn": ("arn:aws:iam::123456789012:policy/boundary",),
+    "DocsUrl": ("https://example.org/millrace/blob/main/",),
 }
 """Values of the parameters whose values the template does not list."""
 

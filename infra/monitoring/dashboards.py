@@ -332,21 +332,44 @@ QUERIES: Final[dict[str, Query]] = {
 _RINGING: Final = "AlarmWidget"
 
 
-def ringing(*conditions: str) -> dict[str, Any]:
+_WATCHED: Final = "WatchStack"
+
+
+def ringing(condition: str = "") -> dict[str, Any]:
     """Which of the stack's alarms ring; there only with ``Alarms=on``.
 
     Args:
-        conditions: Conditions that hold; without any, all alarms are there.
+        condition: Of the alarms; without one, all alarms are there.
     """
-    there = [
-        name for name, condition in alarms().items() if condition in conditions or not conditions
-    ]
+    there = [name for name, of in alarms().items() if of == condition or not condition]
     return {
         "type": "alarm",
         "width": 24,
         "height": 3,
         "properties": {"title": "Alarms", "alarms": [f"${{{name}.Arn}}" for name in there]},
     }
+
+
+def alarm_widget() -> str:
+    """The widget of the alarms as YAML; those with a condition of their own are put in by it."""
+    further: dict[str, list[str]] = {}
+    for name, condition in alarms().items():
+        if condition != _WATCHED:
+            further.setdefault(condition, []).append(name)
+    widget = json.dumps(ringing(_WATCHED), separators=(",", ":"))
+    more = "".join(f"${{{condition}}}" for condition in further)
+    lines = [
+        f"        - {_RINGING}: !If",
+        f"            - {_WATCHED}",
+        "            - !Sub",
+        f"              - '{widget.replace(']}}', f'{more}]}}}}')},'",
+    ]
+    lead = "-"
+    for condition, names in further.items():
+        arns = "".join(f',"${{{name}.Arn}}"' for name in names)
+        lines.append(f"              {lead} {condition}: !If [{condition}, !Sub '{arns}', \"\"]")
+        lead = " "
+    return "\n".join([*lines, '            - ""', ""])
 
 
 def body(widgets: Sequence[dict[str, Any]], *, variable: bool = False, before: bool = False) -> str:
@@ -376,13 +399,8 @@ def resources() -> str:
         if suffix:
             parts.append(f"{head}      DashboardBody: !Sub |-\n{text}\n")
             continue
-        every, some = (
-            json.dumps(one, separators=(",", ":")) for one in (ringing(), ringing("WatchStack"))
-        )
-        without = f"!If [WatchStack, !Sub '{some},', \"\"]"
         parts.append(
-            f"{head}      DashboardBody: !Sub\n        - |-\n{text}\n"
-            f"        - {_RINGING}: !If [WatchMonitor, !Sub '{every},', {without}]\n"
+            f"{head}      DashboardBody: !Sub\n        - |-\n{text}\n{alarm_widget()}"
         )
     for title, query in QUERIES.items():
         logical = "".join(word.capitalize() for word in title.split("-")) + "Query"

@@ -139,6 +139,8 @@ class METRICS:
     ALARMS_OPENED: Final = "AlarmsOpened"
     ALARMS_CLOSED: Final = "AlarmsClosed"
     DRIFT_RETRAININGS: Final = "DriftRetrainings"
+    HEARTBEAT_SUCCESS: Final = "HeartbeatSuccess"
+    HEARTBEAT_LATENCY: Final = "HeartbeatLatency"
 
 
 def correlate(identifier: str) -> None:

@@ -24,6 +24,7 @@ from millrace.errors import (
     InvalidRequestError,
     NotFoundError,
 )
+from millrace.known_rows import Value, usual_value
 from millrace.monitoring.baseline import Baseline
 from millrace.registry.records import (
     CHAMPION,
@@ -33,7 +34,7 @@ from millrace.registry.records import (
     VersionStatus,
 )
 from millrace.registry.registry import Registry, open_registry
-from millrace.signature import FeatureField, Signature
+from millrace.signature import Signature
 from millrace.spec import ColumnType
 from millrace_cli.bom import FILENAME as BOM_FILENAME
 from millrace_cli.bom import bill_of_materials
@@ -43,7 +44,6 @@ from millrace_cli.target import Target
 
 app = typer.Typer()
 
-type Value = int | float | bool | str | None
 
 WITHOUT_BASELINE: Final = (
     "it has no baseline: where it is used, its traffic is monitored, and neither its inputs nor its "
@@ -259,27 +259,13 @@ def environment_of(target: Target) -> str:
 
 def example_rows(signature: Signature) -> list[dict[str, Value]]:
     """Three rows that fit a signature: usual values, none where none may be, a text never seen."""
-    usual: dict[str, Value] = {f.name: _usual(f) for f in signature.features}
+    usual: dict[str, Value] = {f.name: usual_value(f) for f in signature.features}
     absent = {f.name: None if f.nullable else usual[f.name] for f in signature.features}
     unseen: dict[str, Value] = {
         f.name: "never seen before" if f.type is ColumnType.STRING else usual[f.name]
         for f in signature.features
     }
     return [usual, absent, unseen]
-
-
-def _usual(feature: FeatureField) -> Value:
-    low = feature.min if feature.min is not None else 0.0
-    high = feature.max if feature.max is not None else max(low, 1.0)
-    match feature.type:
-        case ColumnType.BOOLEAN:
-            return True
-        case ColumnType.INTEGER:
-            return int((low + high) / 2)
-        case ColumnType.NUMBER:
-            return round((low + high) / 2, 3)
-        case _:
-            return feature.allowed[0] if feature.allowed else "usual"
 
 
 def _body(contents: list[Content], role: str) -> bytes:

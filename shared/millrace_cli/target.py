@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
+from millrace.aws.execute_api import reachable
 from millrace.aws.translate import translated
 from millrace.errors import ConfigurationError, FinalError, NotFoundError
 from millrace_cli import cloud
@@ -152,7 +152,7 @@ class Target:
                 f"lacks the outputs {', '.join(missing)}: is it a finished Millrace deployment?"
             )
         return StackOutputs(
-            api_url=self._reachable(raw["ApiUrl"]),
+            api_url=reachable(raw["ApiUrl"], self.endpoint_url),
             data_bucket=raw["DataBucketName"],
             artifact_bucket=raw["ArtifactBucketName"],
             authorizer=raw["ApiAuthorizer"],
@@ -172,18 +172,6 @@ class Target:
             return f"on the embedded cloud at {self.endpoint_url}"
         region = f"in {self.session.region_name or 'no region'}"
         return region if self.endpoint_url is None else f"{region} at {self.endpoint_url}"
-
-    def _reachable(self, api_url: str) -> str:
-        """On an emulator the regional host name does not resolve: address the stage by path."""
-        if self.endpoint_url is None:
-            return api_url.rstrip("/")
-        parts = urlsplit(api_url)
-        # Of MiniStack the host is AWS's, of LocalStack its own; both name the API first.
-        api_id, *place = (parts.hostname or "").split(".")
-        stage = parts.path.strip("/").split("/")[0]
-        if not place or place[0] != "execute-api":
-            return api_url.rstrip("/")
-        return f"{self.endpoint_url}/restapis/{api_id}/{stage}/_user_request_"
 
 
 def resolve_target(

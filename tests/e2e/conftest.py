@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from click.testing import Result
 from sklearn import datasets as tables
+from typer.testing import CliRunner
 
 from millrace.errors import MillraceError
 from millrace.spec import ModelSpec
 from millrace_cli import cloud
+from millrace_cli.app import app
 from millrace_cli.client import ApiClient
 from millrace_cli.deploy import BUILD_FOLDER, deploy_local
 from millrace_cli.engines import ENGINES
@@ -48,6 +51,7 @@ LAST = "test_recorded_calls.py"
 AnotherCloud = Callable[[], AbstractContextManager[cloud.CloudInfo]]
 Client = Callable[[str], Any]
 Follow = Callable[[str], dict[str, Any]]
+Millrace = Callable[..., Result]
 Named = Callable[[str], str]
 Upload = Callable[[str, Path], dict[str, Any]]
 
@@ -76,7 +80,8 @@ def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Targe
     with cloud.ephemeral(PROJECT, engine=engine, runtime=runtime, calls=calls_folder) as info:
         request.config.stash[RAN_ON] = f"{info.title} ({info.why})"
         request.config.stash[RUNTIME] = info.runtime
-        deploy_local(PROJECT, info, print)
+        # The schedule is too slow to come in between: the tests call it themselves.
+        deploy_local(PROJECT, info, print, HeartbeatMinutes="60")
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
 
 
@@ -201,6 +206,19 @@ def api(target: Target) -> Iterator[ApiClient]:
     """The deployment's HTTPS API, signed as its authorizer wants."""
     with closing(ApiClient(target)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def millrace(target: Target) -> Millrace:
+    """Runs `millrace …` in this process; returns its result."""
+    chosen = ["--target", target.kind, "--stack", target.stack, "--region", target.region]
+    if target.endpoint_url:
+        chosen += ["--endpoint-url", target.endpoint_url]
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, [*chosen, *arguments])
+
+    return run
 
 
 @pytest.fixture(scope="session")

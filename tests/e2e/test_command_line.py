@@ -6,30 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from millrace_cli.app import app
 from millrace_cli.exits import ExitCode
-from millrace_cli.target import Target
 from tests.e2e.conftest import Named, Sample
 
 pytestmark = pytest.mark.needs("rest-api", "upload-events", "state-machine", "transactions")
-
-runner = CliRunner()
-
-
-@pytest.fixture
-def millrace(target: Target) -> Any:
-    """Runs `millrace …` in this process; returns its result."""
-
-    chosen = ["--target", target.kind, "--stack", target.stack, "--region", target.region]
-    if target.endpoint_url:
-        chosen += ["--endpoint-url", target.endpoint_url]
-
-    def run(*arguments: str) -> Any:
-        return runner.invoke(app, [*chosen, *arguments])
-
-    return run
 
 
 def test_a_persons_first_ten_minutes(
@@ -70,6 +51,19 @@ def test_listings_and_one_version(millrace: Any, trained: dict[str, Any]) -> Non
     assert json.loads(shown.stdout)["status"] == "champion"
     assert trained["run_id"] in [r["run_id"] for r in json.loads(runs.stdout)["items"]]
     assert "400 accepted" in state.output
+
+
+def test_what_a_model_costs_is_shown_with_its_training(
+    millrace: Any, trained: dict[str, Any]
+) -> None:
+    told = json.loads(millrace("costs", trained["model"], "--json").stdout)
+    shown = millrace("costs", trained["model"])
+
+    assert trained["run_id"] in [run["run_id"] for run in told["trainings"]]
+    assert all(run["usd"] > 0 for run in told["trainings"])
+    assert told["usd"] >= sum(run["usd"] for run in told["trainings"]) > 0
+    assert shown.exit_code == 0, shown.output
+    assert trained["run_id"] in shown.output
 
 
 def test_doctor_finds_nothing_wrong_with_the_deployment(millrace: Any) -> None:

@@ -117,7 +117,9 @@ def test_answers_are_captured_labelled_by_api_and_file_and_joined(
     assert notice["first"] == [
         "line 4: label: expected a class of the model, as its predictions name it: 0, 1"
     ]
-    bucket, key = notice["report"].removeprefix("s3://").split("/", 1)
+    bucket, key = target.outputs.data_bucket, notice["report_key"]
+    assert notice["report"].startswith("http")
+    assert notice["report"].partition("?")[0].count(bucket) == 1
     report = json.loads(client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
     assert (report["accepted"], report["rejected"]) == (2, 1)
     [first] = [one for one in rows if (one.prediction.prediction_id, one.row) == (by_api, 0)]

@@ -19,6 +19,7 @@ from millrace_cli.training import upload_file
 from tests.e2e.conftest import (
     Client,
     Follow,
+    Millrace,
     Named,
     Sample,
     Until,
@@ -105,6 +106,7 @@ def test_an_event_that_nobody_can_handle_becomes_a_dead_letter_and_rings(
     quiet: Quiet,
     rings: Rings,
     patiently: Until,
+    millrace: Millrace,
 ) -> None:
     for alarm in ("DeadLettersAlarm", "TriggerTroubleAlarm"):
         quiet(alarm)
@@ -118,9 +120,22 @@ def test_an_event_that_nobody_can_handle_becomes_a_dead_letter_and_rings(
 
     rings("TriggerTroubleAlarm")
     rings("DeadLettersAlarm")
+    listed = patiently(lambda: _letters(millrace, "list", "waiting"))
+    sent = patiently(lambda: _letters(millrace, "replay", "sent"))
+    assert {one["reason"] for one in (*listed, *sent)} == {"InvalidEventError"}
+    # Nothing was mended, so it comes back as a new letter.
     letter = patiently(lambda: _take(client("sqs"), target, mark))
     assert letter["requestPayload"]["id"] == mark
     assert letter["responsePayload"]["errorType"] == "InvalidEventError"
+
+
+def _letters(millrace: Millrace, verb: str, part: str) -> list[dict[str, Any]]:
+    """The trigger's dead letters, as the command line shows or sends them."""
+    only = ("--function", "trigger") if verb == "replay" else ()
+    result = millrace("dlq", verb, *only, "--json")
+    assert result.exit_code == 0, result.output
+    letters: list[dict[str, Any]] = json.loads(result.stdout)[part]
+    return [letter for letter in letters if letter["function"].endswith("-trigger")]
 
 
 def _take(sqs: Any, target: Target, mark: str) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from infra.build.expansion import (
 
 __all__ = [
     "BATCH_MACHINE",
+    "EVERY",
     "FUNCTIONS",
     "MACHINE",
     "MACHINES",
@@ -56,13 +57,17 @@ FUNCTIONS = (
     "Rollout",
     "Api",
     "Authorizer",
+    "Heartbeat",
 )
 TOKENS = {
     "ApiAuthorizer": "JWT",
     "JwtIssuer": "https://issuer.example.org",
     "JwtAudience": "millrace",
 }
-"""A deployment that takes tokens: the one with every function."""
+"""A deployment that takes tokens."""
+EVERY = {**TOKENS, "HeartbeatMinutes": "5"}
+"""Every function at once. No deployment, as a rule refuses heartbeats where tokens are asked for; what each
+function has can be looked at together all the same."""
 
 
 def lintable() -> dict[str, Any]:

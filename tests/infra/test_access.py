@@ -47,6 +47,7 @@ def test_only_those_who_change_or_serve_from_the_registry_touch_it() -> None:
         "MonitorRole",
         "RolloutRole",
         "EventsRole",
+        "HeartbeatRole",
     }
 
 

@@ -23,6 +23,7 @@ BUDGETS = {
     "evaluate": 109_000_000,
     "events": 21_500_000,
     "feedback": 21_500_000,
+    "heartbeat": 21_500_000,
     "ingest": 146_000_000,
     "monitor": 77_000_000,
     "predict": 113_000_000,

@@ -40,6 +40,9 @@ DEARER = {
     ("Dashboards", "on"): Decimal("6.00"),
     ("SignArtifacts", "sign"): Decimal("1.00"),
     ("SignArtifacts", "require"): Decimal("1.00"),
+    ("HeartbeatMinutes", "5"): Decimal("0.77"),
+    ("HeartbeatMinutes", "15"): Decimal("0.72"),
+    ("HeartbeatMinutes", "60"): Decimal("0.71"),
 }
 """Choices that lead beyond the limit, off by default, and by how much."""
 
@@ -86,13 +89,15 @@ def test_nothing_bills_by_the_hour(choice: dict[str, str]) -> None:
 
 WARM = {("PredictSnapStart", "on"), ("PredictProvisionedConcurrency", "100")}
 """What is bought by the hour on purpose: first answers without a wait."""
+BEATING = {("HeartbeatMinutes", "5"), ("HeartbeatMinutes", "15")}
+"""What works while nothing flows, on purpose: it looks whether anything could."""
 
 
 def test_only_what_is_bought_by_the_hour_bills_by_the_hour() -> None:
     tried = effects()
 
     assert {effect.parameter for effect in tried} == expanded()["Parameters"].keys()
-    assert {(e.parameter, e.value) for e in tried if e.by_the_hour} == WARM
+    assert {(e.parameter, e.value) for e in tried if e.by_the_hour} == WARM | BEATING
 
 
 def test_the_bootstrap_of_a_stage_bills_nothing_by_the_hour_either() -> None:
@@ -318,7 +323,7 @@ def test_every_single_choice_of_a_parameter_stays_below_three_dollars() -> None:
 def test_choices_that_cost_more_say_how_much() -> None:
     costs = {(effect.parameter, effect.value): effect.usd for effect in effects()}
 
-    assert {choice: costs[choice] for choice in DEARER} == DEARER
+    assert {choice: round(costs[choice], 2) for choice in DEARER} == DEARER
     described = expanded()["Parameters"]["WebAcl"]["Description"]
     assert "seven to eight dollars a month" in described
     tokens = bill_of({"WebAcl": "on", **TOKENS}), bill_of(TOKENS)
@@ -329,7 +334,8 @@ def test_alarms_are_billed_by_the_metrics_they_read() -> None:
     [on] = [line for line in bill_of({}).at_rest if line.item == "alarms"]
     [off] = [line for line in bill_of({"Alarms": "off"}).at_rest if line.item == "alarms"]
 
-    alarms = [r for r in expanded()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+    resources = Resolver().resources().values()
+    alarms = [r for r in resources if r["Type"] == "AWS::CloudWatch::Alarm"]
     assert on.units == sum(metrics_of(alarm["Properties"]) for alarm in alarms) == 29
     assert on.usd == Decimal("2.90")
     assert off.usd == 0

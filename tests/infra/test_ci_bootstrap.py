@@ -198,7 +198,7 @@ each_provider = pytest.mark.parametrize("provider", ORIGIN)
 def _deployed(stage: str) -> dict[str, dict[str, Any]]:
     """Every resource that any choice of parameters makes, as in the stage's stack."""
     choices: tuple[dict[str, str], ...] = (
-        {"NotificationEmail": "ops@example.org"},
+        {"NotificationEmail": "ops@example.org", "HeartbeatMinutes": "5"},
         {"ApiAuthorizer": "API_KEY", "KmsKeyArn": KEY, "WebAcl": "on"},
         TOKENS,
         {"SignArtifacts": "require"},
@@ -245,6 +245,8 @@ def _concrete(text: str, stage: str, resources: dict[str, dict[str, Any]]) -> st
         name, _, attribute = match[1].partition(".")
         if match[1] in known:
             return known[match[1]]
+        if resources[name]["Type"].startswith("AWS::ApiGateway") and not attribute:
+            return "id"
         arn = _arn(stage, name, resources)
         return arn.rsplit(":", 1)[1] if attribute == "Name" else arn
 

@@ -65,7 +65,12 @@ def test_every_graph_is_of_a_metric_that_something_emits(name: str) -> None:
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_everything_that_a_dashboard_names_is_in_the_template(name: str) -> None:
     template = source()
-    known = {*template["Resources"], *template["Parameters"], "AlarmWidget"}
+    known = {
+        *template["Resources"],
+        *template["Parameters"],
+        *template["Conditions"],
+        "AlarmWidget",
+    }
     body = json.dumps(template["Resources"][name]["Properties"])
 
     named = {part.split(".")[0] for part in re.findall(r"\$\{([^}]+)\}", body)}

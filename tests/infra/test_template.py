@@ -18,6 +18,7 @@ from millrace.http.routes import ROUTES, Permission
 from millrace.observability import METRICS, NAMESPACE
 from millrace.serving.capture import SCHEMA
 from tests.infra.deployment import (
+    EVERY,
     FUNCTIONS,
     MACHINES,
     ROOT,
@@ -45,6 +46,7 @@ CHOICES: dict[str, dict[str, str]] = {
         "TableDeletionProtection": "true",
     },
     "tokens": {**TOKENS, "WebAcl": "on"},
+    "heartbeat": {"HeartbeatMinutes": "5", "DocsUrl": "https://example.org/millrace/blob/main/"},
     "snapshots": {"PredictSnapStart": "on", "CodeVersion": "0123abc"},
     "warm": {"PredictProvisionedConcurrency": "2", "CodeVersion": "0123abc"},
     "warm by day": {
@@ -62,6 +64,10 @@ WITHOUT_RESOURCE = re.compile(
 )
 
 PERMISSION_OF = {(route.method, route.path): route.permission for route in ROUTES}
+
+BEATING = {"HeartbeatMinutes": "15"}
+SILENCE = {"MonitorStaleAlarm", "HeartbeatAlarm"}
+"""Alarms that tell when something stopped."""
 
 each_choice = pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES.keys())
 
@@ -254,8 +260,8 @@ def test_queue_is_encrypted_keeps_letters_two_weeks_and_takes_them_from_our_rule
 
 
 def test_every_function_has_its_own_role_and_log_group_made_before_it() -> None:
-    functions = _of(TOKENS, "AWS::Lambda::Function")
-    groups = _of(TOKENS, "AWS::Logs::LogGroup")
+    functions = _of(EVERY, "AWS::Lambda::Function")
+    groups = _of(EVERY, "AWS::Logs::LogGroup")
     order = list(source()["Resources"])
 
     assert set(functions) == {f"{name}Function" for name in FUNCTIONS}
@@ -272,7 +278,7 @@ def test_every_function_has_its_own_role_and_log_group_made_before_it() -> None:
 
 
 def test_every_function_has_the_runtime_it_was_built_for() -> None:
-    for name, function in _of(TOKENS, "AWS::Lambda::Function").items():
+    for name, function in _of(EVERY, "AWS::Lambda::Function").items():
         properties = function["Properties"]
         assert properties["Runtime"] == "python3.13", name
         assert properties["Architectures"] == ["x86_64"], name
@@ -302,7 +308,7 @@ def test_functions_behind_the_api_answer_before_the_gateway_gives_up() -> None:
 
 @pytest.mark.parametrize(("mode", "disabled"), [("Active", "false"), ("PassThrough", "true")])
 def test_tracing_follows_the_parameter(mode: str, disabled: str) -> None:
-    for function in _of({**TOKENS, "TraceMode": mode}, "AWS::Lambda::Function").values():
+    for function in _of({**EVERY, "TraceMode": mode}, "AWS::Lambda::Function").values():
         properties = function["Properties"]
         assert properties["TracingConfig"] == {"Mode": mode}
         assert properties["Environment"]["Variables"]["POWERTOOLS_TRACE_DISABLED"] == disabled
@@ -322,8 +328,8 @@ def test_no_role_may_touch_everything(choice: dict[str, str]) -> None:
 
 def test_every_role_takes_the_boundary_when_there_is_one() -> None:
     boundary = CHOICES["strict"]["PermissionsBoundaryArn"]
-    bounded = _of({**TOKENS, "PermissionsBoundaryArn": boundary}, "AWS::IAM::Role")
-    unbounded = _of(TOKENS, "AWS::IAM::Role")
+    bounded = _of({**EVERY, "PermissionsBoundaryArn": boundary}, "AWS::IAM::Role")
+    unbounded = _of(EVERY, "AWS::IAM::Role")
 
     assert {r["Properties"].get("PermissionsBoundary") for r in bounded.values()} == {boundary}
     assert {r["Properties"].get("PermissionsBoundary") for r in unbounded.values()} == {None}
@@ -387,7 +393,7 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
         (p["Properties"]["Principal"], p["Properties"]["SourceArn"]): p["Properties"][
             "FunctionName"
         ]
-        for p in _of(TOKENS, "AWS::Lambda::Permission").values()
+        for p in _of(EVERY, "AWS::Lambda::Permission").values()
     }
 
     api = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}"
@@ -397,6 +403,7 @@ def test_each_rule_may_invoke_its_target_and_nothing_else_may() -> None:
         ("events.amazonaws.com", "${ExecutionFailureRule.Arn}"): "${RegistryFunction}",
         ("events.amazonaws.com", "${RolloutFailureRule.Arn}"): "${RolloutFunction}",
         ("events.amazonaws.com", "${MonitorRule.Arn}"): "${MonitorFunction}",
+        ("events.amazonaws.com", "${HeartbeatRule.Arn}"): "${HeartbeatFunction}",
         ("events.amazonaws.com", "${FeedbackRule.Arn}"): "${FeedbackFunction}",
         ("events.amazonaws.com", "${CalendarRule.Arn}"): "${TriggerFunction}",
         ("logs.amazonaws.com", "${PredictLogGroup.Arn}"): "${CaptureFunction}",
@@ -565,7 +572,7 @@ def test_stage_waits_for_the_role_that_access_logs_need() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_environment_holds_what_the_function_reads_and_nothing_else(name: str) -> None:
-    properties = _of(TOKENS, "AWS::Lambda::Function")[f"{name}Function"]["Properties"]
+    properties = _of(EVERY, "AWS::Lambda::Function")[f"{name}Function"]["Properties"]
     given = {v for v in properties["Environment"]["Variables"] if v.startswith("MILLRACE_")}
 
     # Parsed, not imported: a handler brings its heavy libraries with it.
@@ -605,7 +612,7 @@ def _settings_classes(module: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
-    alarms = _of({}, "AWS::CloudWatch::Alarm")
+    alarms = _of(BEATING, "AWS::CloudWatch::Alarm")
 
     assert alarms.keys() == {
         "TrainingFailedAlarm",
@@ -626,24 +633,49 @@ def test_every_alarm_tells_the_topic_and_stays_quiet_without_data() -> None:
         "FeedbackTroubleAlarm",
         "EventsTroubleAlarm",
         "ModelLoadFailuresAlarm",
+        "HeartbeatAlarm",
     }
     for name, alarm in alarms.items():
-        assert alarm["Properties"]["AlarmActions"] == ["${NotificationTopic}"]
-        # Whoever does not run says nothing, and that is what one of them waits for.
-        silent = "breaching" if name == "MonitorStaleAlarm" else "notBreaching"
-        assert alarm["Properties"]["TreatMissingData"] == silent
+        properties = alarm["Properties"]
+        assert properties["AlarmActions"] == ["${NotificationTopic}"]
+        # Whoever does not run says nothing, and that is what two of them wait for: the end of data, not
+        # its absence in a stack that was just made.
+        silent = name in SILENCE
+        assert properties["TreatMissingData"] == ("missing" if silent else "notBreaching")
+        assert properties.get("InsufficientDataActions") == (
+            ["${NotificationTopic}"] if silent else None
+        )
 
 
 def test_alarms_exist_unless_they_are_off() -> None:
     declared = resources("AWS::CloudWatch::Alarm")
 
-    assert _of({"Alarms": "on"}, "AWS::CloudWatch::Alarm").keys() == declared.keys()
-    assert _of({"Alarms": "off"}, "AWS::CloudWatch::Alarm") == {}
+    assert _of(BEATING, "AWS::CloudWatch::Alarm").keys() == declared.keys()
+    assert _of({**BEATING, "Alarms": "off"}, "AWS::CloudWatch::Alarm") == {}
+
+
+def test_an_alarm_on_heartbeats_exists_when_there_are_any() -> None:
+    usual, beating = (_of(choice, "AWS::CloudWatch::Alarm") for choice in ({}, BEATING))
+
+    assert beating.keys() - usual.keys() == {"HeartbeatAlarm"}
+    for minutes in ("5", "15", "60"):
+        alarm = _of({"HeartbeatMinutes": minutes}, "AWS::CloudWatch::Alarm")["HeartbeatAlarm"]
+        rule = _of({"HeartbeatMinutes": minutes}, "AWS::Events::Rule")["HeartbeatRule"]
+        assert int(alarm["Properties"]["Period"]) == int(minutes) * 60
+        assert rule["Properties"]["ScheduleExpression"] == f"rate({minutes} minutes)"
+
+
+def test_alarms_link_to_their_runbooks_where_it_is_known_who_shows_them() -> None:
+    address = "https://example.org/millrace/blob/main/"
+    for name, alarm in _of({**BEATING, "DocsUrl": address}, "AWS::CloudWatch::Alarm").items():
+        described = alarm["Properties"]["AlarmDescription"]
+        assert described.endswith(f" Runbook: {address}docs/operations.md#{name.lower()}")
+        assert len(described) <= 1024
 
 
 def test_operations_page_says_what_each_alarm_means_and_costs() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
-    alarms = _of({}, "AWS::CloudWatch::Alarm")
+    alarms = _of(BEATING, "AWS::CloudWatch::Alarm")
 
     sections = re.findall(r"^### (\w+Alarm)$", page, re.MULTILINE)
     assert sections == [name for name in source()["Resources"] if name in alarms]
@@ -654,7 +686,8 @@ def test_operations_page_says_what_each_alarm_means_and_costs() -> None:
         assert len(section.strip().split("\n\n")) > 1, f"{name}: nothing says what to do"
         described = alarms[name]["Properties"]["AlarmDescription"]
         assert described.endswith(f" Runbook: docs/operations.md#{name.lower()}")
-    count = sum(len(_metrics(alarm["Properties"])) for alarm in alarms.values())
+    usual = _of({}, "AWS::CloudWatch::Alarm")
+    count = sum(len(_metrics(alarm["Properties"])) for alarm in usual.values())
     assert f"{count} alarm metrics" in page
 
 
@@ -675,40 +708,14 @@ def test_every_alarm_watches_a_metric_that_somebody_emits() -> None:
 
     watched = {
         (metric["Namespace"], metric["MetricName"])
-        for alarm in _of({}, "AWS::CloudWatch::Alarm").values()
+        for alarm in _of(BEATING, "AWS::CloudWatch::Alarm").values()
         for metric in _metrics(alarm["Properties"])
     }
     assert watched - {(NAMESPACE, name) for name in ours} == theirs
 
 
-def test_what_may_fail_unseen_has_an_alarm() -> None:
-    """Every schedule, queue, and function that is called without anybody waiting for its answer."""
-    watched = {
-        (metric["MetricName"], dimension["Value"])
-        for alarm in _of(TOKENS, "AWS::CloudWatch::Alarm").values()
-        for metric in _metrics(alarm["Properties"])
-        for dimension in metric["Dimensions"]
-    }
-    schedules = {
-        f"${{{name}}}"
-        for name, rule in _of(TOKENS, "AWS::Events::Rule").items()
-        if "ScheduleExpression" in rule["Properties"]
-    } - {"${MonitorRule}"}  # the monitor's silence, whatever its cause, has an alarm of its own
-    queues = {f"${{{name}.QueueName}}" for name in _of(TOKENS, "AWS::SQS::Queue")}
-    called = {
-        permission["Properties"]["FunctionName"]
-        for permission in _of(TOKENS, "AWS::Lambda::Permission").values()
-        if permission["Properties"]["Principal"] in ("events.amazonaws.com", "logs.amazonaws.com")
-    } - {"${RolloutFunction}"}  # its failures stall a rollout, which has an alarm of its own
-
-    assert {("FailedInvocations", name) for name in schedules} <= watched
-    assert {("ApproximateNumberOfMessagesVisible", name) for name in queues} <= watched
-    assert {("Errors", name) for name in called} <= watched
-    assert {("Throttles", name) for name in called} <= watched
-
-
 def test_alarms_watch_the_figures_of_their_own_stack() -> None:
-    functions = _of(TOKENS, "AWS::Lambda::Function").values()
+    functions = _of(EVERY, "AWS::Lambda::Function").values()
     [service] = {
         f["Properties"]["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] for f in functions
     }
@@ -742,7 +749,7 @@ def test_state_machines_log_no_execution_data() -> None:
 
 def test_outputs_name_all_that_the_command_line_looks_for() -> None:
     outputs = Resolver(ApiAuthorizer="API_KEY").outputs()
-    tokens = Resolver(**TOKENS).outputs()
+    tokens = Resolver(**EVERY).outputs()
 
     assert {
         "ApiUrl",
@@ -809,6 +816,32 @@ def test_only_the_local_stage_may_be_open_to_everyone() -> None:
     assert [a["Assert"] for a in rule["Assertions"]] == [
         {"Fn::Equals": [{"Ref": "Stage"}, "local"]}
     ]
+
+
+def test_heartbeats_are_refused_where_they_would_not_get_through_the_door() -> None:
+    rule = source()["Rules"]["HeartbeatGetsThrough"]
+
+    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "ApiAuthorizer"}, "JWT"]}
+    assert [a["Assert"] for a in rule["Assertions"]] == [
+        {"Fn::Equals": [{"Ref": "HeartbeatMinutes"}, "0"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("authorizer", "extra"),
+    [("IAM", {"CallApi"}), ("API_KEY", {"ReadKey"}), ("NONE", set())],
+)
+def test_heartbeats_get_through_the_door_that_there_is(authorizer: str, extra: set[str]) -> None:
+    choice = {"ApiAuthorizer": authorizer, "HeartbeatMinutes": "5"}
+    rights = {s["Sid"]: s for s in statements(_of(choice, "AWS::IAM::Role")["HeartbeatRole"])}
+    function = _of(choice, "AWS::Lambda::Function")["HeartbeatFunction"]["Properties"]
+
+    assert rights.keys() & {"CallApi", "ReadKey"} == extra
+    key = function["Environment"]["Variables"]["MILLRACE_API_KEY_ID"]
+    assert key == ("${PredictorApiKey}" if authorizer == "API_KEY" else "")
+    if authorizer == "IAM":
+        routes = {arn.partition("/live/")[2] for arn in rights["CallApi"]["Resource"]}
+        assert routes == {"GET/v1/health", "POST/v1/models/*/predict"}
 
 
 def test_tokens_are_taken_only_of_a_named_issuer_for_a_named_audience() -> None:

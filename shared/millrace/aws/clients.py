@@ -11,6 +11,7 @@ import boto3
 from botocore.config import Config
 
 if TYPE_CHECKING:
+    from mypy_boto3_apigateway.client import APIGatewayClient
     from mypy_boto3_cloudwatch.client import CloudWatchClient
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_events.client import EventBridgeClient
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 2
 
 READ_SECONDS = {
+    "apigateway": 5,
     "cloudwatch": 5,
     "dynamodb": 5,
     "events": 5,
@@ -39,6 +41,8 @@ MAX_ATTEMPTS = {"lambda": 1}
 who knows whether the function may run twice."""
 
 
+@overload
+def client(service: Literal["apigateway"]) -> "APIGatewayClient": ...
 @overload
 def client(service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
 @overload

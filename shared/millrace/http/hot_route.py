@@ -22,6 +22,7 @@ from millrace.errors import (
 from millrace.http import bodies
 from millrace.http.caller import correlation_id
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, refusal, shown
+from millrace.registry.heartbeats import HEADER as HEARTBEAT_HEADER
 from millrace.serving.answers import (
     DEFAULT_OPTIONS,
     AnswerOptions,
@@ -63,6 +64,10 @@ class Models(Protocol):
         ...
 
 
+type Heartbeats = Callable[[str, bytes], bool]
+"""Whether a request to a model, with this mark, is the heartbeat's own."""
+
+
 class Reply(NamedTuple):
     """An HTTP answer."""
 
@@ -87,12 +92,21 @@ class HotRoute:
         store: Gives loaded models.
         predictor: Runs them.
         limits: How much one request may carry.
+        heartbeats: Tells the heartbeat's requests, which are answered and neither counted nor
+            captured; without it, every request counts.
     """
 
-    def __init__(self, store: Models, predictor: Predictor, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Models,
+        predictor: Predictor,
+        limits: Limits,
+        heartbeats: Heartbeats | None = None,
+    ) -> None:
         self._store = store
         self._predictor = predictor
         self._limits = limits
+        self._heartbeats = heartbeats
         self._writers: WeakKeyDictionary[SignatureCodec, Writer] = WeakKeyDictionary()
 
     @staticmethod
@@ -113,10 +127,14 @@ class HotRoute:
         started = self._predictor.clock()
         correlation = correlation_id(scope)
         chosen: Chosen | None = None
+        counts = True
         try:
             headers = dict(scope["headers"])
             written_in = acceptable(headers.get(b"accept", b"").decode("latin-1"))
             name, version = _named(scope["path"])
+            mark = headers.get(_HEARTBEAT_KEY)
+            if mark is not None and self._heartbeats is not None:
+                counts = not self._heartbeats(name, mark)
             body = bodies.inflated(
                 await received(receive, self._limits.body_bytes),
                 headers.get(b"content-encoding", b"").decode("latin-1"),
@@ -134,12 +152,18 @@ class HotRoute:
                     raise
                 failed, chosen = chosen, chosen.fallback()
                 prediction, content = self._answer(chosen, asking)
-                self._predictor.refused(
-                    error, chosen=failed, started=started, correlation_id=correlation
-                )
+                if counts:
+                    self._predictor.refused(
+                        error, chosen=failed, started=started, correlation_id=correlation
+                    )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            return self._refused(error, scope, chosen, started, correlation)
-        self._predictor.answered(prediction, started=started, correlation_id=correlation)
+            if counts and isinstance(error, MillraceError):
+                self._predictor.refused(
+                    error, chosen=chosen, started=started, correlation_id=correlation
+                )
+            return _refused(error, scope, correlation)
+        if counts:
+            self._predictor.answered(prediction, started=started, correlation_id=correlation)
         return Reply(
             200,
             content,
@@ -171,36 +195,27 @@ class HotRoute:
         )
         return prediction, self._writer(codec).write(prediction, options, asking.written_in)
 
-    def _refused(
-        self,
-        error: Exception,
-        scope: Scope,
-        chosen: Chosen | None,
-        started: float,
-        correlation: str,
-    ) -> Reply:
-        if isinstance(error, MillraceError):
-            self._predictor.refused(
-                error, chosen=chosen, started=started, correlation_id=correlation
-            )
-        if isinstance(error, RequestTooLargeError):
-            error = _pointed(error, scope["path"])
-        told = refusal(error, instance=scope["path"], correlation=correlation)
-        return Reply(
-            told.status,
-            told.body,
-            (
-                (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
-                (b"content-length", b"%d" % len(told.body)),
-                *((k.lower().encode(), v.encode()) for k, v in told.headers),
-            ),
-        )
-
     def _writer(self, codec: SignatureCodec) -> Writer:
         writer = self._writers.get(codec)
         if writer is None:
             writer = self._writers[codec] = Writer(codec)
         return writer
+
+
+def _refused(error: Exception, scope: Scope, correlation: str) -> Reply:
+    """The answer to a request that gets no prediction."""
+    if isinstance(error, RequestTooLargeError):
+        error = _pointed(error, scope["path"])
+    told = refusal(error, instance=scope["path"], correlation=correlation)
+    return Reply(
+        told.status,
+        told.body,
+        (
+            (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
+            (b"content-length", b"%d" % len(told.body)),
+            *((k.lower().encode(), v.encode()) for k, v in told.headers),
+        ),
+    )
 
 
 def _read(body: bytes, content_type: str, codec: SignatureCodec) -> tuple[Batch, Mapping[str, Any]]:
@@ -335,6 +350,7 @@ def _named(path: str) -> tuple[str, int | None]:
 
 
 _ENTITY_KEY: Final = ENTITY_HEADER.lower().encode()
+_HEARTBEAT_KEY: Final = HEARTBEAT_HEADER.lower().encode()
 _VERSION_KEY: Final = VERSION_HEADER.lower().encode()
 _PREDICTION_KEY: Final = PREDICTION_HEADER.lower().encode()
 _TYPES: Final = {

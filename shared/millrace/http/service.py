@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from millrace.http.hot_route import ASGI, HotRoute, Receive, Scope, Send
+from millrace.http.hot_route import ASGI, Heartbeats, HotRoute, Receive, Scope, Send
 from millrace.http.inference import Models, create_inference
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Limits
@@ -28,11 +28,18 @@ class Service:
         store: Gives loaded models.
         predictor: Runs them.
         limits: How much one request may carry.
+        heartbeats: Tells the heartbeat's requests; see `HotRoute`.
     """
 
-    def __init__(self, store: Models, predictor: Predictor, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Models,
+        predictor: Predictor,
+        limits: Limits,
+        heartbeats: Heartbeats | None = None,
+    ) -> None:
         self.predictor = predictor
-        self._hot = HotRoute(store, predictor, limits)
+        self._hot = HotRoute(store, predictor, limits, heartbeats)
         self._inference = create_inference(predictor, store, limits)
         self._described: ASGI | None = None
 
@@ -66,6 +73,7 @@ def create_service(
     limits: Limits = DEFAULT_LIMITS,
     clock: Callable[[], float] = time.perf_counter,
     journal: Journal | None = None,
+    heartbeats: Heartbeats | None = None,
 ) -> Service:
     """The prediction service.
 
@@ -75,9 +83,10 @@ def create_service(
         limits: How much one request may carry.
         clock: Seconds, to measure the time an answer takes.
         journal: Is told of every prediction; by default, lines on standard output.
+        heartbeats: Tells the heartbeat's requests; see `HotRoute`.
     """
     predictor = Predictor(new_id=new_id, journal=journal or PredictionLog(), clock=clock)
-    return Service(store, predictor, limits)
+    return Service(store, predictor, limits, heartbeats)
 
 
 def _is_inference(path: str) -> bool:

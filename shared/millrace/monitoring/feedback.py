@@ -130,6 +130,7 @@ class Feedback:
         artifact_bucket: Where signatures lie.
         book: Where labels are kept.
         clock: Now, in UTC.
+        link: The address of an object that people are pointed to, by its bucket and key.
     """
 
     serving: Serving
@@ -137,6 +138,7 @@ class Feedback:
     artifact_bucket: str
     book: LabelBook
     clock: Callable[[], datetime]
+    link: Callable[[str, str], str] = lambda bucket, key: f"s3://{bucket}/{key}"
     _readers: OrderedDict[str, LabelReader] = field(default_factory=OrderedDict)
 
     def take(self, model: str, body: bytes, form: Format) -> Counts:
@@ -224,7 +226,8 @@ class Feedback:
         self._report(source, received_at, outcome, rejected)
         note(model, counts, rejected=outcome.rejected or bool(refused))
         if refused or rejected:
-            notifier.notify(_notice(source, outcome, rejected))
+            address = self.link(source.bucket, outcome.report_key)
+            notifier.notify(_notice(source, outcome, rejected, address))
         return outcome
 
     def _reader(self, model: str) -> LabelReader:
@@ -297,7 +300,9 @@ def note(model: str, counts: Counts, rejected: int = 0) -> None:
             count(metric, value, model=model)
 
 
-def _notice(source: SourceObject, outcome: FileOutcome, rejected: list[Rejected]) -> Notice:
+def _notice(
+    source: SourceObject, outcome: FileOutcome, rejected: list[Rejected], address: str
+) -> Notice:
     name = source.key.rpartition("/")[2]
     subject = (
         f"{outcome.model}: the labels in {name} were refused"
@@ -315,7 +320,8 @@ def _notice(source: SourceObject, outcome: FileOutcome, rejected: list[Rejected]
             **asdict(outcome.counts),
             "rejected": outcome.rejected,
             "first": [f"line {r.line}: {r.field}: {r.reason}" for r in rejected[:5]],
-            "report": f"s3://{source.bucket}/{outcome.report_key}",
+            "report": address,
+            "report_key": outcome.report_key,
         },
     )
 

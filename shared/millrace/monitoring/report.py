@@ -87,6 +87,7 @@ def conclude(
     bucket: str,
     notifier: Notifier,
     link: Callable[[str], str],
+    docs: str = "",
     clear_windows: int = CLEAR_WINDOWS,
 ) -> tuple[MonitorReport, Observed]:
     """Moves the alarms by a window's report, writes it, and tells people what is new.
@@ -100,6 +101,7 @@ def conclude(
         bucket: The artifact bucket.
         notifier: Tells people.
         link: The address of a report by its key.
+        docs: Where people read the repository; empty leaves runbooks paths of it.
         clear_windows: Windows in a row without the finding that end an alarm.
 
     Returns:
@@ -113,7 +115,7 @@ def conclude(
             METRICS.ALARMS_CLOSED if news == "closed" else METRICS.ALARMS_OPENED, model=report.model
         )
     if observed.untold:
-        notifier.notify(notice_of(written, observed.untold, link(key)))
+        notifier.notify(notice_of(written, observed.untold, link(key), docs))
         episodes.told(report.model, observed.untold)
     return written, observed
 
@@ -242,7 +244,7 @@ def summary_of(report: MonitorReport) -> str:
 
 
 def notice_of(
-    report: MonitorReport, untold: Sequence[tuple[Untold, Episode]], address: str
+    report: MonitorReport, untold: Sequence[tuple[Untold, Episode]], address: str, docs: str = ""
 ) -> Notice:
     """One notice of all that is new in a window: the worst in full, the others by name."""
     news, first = untold[0]
@@ -272,7 +274,7 @@ def notice_of(
     facts |= {
         "performance": _performance_of(report),
         "report": address,
-        "runbook": runbook(first.kind),
+        "runbook": docs + runbook(first.kind),
     }
     return Notice(
         model=report.model,
