@@ -399,9 +399,7 @@ def resources() -> str:
         if suffix:
             parts.append(f"{head}      DashboardBody: !Sub |-\n{text}\n")
             continue
-        parts.append(
-            f"{head}      DashboardBody: !Sub\n        - |-\n{text}\n{alarm_widget()}"
-        )
+        parts.append(f"{head}      DashboardBody: !Sub\n        - |-\n{text}\n{alarm_widget()}")
     for title, query in QUERIES.items():
         logical = "".join(word.capitalize() for word in title.split("-")) + "Query"
         groups = ", ".join(f"!Ref {group}" for group in query.groups)

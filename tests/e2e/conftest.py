@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from click.testing import Result
 from sklearn import datasets as tables
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from millrace.errors import MillraceError
 from millrace.spec import ModelSpec
