@@ -1,8 +1,9 @@
 """The monitor function: judges every model's windows, and does what follows.
 
 Invoked by the schedule, and by hand with ``{"model": "churn", "now": "2026-11-22T09:10:00Z"}``, either
-of which may be left out. What lies in hours that are over is put together in few objects. Idempotent by
-model, version and the window's start.
+of which may be left out. What lies in hours that are over is put together in few objects. The schedule's
+hour is also when requests for approval expire that no machine waits for. Idempotent by model, version
+and the window's start.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.decoding import decode
 from millrace.documents import read_spec
-from millrace.errors import NotFoundError
+from millrace.errors import MillraceError, NotFoundError
 from millrace.monitoring.archive import latest
 from millrace.monitoring.assembly import actions_of
 from millrace.monitoring.baseline import Baseline, read_baseline
@@ -36,6 +37,8 @@ from millrace.monitoring.report import conclude, readable, rewrite
 from millrace.monitoring.rows import RowReader
 from millrace.monitoring.windows import WindowBook
 from millrace.observability import METRICS, bind, count, logger, published, tracer
+from millrace.registry.approvals import open_approvals
+from millrace.registry.records import RunOutcome
 from millrace.registry.registry import open_registry
 from millrace.registry.serving import ServingReader, version_key
 from millrace.settings import EnvironmentSettings
@@ -192,10 +195,33 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
             logger.exception("model not monitored")
             count(METRICS.MODELS_NOT_MONITORED, model=model)
             failed.append(exc)
+    if look.model is None:
+        try:
+            _expire_approvals()
+        except MillraceError as exc:
+            logger.exception("requests for approval not looked at")
+            failed.append(exc)
     logger.info("monitor ends", models=len(models), failed=len(failed))
     if failed:
         raise failed[0]
     return {"models": len(models), "outcomes": outcomes}
+
+
+def _expire_approvals() -> None:
+    """Ends what nobody answered in time and no machine waits for: requests for imported versions."""
+    dynamodb, table = client("dynamodb"), settings().table_name
+    registry = open_registry(dynamodb, table)
+    for asked in open_approvals(dynamodb, table).expire_due():
+        # Again, if this was what a crash prevented: a run that is closed stays as it is.
+        closed = registry.finish_run(
+            asked.run_id,
+            RunOutcome.EXPIRED,
+            reason=asked.reason,
+            actor=asked.decided_by,
+            correlation_id=asked.correlation_id,
+        )
+        if closed:
+            logger.info("approval expired", model=asked.model, version=asked.version)
 
 
 def _watch(model: str, now: datetime, context: "LambdaContext") -> dict[str, Any]:

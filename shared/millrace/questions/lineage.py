@@ -1,7 +1,7 @@
 """Where a version came from and where it went, as a graph.
 
-Uploads lead to a dataset version, that and a spec to a run, the run to the version, and the version
-through rollouts and promotions to the requests it answered.
+Uploads, and predictions whose labels came, lead to a dataset version, that and a spec to a run, the
+run to the version, and the version through rollouts and promotions to the requests it answered.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,8 @@ from pydantic import Field
 from millrace import layout
 from millrace.aws.table import Table
 from millrace.graphs import Arrow, Box, Style, draw
-from millrace.messages import SourceObject
+from millrace.messages import Cause, SourceObject
+from millrace.monitoring.episode_records import EPISODE, Episode, monitor_pk, to_episode
 from millrace.questions.moments import minute
 from millrace.registry import items
 from millrace.registry.changes import LOOK
@@ -34,6 +35,10 @@ class Kind(StrEnum):
     """What a node is; also its order from left to right."""
 
     UPLOAD = "upload"
+    LABELLED = "labelled"
+    """Predictions whose labels came, as rows beside those of an upload."""
+    ALARM = "alarm"
+    """What a training was started by."""
     DATASET = "dataset"
     SPEC = "spec"
     RUN = "run"
@@ -76,7 +81,7 @@ class Lineage(Record):
 def lineage(
     model: str, version: int | str, *, registry: Registry, table: Table, data_bucket: str
 ) -> Lineage:
-    """The lineage of a version, in nine requests at most.
+    """The lineage of a version, in ten requests at most.
 
     Args:
         model: The model.
@@ -111,7 +116,19 @@ def lineage(
     traffic = [to_live(i) for i in changes.items]
     more = len(traffic) > CHANGES
     graph = _Graph()
-    _origins(graph, record, run, first, dataset, None if spec is None else items.to_spec(spec))
+    alarms: tuple[Episode, ...] = ()
+    if run is not None and run.cause is Cause.DRIFT:
+        found = table.query(
+            monitor_pk(model),
+            prefix=EPISODE,
+            newest_first=True,
+            limit=LOOK,
+            where={"run_id": run.run_id},
+        )
+        alarms = tuple(to_episode(i) for i in found.items)
+    _origins(
+        graph, record, run, first, dataset, None if spec is None else items.to_spec(spec), alarms
+    )
     _destinations(
         graph,
         record,
@@ -168,6 +185,7 @@ def _origins(
     first: Run | None,
     dataset: DatasetVersion | None,
     spec: Any,
+    alarms: Sequence[Episode],
 ) -> None:
     subject = f"{record.model}@{record.version}"
     version = graph.add(
@@ -192,6 +210,7 @@ def _origins(
         record.run_id,
         run.started_at if run else None,
         cause=run.cause.value if run else "",
+        reason=run.reason if run else "",
         outcome=run.outcome.value if run and run.outcome else "",
         requested_by=run.requested_by if run else "",
         seconds=_seconds(run),
@@ -224,6 +243,19 @@ def _origins(
         graph.join(graph.add(Kind.COMPARED, other, other), version, "compared with")
     if dataset is not None:
         _upload(graph, dataset.source, data, first or run, "became")
+        _labelled(graph, record.model, dataset, data)
+    for alarm in alarms:
+        rang = graph.add(
+            Kind.ALARM,
+            alarm.id,
+            f"{alarm.kind.replace('_', ' ')}: {alarm.subject}",
+            alarm.opened_at,
+            alarm=alarm.id,
+            version=alarm.version,
+            state=alarm.state.value,
+            text=alarm.text,
+        )
+        graph.join(rang, trained, "started")
     if run is not None and (dataset is None or _differ(run.source, dataset.source)):
         _upload(graph, run.source, data, run, "held the same rows")
 
@@ -240,6 +272,40 @@ def _upload(graph: _Graph, source: SourceObject, dataset: str, run: Run | None, 
         by=run.requested_by if run else "",
     )
     graph.join(upload, dataset, how)
+
+
+def _labelled(graph: _Graph, model: str, dataset: DatasetVersion, data: str) -> None:
+    """The labelled predictions in a dataset version, and the version whose rows they stand beside."""
+    taken = dataset.labelled
+    if taken is None:
+        return
+    rows = graph.add(
+        Kind.LABELLED,
+        taken.key,
+        f"{taken.rows:,} labelled predictions",
+        taken.until,
+        rows=taken.rows,
+        new=taken.new,
+        of_earlier_trainings=taken.rows - taken.new,
+        left_out=taken.lacking,
+        since=taken.since,
+        until=taken.until,
+        # Ids begin with their time.
+        new_ids_from=_id_at(taken.since),
+        new_ids_before=_id_at(taken.until),
+        labels=f"LABELS#{model}#<day>",
+        key=taken.key,
+    )
+    graph.join(rows, data, "joined in")
+    if taken.base_version != dataset.dataset_version:
+        base = graph.add(Kind.DATASET, taken.base_version, taken.base_version, None)
+        graph.join(base, data, "stayed in")
+
+
+def _id_at(moment: datetime) -> str:
+    """How ids of predictions of a moment begin."""
+    text = f"{round(moment.timestamp() * 1_000):012x}"
+    return f"{text[:8]}-{text[8:]}"
 
 
 def _differ(one: SourceObject, other: SourceObject) -> bool:
@@ -326,6 +392,8 @@ def _reigns(
 
 _COLUMNS: Final[dict[Kind, tuple[int, Style]]] = {
     Kind.UPLOAD: (0, "data"),
+    Kind.LABELLED: (0, "data"),
+    Kind.ALARM: (1, "muted"),
     Kind.DATASET: (1, "data"),
     Kind.SPEC: (1, "work"),
     Kind.RUN: (2, "work"),
@@ -338,6 +406,8 @@ _COLUMNS: Final[dict[Kind, tuple[int, Style]]] = {
 
 _WORDS: Final = {
     Kind.UPLOAD: "upload",
+    Kind.LABELLED: "feedback",
+    Kind.ALARM: "alarm",
     Kind.DATASET: "dataset version",
     Kind.SPEC: "spec",
     Kind.RUN: "run",
@@ -392,6 +462,14 @@ def lines_of(node: Node) -> tuple[str, ...]:
     match node.kind:
         case Kind.UPLOAD:
             lines = [f"{facts.get('bytes', 0):,} bytes", since]
+        case Kind.LABELLED:
+            lines = [
+                f"{facts['new']:,} of them new,",
+                f"{minute(facts['since'])}",
+                f"to {minute(facts['until'])}",
+            ]
+        case Kind.ALARM:
+            lines = [since, facts.get("state", "")]
         case Kind.DATASET:
             rows = f"{facts['rows']:,} rows" if "rows" in facts else ""
             lines = [rows, f"{facts['quarantined']:,} quarantined" if rows else ""]

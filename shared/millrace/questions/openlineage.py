@@ -150,9 +150,14 @@ class Teller:
             began=dataset.created_at,
             ended=dataset.created_at,
             end="COMPLETE",
-            inputs=[upload],
+            inputs=[upload, *self._labelled(dataset)],
             outputs=[made],
         )
+
+    def _labelled(self, dataset: DatasetVersion) -> list[Event]:
+        """The predictions whose labels came, as a dataset beside the upload."""
+        taken = dataset.labelled
+        return [] if taken is None else [self._dataset(self._data, taken.key)]
 
     def training(
         self,

@@ -63,6 +63,10 @@ TIMER: Final = "timeout"
 type Decision = Literal["approve", "reject"]
 type Via = Literal["api", "link", "promotion", "timeout", "champion_changed"]
 
+DUE: Final = "APPROVALS_DUE"
+"""Partition of requests that no machine waits for, by when they expire."""
+_LOOK_BACK: Final = timedelta(days=14)
+"""How long after it is due a request is found by `Approvals.expire_due`."""
 _OPEN_RUN: Final = OneOf((RunStatus.SCHEDULED.value, RunStatus.RUNNING.value))
 _MAX_REASON: Final = 2_000
 
@@ -228,6 +232,7 @@ class Approvals(Writer):
                         {"status": _OPEN_RUN},
                     ),
                     _trained(record, "awaiting_approval"),
+                    *([] if task_token else [_due(asked)]),
                     *self._ledger.append(
                         AuditEntry(
                             model=model,
@@ -297,8 +302,9 @@ class Approvals(Writer):
 
         Raises:
             NotFoundError: There is no such request.
-            AlreadyDecidedError: Somebody decided before, or otherwise.
-            GoneError: It expired before, or the request that was looked at is not the newest.
+            AlreadyDecidedError: Somebody decided before, or otherwise; or the version waits no more.
+            GoneError: It expired before, the request that was looked at is not the newest, or the
+                version was evaluated again since.
             NotApproverError: The actor may not decide.
             InvalidEventError: A rejection without a reason.
         """
@@ -321,6 +327,7 @@ class Approvals(Writer):
             if now >= asked.deadline:
                 return self._expire(asked, now, entry_id, correlation_id)
             check_may_decide(asked, actor, decision)
+            _check_evidence(asked, self._version(model, version))
             if decision == "reject":
                 decided = _decided(asked, ApprovalStatus.REJECTED, actor, told, via, now)
                 return self._turn_down(decided, Event.REJECT, entry_id, correlation_id)
@@ -369,6 +376,27 @@ class Approvals(Writer):
             return self._expire(asked, now, entry_id, "")
 
         return self._with_fresh_reads(f"expire the request for {model}@{version}", change)
+
+    def expire_due(self) -> list[Approval]:
+        """Records of every request that is over, and that no machine waits for, that nobody answered.
+
+        Idempotent: what was answered, or asked for anew, stays as it is.
+
+        Returns:
+            The requests that expired, those of earlier calls included.
+        """
+        now = self._clock()
+        page = self._table.query(DUE, since=text_of(now - _LOOK_BACK), until=f"{text_of(now)}~")
+        expired: list[Approval] = []
+        for item in page.items:
+            asked = self.find(item["model"], item["version"])
+            if asked is None or asked.request_id != item["request_id"]:
+                continue
+            if asked.status is ApprovalStatus.PENDING:
+                asked = self.expire(asked.model, asked.version)
+            if asked.status is ApprovalStatus.EXPIRED:
+                expired.append(asked)
+        return expired
 
     # ── Inside ──────────────────────────────────────────────────────────────────────────────────
 
@@ -461,6 +489,46 @@ class Approvals(Writer):
         if item is None:
             raise NotFoundError(f"there is no run {run_id!r}")
         return items.to_run(item)
+
+
+def _due(asked: Approval) -> Put:
+    """When a request expires that no machine waits for."""
+    # nosemgrep: registry-write-without-assumption -- written with the request, which has the condition
+    return Put(
+        "due",
+        Key(DUE, f"{text_of(asked.deadline)}#{asked.subject}"),
+        {
+            "model": asked.model,
+            "version": asked.version,
+            "request_id": asked.request_id,
+            "expires_at": int((asked.deadline + 2 * _LOOK_BACK).timestamp()),
+        },
+    )
+
+
+def _check_evidence(asked: Approval, record: ModelVersion) -> None:
+    """That the version is still what people were shown when they were asked.
+
+    Raises:
+        AlreadyDecidedError: It waits no more.
+        GoneError: It was evaluated again: what was shown is not what would be decided on.
+    """
+    if record.status is not VersionStatus.VALIDATED:
+        raise AlreadyDecidedError(
+            f"{asked.subject} waits no more, it is {record.status} since it was asked for: "
+            f"{record.reason or 'its evaluation was repeated'}"
+        )
+    if record.evaluation_key == asked.evaluation_key:
+        return
+    before, after = (
+        "no champion" if version is None else f"version {version}"
+        for version in (asked.compared_with, record.compared_with)
+    )
+    compared = f"compared with {after}" + (f", not with {before}" if before != after else " anew")
+    raise GoneError(
+        f"{asked.subject} was evaluated again since the request of {_moment(asked.requested_at)}, "
+        f"{compared}: a new request comes; decide on what that one shows"
+    )
 
 
 def check_may_decide(asked: Approval, actor: str, decision: Decision) -> None:

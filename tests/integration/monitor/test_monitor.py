@@ -30,6 +30,7 @@ from millrace.monitoring.episodes import open_episodes
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import Assertion, RowKey, Told
 from millrace.monitoring.monitor import Monitor
+from millrace.registry.approvals import open_approvals
 from millrace.spec import ModelSpec
 from millrace.vocabulary import ColumnType, Task
 from tests.fakes import cases, cloud
@@ -297,7 +298,7 @@ def test_a_model_without_traffic_costs_one_query(stack: cloud.Cloud) -> None:
     answer = function.handler({}, cloud.LambdaContext(remaining_ms=600_000))
 
     assert answer["outcomes"][0]["windows"] == []
-    assert asked == ["Query", "Query"], "the list of models, and one for the model"
+    assert asked == ["Query"] * 3, "the list of models, one for the model, requests that are due"
     assert stack.registry.get_model("churn").champion_version == 1
 
 
@@ -447,3 +448,20 @@ def test_whatever_one_model_fails_of_the_others_are_judged(
         )
 
     assert report().traffic.requests == ROWS
+
+
+def test_a_request_that_no_machine_waits_for_expires_with_the_hour(stack: cloud.Cloud) -> None:
+    task = cases.candidate(stack.registry, 2)
+    judged = cases.evaluated(task.run_id, champion=1)
+    stack.registry.record_evaluation(task, 2, judged, automatic=False)
+    approvals = open_approvals(client("dynamodb"), cloud.TABLE)
+    approvals.request("churn", 2, task_token="", timeout=timedelta(seconds=-1))
+
+    function.handler({}, cloud.LambdaContext(remaining_ms=600_000))
+    function.handler({}, cloud.LambdaContext(remaining_ms=600_000))
+
+    assert approvals.get("churn", 2).status == "expired"
+    assert stack.registry.get_version("churn", 2).status == "rejected"
+    assert stack.registry.get_run(task.run_id).outcome == "expired"
+    told = [e.action for e in stack.registry.audit("churn").items]
+    assert told.count("approval_expired") == 1

@@ -290,6 +290,59 @@ def test_a_champion_that_changed_asks_for_a_new_comparison(desk: Desk) -> None:
     assert decided.status is ApprovalStatus.APPROVED
 
 
+@pytest.mark.parametrize("verdict", ["passed", "failed"])
+def test_a_version_that_was_evaluated_anew_meanwhile_is_not_approved_and_says_why_at_once(
+    desk: Desk, verdict: str
+) -> None:
+    task = cases.candidate(desk.registry, 1)
+    desk.registry.record_evaluation(task, 1, cases.evaluated(task.run_id), automatic=False)
+    desk.request()
+    anew = cases.evaluated(task.run_id).model_copy(
+        update={"evaluation_key": "models/churn/again.json", "verdict": verdict}
+    )
+    desk.registry.record_evaluation(task, 1, anew, automatic=False)
+    before = desk.clock.now
+
+    expected = GoneError if verdict == "passed" else AlreadyDecidedError
+    told = "was evaluated again since" if verdict == "passed" else "waits no more, it is rejected"
+    with pytest.raises(expected, match=told):
+        desk.approvals.decide(M, 1, "approve", actor=APPROVER)
+
+    assert desk.clock.now - before < timedelta(seconds=5), "without another attempt"
+
+
+def test_requests_that_no_machine_waits_for_expire_when_they_are_over(desk: Desk) -> None:
+    by_import, by_machine, later = (
+        desk.asked(1, task_token="", timeout=timedelta(hours=2)),
+        desk.asked(2, timeout=timedelta(hours=2)),
+        desk.asked(3, task_token="", timeout=timedelta(days=20)),
+    )
+    assert desk.approvals.expire_due() == []
+
+    desk.clock.now = by_import.deadline + timedelta(minutes=1)
+    (first,), (again,) = desk.approvals.expire_due(), desk.approvals.expire_due()
+
+    assert (first.subject, first.status, first.via) == (
+        "churn@1",
+        ApprovalStatus.EXPIRED,
+        "timeout",
+    )
+    assert again == first
+    assert desk.actions().count("approval_expired") == 1
+    for asked in (by_machine, later):
+        assert desk.approvals.get(M, asked.version).status is ApprovalStatus.PENDING
+
+
+def test_a_request_that_was_answered_does_not_expire(desk: Desk) -> None:
+    asked = desk.asked(1, task_token="")
+    desk.approvals.decide(M, 1, "approve", actor=APPROVER)
+
+    desk.clock.now = asked.deadline + timedelta(hours=1)
+
+    assert desk.approvals.expire_due() == []
+    assert desk.approvals.get(M, 1).status is ApprovalStatus.APPROVED
+
+
 def test_promoting_by_hand_answers_the_request_and_closes_the_run(desk: Desk) -> None:
     asked = desk.asked()
 
