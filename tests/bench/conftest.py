@@ -29,24 +29,24 @@ Ingest = Callable[[Path], IngestResult]
 
 
 MIXED = """
-name: mixed
+name: {name}
 task: binary
 data:
   columns:
-    - {name: age, type: integer, min: 0, max: 120, nullable: false}
-    - {name: tenure, type: number}
-    - {name: spend, type: number, min: 0}
-    - {name: visits, type: integer}
-    - {name: score, type: number}
-    - {name: balance, type: number}
-    - {name: active, type: boolean}
-    - {name: trial, type: boolean}
-    - {name: plan, type: string, allowed: [basic, plus, premium]}
-    - {name: region, type: string}
-    - {name: channel, type: string}
-    - {name: city, type: string}
-    - {name: left, type: integer, role: target}
-train: {candidates: [hist_gradient_boosting], trials: 1}
+    - {{name: age, type: integer, min: 0, max: 120, nullable: false}}
+    - {{name: tenure, type: number}}
+    - {{name: spend, type: number, min: 0}}
+    - {{name: visits, type: integer}}
+    - {{name: score, type: number}}
+    - {{name: balance, type: number}}
+    - {{name: active, type: boolean}}
+    - {{name: trial, type: boolean}}
+    - {{name: plan, type: {texts}{allowed}}}
+    - {{name: region, type: {texts}}}
+    - {{name: channel, type: {texts}}}
+    - {{name: city, type: {texts}}}
+    - {{name: left, type: integer, role: target}}
+train: {{candidates: [hist_gradient_boosting], trials: 1}}
 """
 
 
@@ -122,8 +122,26 @@ def learned(census: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """Gradient boosting of a hundred trees on made-up rows: six numbers, two booleans, four texts."""
-    folder = tmp_path_factory.mktemp("mixed")
-    made = ModelSpec.from_yaml(MIXED)
+    spec = MIXED.format(name="mixed", texts="string", allowed=", allowed: [basic, plus, premium]")
+    return learn_made_up(spec, tmp_path_factory.mktemp("mixed"), coded=False)
+
+
+@pytest.fixture(scope="session")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """The same with a number for each text, so that a request is one array of numbers."""
+    spec = MIXED.format(name="coded", texts="integer", allowed="")
+    return learn_made_up(spec, tmp_path_factory.mktemp("coded"), coded=True)
+
+
+def learn_made_up(text: str, folder: Path, *, coded: bool) -> Learned:
+    """A champion of made-up rows.
+
+    Args:
+        text: The spec.
+        folder: Where the rows are written.
+        coded: Whether each text is written as its place in the order of the texts.
+    """
+    made = ModelSpec.from_yaml(text)
     dice = np.random.default_rng(7)
     rows = 8_000
     columns: dict[str, list[Any]] = {
@@ -148,7 +166,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Learned:
         + (np.array(columns["plan"]) == "premium") * (np.array(columns["active"]) == "true")
     )
     columns["left"] = (dice.random(rows) < 1 / (1 + np.exp(-logit))).astype(int).tolist()
-    path = folder / "mixed.csv"
+    if coded:
+        for name in ("plan", "region", "channel", "city"):
+            columns[name] = np.unique(columns[name], return_inverse=True)[1].tolist()
+    path = folder / "rows.csv"
     with path.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(columns)

@@ -36,14 +36,10 @@ from tests.fakes.gateway import event
 def packed_request(numeric: np.ndarray, categorical: np.ndarray) -> tuple[bytes, int]:
     """A request with both packed tensors in bytes, and the length of its JSON."""
     texts = [t.encode() for t in categorical.reshape(-1)]
-    parts = {
-        "numeric": ("FP32", numeric.shape, np.asarray(numeric, dtype="<f4").tobytes()),
-        "categorical": (
-            "BYTES",
-            categorical.shape,
-            b"".join(struct.pack("<I", len(t)) + t for t in texts),
-        ),
-    }
+    parts = {"numeric": ("FP32", numeric.shape, np.asarray(numeric, dtype="<f4").tobytes())}
+    if texts:
+        packed = b"".join(struct.pack("<I", len(t)) + t for t in texts)
+        parts["categorical"] = ("BYTES", categorical.shape, packed)
     header = orjson.dumps(
         {
             "inputs": [
@@ -63,7 +59,7 @@ def packed_request(numeric: np.ndarray, categorical: np.ndarray) -> tuple[bytes,
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("rows", list(REQUESTS))
-@pytest.mark.parametrize("model", ["mixed", "learned"])
+@pytest.mark.parametrize("model", ["mixed", "coded", "learned"])
 def test_handler_time_with_binary_tensors_over_the_bare_model(
     model: str, rows: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,30 +216,36 @@ def bare_runs(learned: Learned, arrays: Arrays) -> Callable[[], Any]:
     digest = hashlib.sha256(learned.fit.onnx).hexdigest()
     run = load_session(learned.fit.onnx, digest, "mixed").run
     names = [PROBABILITIES_OUTPUT]
-    feeds = cycle([{NUMERIC_INPUT: n, CATEGORICAL_INPUT: c} for n, c in arrays])
+    texts = bool(learned.signature.categorical)
+    feeds = cycle(
+        [{NUMERIC_INPUT: n} | ({CATEGORICAL_INPUT: c} if texts else {}) for n, c in arrays]
+    )
     return lambda: run(names, next(feeds))
 
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("rows", list(REQUESTS))
 @pytest.mark.parametrize("form", list(TYPES))
+@pytest.mark.parametrize("model", ["mixed", "coded"])
 def test_handler_time_over_the_bare_model(
-    gateway: Gateway,
-    mixed: Learned,
+    model: str,
     form: str,
     rows: int,
+    request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arrays, events = requests_of(mixed, form, rows)
+    learned: Learned = request.getfixturevalue(model)
+    gateway = gateway_of(learned)
+    arrays, events = requests_of(learned, form, rows)
     context = LambdaContext()
     answers = [gateway(asked, context) for asked in events]
     assert {answer["statusCode"] for answer in answers} == {200}, answers[0]["body"][:500]
     asking = cycle(events)
 
     measured = compare(
-        f"predict handler {form} {rows} rows",
+        f"predict handler {model} {form} {rows} rows",
         lambda: gateway(next(asking), context),
-        bare_runs(mixed, arrays),
+        bare_runs(learned, arrays),
         rounds=ROUNDS,
         repeat=REPEAT[rows],
         clock=time.process_time,
