@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -34,7 +34,7 @@ from millrace.monitoring.hours import FeatureCounts, WindowCounts
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import Assertion, RowKey, Told
 from millrace.monitoring.monitor import Models, Monitor
-from millrace.monitoring.report import conclude
+from millrace.monitoring.report import conclude, rewrite
 from millrace.monitoring.rows import RowReader
 from millrace.monitoring.windows import WindowBook
 from millrace.registry.serving import ServingRecord
@@ -360,6 +360,7 @@ def monitor_of(table: FakeTable, store: Deliveries, book: LabelBook, base: Basel
             link=str,
             clear_windows=clear,
         ),
+        rewrite=partial(rewrite, objects=store, bucket="b"),
         consider=lambda _spec, _alarms: None,
         settle=lambda _spec, _now: None,
         stage="bench",
