@@ -26,10 +26,9 @@ from millrace.monitoring.archive import latest
 from millrace.monitoring.assembly import actions_of
 from millrace.monitoring.baseline import Baseline, read_baseline
 from millrace.monitoring.compaction import Compacted, compact
-from millrace.monitoring.costs import Sizes, Spending
+from millrace.monitoring.costs import Sizes, Spending, counted_from
 from millrace.monitoring.document import Action, MonitorReport
 from millrace.monitoring.episodes import Observed, open_episodes
-from millrace.monitoring.hours import read_hours
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.loop import TriggerDoor, cost_of, open_retraining, take_up
 from millrace.monitoring.monitor import Models, Monitor, Outcome
@@ -102,9 +101,7 @@ def monitor() -> Monitor:
     notifier = SnsNotifier(client("sns"), made.topic_arn)
     book = LabelBook(table, timedelta(days=made.capture_days))
     hour = timedelta(seconds=made.hour_seconds)
-    spending = Spending(
-        table, registry, partial(read_hours, table, hour=hour), Sizes.from_environment()
-    )
+    spending = Spending(table, registry, counted_from(table), Sizes.from_environment())
     retraining = open_retraining(
         table=table,
         registry=registry,

@@ -11,7 +11,7 @@ again may resume a job that failed.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from aws_lambda_powertools.utilities.idempotency import (
@@ -38,8 +38,7 @@ from millrace.errors import (
     ServiceUnavailableError,
 )
 from millrace.messages import SourceObject
-from millrace.monitoring.costs import HOUR, Sizes, Spending
-from millrace.monitoring.hours import read_hours
+from millrace.monitoring.costs import Sizes, Spending, counted_from
 from millrace.monitoring.retraining import Spent, why_over
 from millrace.observability import bind, logger, published, tracer
 from millrace.registry.batch_door import BatchDoor, BatchRequest
@@ -154,9 +153,7 @@ def wiring() -> Wiring:
         concurrency=settings.batch_concurrency,
     )
     table = DynamoTable(client("dynamodb"), settings.table_name)
-    spending = Spending(
-        table, registry, partial(read_hours, table, hour=HOUR), Sizes.from_environment()
-    )
+    spending = Spending(table, registry, counted_from(table), Sizes.from_environment())
 
     def over_budget(model: RegisteredModel, moment: datetime) -> str:
         if model.monthly_budget is None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from millrace.aws.table import Item, Key, Put, Write
 from millrace.monitoring import prices
 from millrace.monitoring.counting import latency_edge
-from millrace.monitoring.hours import WindowCounts
+from millrace.monitoring.hours import CountsTable, WindowCounts, read_hours
 from millrace.registry.pages import Page
 from millrace.registry.records import Run
 from millrace.settings import EnvironmentSettings
@@ -30,7 +30,8 @@ TRANSITIONS: Final = 20
 TRAINING_WRITES: Final = 300
 """Write units of the registry for a training."""
 TRAINING_OBJECTS: Final = 14
-HOUR: Final = timedelta(hours=1)
+_STEP: Final = timedelta(seconds=1)
+"""Hours begin on whole seconds."""
 _GB: Final = Decimal(1024)
 _SETTLED: Final = timedelta(days=2)
 """After a day's end: no delivery of its predictions is expected any more."""
@@ -202,6 +203,23 @@ def usage_of(windows: Iterable[WindowCounts]) -> Usage:
             Decimal(str(round(milliseconds * weight / 1_000, 6))),
         )
     return used
+
+
+def counted_from(
+    table: CountsTable,
+) -> Callable[[str, datetime, datetime], list[WindowCounts]]:
+    """Reads the counts of the hours that began in a span of time, one that is not over included.
+
+    What a model cost so far knows nothing of windows: it does not matter how long an hour lasts.
+
+    Args:
+        table: The registry's table.
+    """
+
+    def read(model: str, since: datetime, until: datetime) -> list[WindowCounts]:
+        return read_hours(table, model, since, until, hour=_STEP)
+
+    return read
 
 
 def _middle(place: int) -> float:

@@ -10,10 +10,19 @@ import pytest
 
 from infra.build.expansion import source
 from infra.costs.prices import price_list
+from millrace.aws.table import Key, Put
 from millrace.monitoring import prices
-from millrace.monitoring.costs import Sizes, Spending, predictions, total, training, usage_of
+from millrace.monitoring.costs import (
+    Sizes,
+    Spending,
+    counted_from,
+    predictions,
+    total,
+    training,
+    usage_of,
+)
 from millrace.monitoring.counting import latency_bin
-from millrace.monitoring.hours import HourCounts, WindowCounts
+from millrace.monitoring.hours import HourCounts, WindowCounts, hour_text
 from millrace.registry.pages import Page
 from millrace.registry.records import Run
 from tests.fakes import cases
@@ -167,3 +176,20 @@ def test_nothing_predicted_has_no_price_a_thousand() -> None:
     silent = Spending(FakeTable(), World(), lambda *_: (), SIZES)
 
     assert silent.of_month("churn", NOON).per_thousand is None
+
+
+@pytest.mark.parametrize("hour", [timedelta(minutes=1), timedelta(hours=1)])
+def test_what_was_predicted_within_the_hour_is_counted_however_long_an_hour_is(
+    hour: timedelta,
+) -> None:
+    table = FakeTable()
+    midnight = datetime(2026, 11, 21, tzinfo=UTC)
+    for begin in (midnight - hour, midnight, midnight + 3 * hour, midnight + timedelta(days=1)):
+        key = Key("HOURS#churn", f"{hour_text(begin)}#000003#000#00")
+        table.put(Put("counts", key, {"sections": [], "binned": True}))
+
+    read = counted_from(table)("churn", midnight, midnight + 3.5 * hour)
+    day = counted_from(table)("churn", midnight, midnight + timedelta(days=1))
+
+    assert [one.since for one in read] == [midnight, midnight + 3 * hour]
+    assert [one.since for one in day] == [midnight, midnight + 3 * hour]

@@ -1,6 +1,5 @@
 """What a model costs."""
 
-from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Query
@@ -11,8 +10,7 @@ from millrace.http.endpoints.collaborators import Collaborators
 from millrace.http.endpoints.parameters import Name, moment
 from millrace.http.prediction_models import Answer
 from millrace.monitoring import prices
-from millrace.monitoring.costs import HOUR, Spending
-from millrace.monitoring.hours import read_hours
+from millrace.monitoring.costs import Spending, counted_from
 from millrace.monitoring.retraining import Spent
 
 Until = Annotated[
@@ -61,8 +59,7 @@ class ModelCosts(Answer):
 
 def add_cost_routes(app: FastAPI, with_: Collaborators) -> None:
     """Adds them to the app."""
-    windows = partial(read_hours, with_.table, hour=HOUR)
-    spending = Spending(with_.table, with_.registry, windows, with_.sizes)
+    spending = Spending(with_.table, with_.registry, counted_from(with_.table), with_.sizes)
 
     @app.get(
         "/v1/models/{name}/costs",
