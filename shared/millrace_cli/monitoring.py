@@ -306,7 +306,7 @@ def alarm_view(alarm: dict[str, Any]) -> RenderableType:
         ("next step", alarm["next_step"] if alarm["state"] != "closed" else ""),
         ("silent until", _when(alarm["silenced_until"])),
         ("tolerated", _number(alarm["widened_to"]) if alarm["widened_to"] is not None else ""),
-        ("retraining", alarm["run_id"]),
+        ("retraining", alarm["run_id"] or _no_training(alarm.get("training"))),
     ]
     for name, text in said:
         if text:
@@ -320,6 +320,11 @@ def alarm_view(alarm: dict[str, Any]) -> RenderableType:
             Text(step["text"]),
         )
     return Group(head, facts, Text(), history)
+
+
+def _no_training(training: dict[str, Any] | None) -> str:
+    """Why an alarm started none; nothing where it is not decided, or about to start."""
+    return f"none: {training['reason']}" if training and training["outcome"] == "refuse" else ""
 
 
 def _size(alarm: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from millrace.http.models import Reason
 from millrace.http.prediction_models import Answer, Request
 from millrace.monitoring.document import EpisodeView, Interval, MonitorReport, State
 from millrace.monitoring.episode_records import Episode, episode_view
+from millrace.monitoring.retraining import Decision
 from millrace.monitoring.windows import Summary
 
 
@@ -93,10 +94,22 @@ class AlarmView(EpisodeView):
     revision: int
 
 
+class AlarmTraining(Answer):
+    """Whether an alarm started a training, and why, or why not."""
+
+    outcome: Literal["start", "refuse"]
+    code: str
+    reason: str
+    run_id: str
+
+
 class AlarmDetail(AlarmView):
     """An alarm with its whole history, the oldest first."""
 
     history: list[AlarmStep]
+    training: AlarmTraining | None = Field(
+        None, description="What was decided on a training, last; null when nothing was yet."
+    )
     report_url: str | None = Field(
         None, description="The report of its newest window; the link holds for 15 minutes."
     )
@@ -146,11 +159,21 @@ def alarm_view(episode: Episode) -> AlarmView:
     return AlarmView(**_shown(episode))
 
 
-def alarm_detail(episode: Episode, report_url: str | None) -> AlarmDetail:
+def alarm_detail(
+    episode: Episode, report_url: str | None, decision: Decision | None
+) -> AlarmDetail:
     """An alarm with everything about it."""
     return AlarmDetail(
         **_shown(episode),
         history=[AlarmStep(at=s.at, event=s.event, by=s.by, text=s.text) for s in episode.history],
+        training=None
+        if decision is None
+        else AlarmTraining(
+            outcome=decision.outcome,
+            code=decision.code,
+            reason=decision.reason,
+            run_id=decision.run_id,
+        ),
         report_url=report_url,
     )
 

@@ -45,11 +45,13 @@ def standing_of(registry: Registry, model: str) -> Standing:
     began = last_training(registry, model)
     newest = registry.list_runs(model, limit=_OPEN_RUNS).items
     open_run = next((run.run_id for run in newest if run.outcome is None), "")
-    rollout = registry.get_model(model).rollout_id or ""
+    known = registry.get_model(model)
+    rollout = known.rollout_id or ""
     return Standing(
         labelled_since=since,
         training_began=None if began is None else began.started_at,
         training_runs=open_run or (f"rollout {rollout}" if rollout else ""),
+        champion=known.champion_version,
     )
 
 
@@ -176,7 +178,10 @@ def take_up(
     held = {one.id: one for one in alarms if one.state in _DECIDES}
     decision = retraining.consider(
         spec,
-        [Alarmed(one.opened_at, one.id, one.kind, one.subject, one.text) for one in held.values()],
+        [
+            Alarmed(one.opened_at, one.id, one.kind, one.subject, one.text, one.version)
+            for one in held.values()
+        ],
     )
     for name in decision.episodes:
         if decision.run_id and name in held and not held[name].run_id:

@@ -51,6 +51,7 @@ class Alarmed:
         kind: The kind of its findings.
         subject: Which metric, feature or segment.
         text: What was found, for people.
+        version: The version that it was last found of.
     """
 
     opened_at: datetime
@@ -58,6 +59,7 @@ class Alarmed:
     kind: str
     subject: str
     text: str = ""
+    version: int | None = None
 
 
 class Code(StrEnum):
@@ -71,6 +73,7 @@ class Code(StrEnum):
     NOT_CAPTURED = "not_captured"
     NO_DATASET = "no_dataset"
     TRAINING_RUNS = "training_runs"
+    FORMER_VERSION = "former_version"
     COOLDOWN = "cooldown"
     BUDGET = "budget"
     TOO_FEW_ROWS = "too_few_rows"
@@ -125,19 +128,25 @@ class Standing:
         labelled_since: Predictions from then on are new to the newest dataset version.
         training_began: When its last training began, whatever started it.
         training_runs: The run that is open; empty when none is.
+        champion: The version that answers.
     """
 
     labelled_since: datetime
     training_began: datetime | None
     training_runs: str
+    champion: int | None = None
 
 
-class DecisionTable(Protocol):
-    """What is needed of DynamoDB: `aws.dynamodb.DynamoTable` is one."""
+class DecidedTable(Protocol):
+    """What reading a decision needs of DynamoDB."""
 
     def get(self, key: Key) -> Item | None:
         """The item as it is now, or None."""
         ...
+
+
+class DecisionTable(DecidedTable, Protocol):
+    """What is needed of DynamoDB: `aws.dynamodb.DynamoTable` is one."""
 
     def transact(self, writes: Sequence[Write], what: str) -> None:
         """All writes or none.
@@ -238,9 +247,11 @@ class Retraining:
         reason = why_not_usable(spec)
         if reason:
             return _refused(Code.NOT_CAPTURED, reason)
-        return self._not_now(spec.name, policy)
+        return self._not_now(spec.name, policy, causes)
 
-    def _not_now(self, model: str, policy: RetrainSection) -> Decision | None:
+    def _not_now(
+        self, model: str, policy: RetrainSection, causes: Sequence[Alarmed]
+    ) -> Decision | None:
         now = self.clock()
         try:
             standing = self.standing(model)
@@ -248,6 +259,14 @@ class Retraining:
             return _refused(Code.NO_DATASET, str(exc))
         if standing.training_runs:
             return _refused(Code.TRAINING_RUNS, f"{standing.training_runs} is under way")
+        champion, found = standing.champion, {one.version for one in causes}
+        if champion is not None and found.isdisjoint({champion, None}):
+            # It opened while the version that mends it was trained or rolled out.
+            named = ", ".join(sorted(str(version) for version in found))
+            return _refused(
+                Code.FORMER_VERSION,
+                f"it was found of version {named}, and version {champion} answers now",
+            )
         state = self.table.get(_state_key(model))
         began = max(
             (
@@ -460,7 +479,7 @@ def why_over(spent: Spent) -> str:
     )
 
 
-def of_episode(table: DecisionTable, model: str, episode: str) -> Decision | None:
+def of_episode(table: DecidedTable, model: str, episode: str) -> Decision | None:
     """What became of an episode; None when nothing was decided on it yet.
 
     Args:
@@ -487,8 +506,11 @@ def _is_started(item: Item | None) -> bool:
 
 
 def _reason(causes: Sequence[Alarmed]) -> str:
+    # What labels tell comes before what is estimated, whichever opened first.
+    shown = sorted(causes, key=lambda one: one.kind != REALISED)[:_SHOWN]
     said = "; ".join(
-        f"{one.subject}: {one.text}" if one.text else one.subject for one in causes[:_SHOWN]
+        one.text if one.text.startswith(one.subject) else f"{one.subject}: {one.text}".rstrip(": ")
+        for one in shown
     )
     more = f"; and {len(causes) - _SHOWN} more" if len(causes) > _SHOWN else ""
     return f"drift episode {causes[0].id}: {said}{more}"

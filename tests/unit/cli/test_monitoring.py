@@ -13,7 +13,9 @@ from typer.testing import CliRunner, Result
 from millrace.aws.sns import Notice
 from millrace.monitoring.findings import Finding, Verdict
 from millrace.monitoring.hours import WindowCounts
+from millrace.monitoring.loop import take_up
 from millrace.monitoring.report import conclude
+from millrace.monitoring.retraining import Retraining, Standing
 from millrace.monitoring.windows import WindowBook
 from millrace_cli.app import app
 from millrace_cli.exits import ExitCode
@@ -172,6 +174,37 @@ def test_the_one_open_alarm_needs_no_name(record: Record) -> None:
     (episode,) = record.episodes.open_of("churn")
     assert episode.state == "acknowledged"
     assert episode.history[-1].text == "looking into it"
+
+
+def test_an_alarm_says_why_it_started_no_training(record: Record) -> None:
+    concluded(record, window(0, finding(kind="performance", subject="roc_auc")))
+    (episode,) = record.episodes.open_of("churn")
+    retraining = Retraining(
+        table=record.table,
+        standing=lambda _: Standing(episode.opened_at, None, ""),
+        labelled=lambda *_: 12,
+        spent=lambda *_: 0.0,
+        ask=lambda _: {},
+        notifier=Silent(),
+        clock=lambda: record.now,
+    )
+
+    undecided = millrace("alarms", "churn", "show")
+    take_up(
+        cases.spec(retrain={"on_drift": True}),
+        [episode],
+        retraining=retraining,
+        episodes=record.episodes,
+    )
+    decided = millrace("alarms", "churn", "show")
+    machine = json.loads(millrace("alarms", "churn", "show", "--json").output)
+
+    assert "retraining" not in undecided.output
+    assert "none: 12 rows predicted since" in decided.output
+    assert (machine["training"]["outcome"], machine["training"]["code"]) == (
+        "refuse",
+        "too_few_rows",
+    )
 
 
 def test_of_several_alarms_one_must_be_named(record: Record) -> None:

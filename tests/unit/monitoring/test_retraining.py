@@ -182,6 +182,30 @@ def test_one_training_serves_every_metric_that_fell() -> None:
     assert again.code is Code.ALREADY_STARTED
 
 
+def test_an_alarm_of_a_former_version_starts_no_training_of_the_one_that_mends_it() -> None:
+    world = World(standing=replace(CALM, champion=2))
+    former, found = replace(episode(), version=1), replace(episode(), version=2)
+
+    refused = world.consider(former)
+    world.now += timedelta(days=1)
+    again = world.consider(found)
+
+    assert refused.code is Code.FORMER_VERSION
+    assert refused.reason == "it was found of version 1, and version 2 answers now"
+    assert again.code is Code.STARTED
+
+
+def test_what_labels_tell_is_named_before_what_is_estimated() -> None:
+    world = World()
+
+    decision = world.consider(
+        replace(episode("a", "estimated_performance"), text="roc_auc 0.95, estimated"),
+        replace(episode("b", minutes=1), text="roc_auc 0.95, measured"),
+    )
+
+    assert decision.reason == "drift episode a: roc_auc 0.95, measured; roc_auc 0.95, estimated"
+
+
 CLOSED = [
     pytest.param(
         {}, {"on_drift": False}, Code.SWITCHED_OFF, "on_drift is false", id="switched off"

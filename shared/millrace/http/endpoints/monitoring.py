@@ -36,6 +36,7 @@ from millrace.http.monitoring_models import (
 )
 from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.episode_records import Episode, EpisodeState
+from millrace.monitoring.retraining import of_episode
 from millrace.monitoring.windows import list_windows
 
 AlarmId = Annotated[
@@ -182,7 +183,8 @@ def add_monitoring_routes(app: FastAPI, with_: Collaborators) -> None:
 
     def _detail(episode: Episode) -> AlarmDetail:
         key = layout.monitor_report_key(episode.model, episode.last_window, "html")
-        return alarm_detail(episode, with_.link(with_.artifact_bucket, key))
+        decision = of_episode(with_.table, episode.model, episode.id)
+        return alarm_detail(episode, with_.link(with_.artifact_bucket, key), decision)
 
 
 def _said(request: Request, reason: str) -> dict[str, Any]:
