@@ -84,7 +84,8 @@ def deploy_local(
         stack,
         "--no-progressbar",
         "--parameter-overrides",
-        *(f"{name}={value}" for name, value in (_LOCAL_PARAMETERS | parameters).items()),
+        # In quotes, as a value may have a space: `rate(1 minute)`.
+        *(f'{name}="{value}"' for name, value in (_LOCAL_PARAMETERS | parameters).items()),
         f"CodeVersion={code_version(project)}",
     ]
     run_tool(command, project, environment, progress)

@@ -91,13 +91,15 @@ WARM = {("PredictSnapStart", "on"), ("PredictProvisionedConcurrency", "100")}
 """What is bought by the hour on purpose: first answers without a wait."""
 BEATING = {("HeartbeatMinutes", "5"), ("HeartbeatMinutes", "15")}
 """What works while nothing flows, on purpose: it looks whether anything could."""
+BUSY = {("MonitorSchedule", "rate(1 minute)")}
+"""At work while nothing flows, on purpose: to watch in minutes what takes days."""
 
 
 def test_only_what_is_bought_by_the_hour_bills_by_the_hour() -> None:
     tried = effects()
 
     assert {effect.parameter for effect in tried} == expanded()["Parameters"].keys()
-    assert {(e.parameter, e.value) for e in tried if e.by_the_hour} == WARM | BEATING
+    assert {(e.parameter, e.value) for e in tried if e.by_the_hour} == WARM | BEATING | BUSY
 
 
 def test_the_bootstrap_of_a_stage_bills_nothing_by_the_hour_either() -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from millrace_cli import app as cli
-from millrace_cli import cloud
+from millrace_cli import cloud, deploy
 from millrace_cli.app import app
 from millrace_cli.engines import LOCALSTACK, MINISTACK, Engine
 from millrace_cli.exits import ExitCode
@@ -151,3 +151,17 @@ def test_reset_names_what_is_gone(project: Path) -> None:
 
     assert _json("reset", "--yes") == (0, {"reset": True, "engines": ["ministack", "localstack"]})
     assert "there was nothing" in runner.invoke(app, ["local", "reset", "--yes"]).stdout
+
+
+def test_a_parameter_with_a_space_reaches_sam_whole(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(deploy, "packed_template", lambda *_: project / "template.yaml")
+    monkeypatch.setattr(deploy, "sam_executable", lambda _: Path("sam"))
+    monkeypatch.setattr(deploy, "run_tool", lambda command, *_: commands.append(command))
+
+    deploy.deploy_local(project, _info(project, MINISTACK), print, MonitorSchedule="rate(1 minute)")
+
+    assert 'MonitorSchedule="rate(1 minute)"' in commands[0]
+    assert 'Stage="local"' in commands[0]
