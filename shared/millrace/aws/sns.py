@@ -16,6 +16,8 @@ from millrace.observability import METRICS, count, logger
 if TYPE_CHECKING:
     from mypy_boto3_sns.client import SNSClient
 
+_MAX_TEXT = 4_000
+"""Characters of one fact of a notice."""
 _MAX_SUBJECT = 100
 """SNS's limit: under 100 characters of ASCII, without line breaks."""
 _PROGRAMS = ("sqs", "lambda", "https")
@@ -87,7 +89,8 @@ def _message(notice: Notice) -> str:
         "next_step": notice.next_step,
         **notice.details,
     }
-    document = json.dumps({k: v for k, v in facts.items() if v != ""}, indent=2, default=str)
+    told = {k: _cut(v) for k, v in facts.items() if v != ""}
+    document = json.dumps(told, indent=2, default=str)
     return json.dumps({"default": _text(notice), **dict.fromkeys(_PROGRAMS, document)})
 
 
@@ -95,16 +98,23 @@ def _text(notice: Notice) -> str:
     parts = [notice.subject]
     why = notice.why or str(notice.details.get("reason") or "")
     if why:
-        parts.append(f"Why: {why}")
+        parts.append(f"Why: {_cut(why)}")
     if notice.next_step:
         parts.append(f"What to do: {notice.next_step}")
     facts = {"model": notice.model, **notice.details}
     plain = [
-        f"{name.replace('_', ' ')}: {value}"
+        f"{name.replace('_', ' ')}: {_cut(value)}"
         for name, value in facts.items()
         if name != "reason" and isinstance(value, str | int | float) and value != ""
     ]
     return "\n\n".join([*parts, "\n".join(plain)]) + "\n"
+
+
+def _cut(value: Any) -> Any:
+    """A fact, cut where it is a text so long that SNS would refuse the message (256 KB)."""
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        return f"{value[: _MAX_TEXT - 1]}…"
+    return value
 
 
 def _subject(text: str) -> str:

@@ -20,6 +20,7 @@ from millrace.monitoring.document import (
     MonitorTraffic,
     PerformancePoint,
 )
+from millrace.monitoring.findings import shortened
 from millrace.plots import Axes, image, legend, px, tick_text, ticks
 
 MAX_BARS: Final = 25
@@ -341,7 +342,7 @@ def bin_name(data: Distribution, place: int) -> str:
     """A bin as people call it."""
     if data.edges:
         return f"{number(data.edges[place])} to {number(data.edges[place + 1])}"
-    return data.categories[place]
+    return shortened(data.categories[place])
 
 
 def moved_bins(data: Distribution, most: int = 2) -> str:

@@ -39,6 +39,8 @@ DIRECTION: Final = "direction"
 
 _RANK: Final[Mapping[State, int]] = {"unknown": 0, "ok": 1, "watch": 2, "alarm": 3}
 
+_MAX_SHOWN: Final = 60
+
 Parameter = str | int | float | bool
 
 
@@ -254,6 +256,11 @@ class Policy:
                 return self.slow_factor
             case _:
                 return self.min_share
+
+
+def shortened(name: str) -> str:
+    """A category as texts for people have it: values of a column may be as long as a book."""
+    return name if len(name) <= _MAX_SHOWN else f"{name[: _MAX_SHOWN - 1]}…"
 
 
 def worst(states: Iterable[State]) -> State:

@@ -52,6 +52,7 @@ from millrace.monitoring.findings import (
     State,
     StatisticValue,
     Verdict,
+    shortened,
     worst,
 )
 from millrace.monitoring.hours import FeatureCounts, WindowCounts, total
@@ -442,7 +443,7 @@ def _most(bins: _Bins) -> str:
 
 def _bin_name(bins: _Bins, place: int) -> str:
     if bins.edges is None:
-        return bins.names[place]
+        return shortened(bins.names[place])
     if len(bins.edges) < len(bins.window) + 1:
         return f"{bins.edges[0]:g}"
     return f"{bins.edges[place]:g} to {bins.edges[place + 1]:g}"

@@ -177,7 +177,9 @@ class Monitor:
             for j in labelled
             if (j.since, j.version) not in mentioned
         ]
-        verdicts = self._judge(spec, version, now, todo[:MAX_WINDOWS], earliest, judged, time_left)
+        verdicts = self._judge(
+            spec, version, now, todo[:MAX_WINDOWS], found, earliest, judged, time_left
+        )
         done = {(one.since, one.version) for one in verdicts}
         left = [j for j in labelled if (j.since, j.version) not in done]
         self.book.note_labels(
@@ -206,6 +208,7 @@ class Monitor:
         version: int,
         now: datetime,
         todo: Sequence[tuple[datetime, datetime, int, Judged | None]],
+        found: list[WindowCounts],
         earliest: datetime,
         judged: Sequence[Judged],
         time_left: Callable[[], bool],
@@ -215,9 +218,7 @@ class Monitor:
             return []
         first = min(since for since, _, _, _ in todo)
         until = max(until for _, until, _, _ in todo)
-        known = hours.read_hours(
-            self.table, spec.name, first - SEASONS * _WEEK_HOURS * self.hour, until, hour=self.hour
-        )
+        known = self._compared(spec.name, first, until, found, earliest)
         history = judged
         if first < earliest:
             history = self.book.judged(spec.name, first - self._plan(spec).longest, until)
@@ -231,6 +232,37 @@ class Monitor:
                 looks[of] = _Look(self, spec, of, of == version, now, known, own)
             verdicts.append(looks[of].judge(begin, end, before))
         return verdicts
+
+    def _compared(
+        self,
+        model: str,
+        first: datetime,
+        until: datetime,
+        found: list[WindowCounts],
+        earliest: datetime,
+    ) -> list[WindowCounts]:
+        """Hours of some windows and of what they are compared with, and no others of a model.
+
+        That is the week before them, and the same hours of the weeks before that: of a model with
+        very many features a month of hours is more than is needed, and more than memory holds.
+
+        Args:
+            model: The model.
+            first: Where the first window begins.
+            until: Where the last one ends.
+            found: Hours that were read already.
+            earliest: From when on.
+        """
+        week = _WEEK_HOURS * self.hour
+        near = found
+        if first - week < earliest:
+            near = hours.read_hours(self.table, model, first - week, until, hour=self.hour)
+        far: list[WindowCounts] = []
+        for weeks in range(2, SEASONS + 1):
+            begin = first - weeks * week
+            end = min(until - weeks * week, begin + week)
+            far = hours.read_hours(self.table, model, begin, end, hour=self.hour) + far
+        return far + near
 
     def _plan(self, spec: ModelSpec) -> Plan:
         section = spec.monitor

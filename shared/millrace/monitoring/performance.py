@@ -38,7 +38,7 @@ from millrace.monitoring.estimation import (
 )
 from millrace.monitoring.findings import Finding, Parameter, Policy, State, Verdict, worst
 from millrace.monitoring.sample import Sample
-from millrace.monitoring.segments import MISSING, codes_of
+from millrace.monitoring.segments import MISSING, codes_of, group_name
 from millrace.monitoring.spread import Interval, Spread, draw_each, group_spread, reach, spreads
 from millrace.monitoring.tails import normal_tail, stepped_down
 from millrace.spec import HIGHER_IS_BETTER, Task
@@ -508,7 +508,7 @@ def _segment(
     labelled: Outcome | None,
 ) -> SegmentWindow:
     names, codes = codes_of(segment, sample.inputs[segment.column])
-    before = {group.name: group for group in segment.groups}
+    before = {group_name(group.name): group for group in segment.groups}
     groups, found = [], {}
     for code, name in enumerate(names):
         among = codes == code
@@ -746,7 +746,7 @@ def _of_segment(segment: SegmentWindow) -> list[Finding]:
     told = [
         _of_group(segment, group, group.realised)
         for group in segment.groups
-        if group.verdict in ("watch", "alarm") and group.realised is not None
+        if group.verdict != "unknown" and group.realised is not None
     ]
     if segment.gap is None or segment.max_gap is None:
         return told

@@ -1,5 +1,6 @@
 """Live rows in the groups of the baseline's segments."""
 
+import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from millrace.monitoring.baseline import Segment
 from millrace.spec import ColumnType
 
+_MAX_NAME: Final = 100
 MISSING: Final = "(missing)"
 OTHERS: Final = "(all others)"
 
@@ -53,4 +55,11 @@ def _names(segment: Segment) -> tuple[str, ...]:
         return (f"below {cuts[0]}", *between, f"{cuts[-1]} and more")
     if segment.type is ColumnType.BOOLEAN:
         return tuple("true" if value else "false" for value in segment.values)
-    return tuple(v if isinstance(v, str) else f"{v:g}" for v in segment.values)
+    return tuple(group_name(v) if isinstance(v, str) else f"{v:g}" for v in segment.values)
+
+
+def group_name(value: str) -> str:
+    """A text as the name of its group; a very long one is cut, and told apart by its digest."""
+    if len(value) <= _MAX_NAME:
+        return value
+    return f"{value[:_MAX_NAME]}…{hashlib.sha256(value.encode()).hexdigest()[:8]}"

@@ -147,6 +147,26 @@ def test_the_same_window_again_gives_the_same_verdict(
     assert again == verdicts[1]
 
 
+def test_a_value_as_long_as_a_book_is_cut_in_what_is_said_of_it(
+    trained: Baseline, draw: np.random.Generator
+) -> None:
+    colours = trained.feature("c0")
+    assert colours is not None
+    assert colours.categorical is not None
+    known = tuple(name + " and so on" * 9_000 for name in colours.categorical.categories)
+    long = colours.model_copy(
+        update={"categorical": colours.categorical.model_copy(update={"categories": known})}
+    )
+    seen = window(trained, CALM, 2_000, draw)
+    seen.features["c0"].bins = Counter({0: 2_000})
+
+    verdict = judge(trained.model_copy(update={"features": (long,)}), seen, (), (), POLICY)
+
+    said = of(verdict, "feature_drift", "c0").text
+    assert "…" in said
+    assert len(said) < 400
+
+
 def test_history_may_be_what_moved_alone(trained: Baseline, draw: np.random.Generator) -> None:
     one, other = days(trained, [MOVED] * 2, draw)
     first = judge(trained, one, (), (), POLICY)

@@ -235,6 +235,15 @@ def test_a_group_that_misses_its_gate_alarms_with_the_gates_figures(baseline: Ba
     assert {"region=west"} <= alarms
 
 
+def test_a_group_that_meets_its_gate_again_says_so(baseline: Baseline) -> None:
+    """Without a finding that is ok, its alarm would never end."""
+    window = measure(baseline, live(rows(2_000, 12)), POLICY)
+
+    told = {f.subject: f.verdict for f in findings(window, (), POLICY) if f.kind == "fairness"}
+
+    assert told["region=west"] == "ok"
+
+
 def test_gap_of_groups_is_held_against_the_gates(baseline: Baseline) -> None:
     fair = measure(baseline, live(rows(2_000, 12)), POLICY)
     unfair = measure(baseline, live(rows(2_000, 13, bad_region="east")), POLICY)

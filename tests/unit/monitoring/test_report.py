@@ -10,7 +10,7 @@ from millrace.aws.sns import Notice
 from millrace.errors import ArtifactError
 from millrace.layout import latest_monitor_report_key, monitor_report_key
 from millrace.monitoring.archive import latest, of_window
-from millrace.monitoring.document import Interval, MonitorReport
+from millrace.monitoring.document import Distribution, Feature, Interval, MonitorReport
 from millrace.monitoring.episodes import Episodes, Observed
 from millrace.monitoring.report import conclude, dollars, milliseconds, render, share
 from tests.fakes.clock import FakeClock, counting_ids
@@ -316,3 +316,31 @@ def test_an_open_alarm_keeps_a_calm_window_from_looking_calm(desk: Desk) -> None
 )
 def test_numbers_are_written_for_people(said: str, expected: str) -> None:
     assert said == expected
+
+
+@pytest.mark.parametrize("kind", ["feature_drift", "class_drift"])
+def test_values_as_long_as_books_are_cut_in_what_people_are_told(desk: Desk, kind: str) -> None:
+    names = tuple(f"{place} " + "a value " * 5_000 for place in range(12))
+    made = Distribution(categories=names, window=(900, *[10] * 11), training=(100,) * 12)
+    feature = Feature(
+        name="plan",
+        kind="categorical",
+        rows=1_010,
+        missing=0,
+        missing_training=0.0,
+        distribution=made,
+        verdict="alarm",
+    )
+
+    desk.conclude(
+        window(
+            0,
+            finding(kind, "plan" if kind == "feature_drift" else "classes"),
+            features=(feature,),
+            classes=made,
+        )
+    )
+
+    (notice,) = desk.notices
+    assert "…" in notice.details["distribution"]
+    assert len(notice.details["distribution"]) < 300

@@ -85,6 +85,19 @@ def test_subject_is_what_sns_takes(subject: str) -> None:
     assert sent.isprintable()
 
 
+def test_a_notice_of_very_long_texts_is_cut_to_what_sns_takes() -> None:
+    topic = Topic()
+    text = "a value of a column " * 20_000
+
+    SnsNotifier(topic, "arn").notify(  # type: ignore[arg-type]
+        Notice(model="m", event="e", subject="s", why=text, details={"distribution": text, "n": 3})
+    )
+
+    (message,) = topic.published
+    assert len(message["Message"].encode()) < 64_000
+    assert json.loads(json.loads(message["Message"])["sqs"])["n"] == 3
+
+
 def test_notice_that_cannot_be_sent_is_counted_and_raises_nothing() -> None:
     metrics.clear_metrics()
 
