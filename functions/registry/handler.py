@@ -6,11 +6,12 @@ conditions of the registry's transactions; the keys are in `millrace.registry.re
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from millrace.aws.clients import client
+from millrace.aws.events import ExecutionEnded
 from millrace.aws.kms import KmsKey
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
@@ -60,28 +61,6 @@ class RegistrySettings(EnvironmentSettings):
     """Signs versions when they are registered; empty where they are not signed."""
     batch_machine: str
     """Name of the BATCH machine: tells its executions from those of TRAINING."""
-
-
-class ExecutionDetail(BaseModel):
-    """``detail`` of an execution's status change."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, validate_by_alias=True)
-
-    name: str
-    machine: str = Field("", alias="stateMachineArn")
-    status: Literal["FAILED", "TIMED_OUT", "ABORTED"]
-    error: str | None = None
-    cause: str | None = None
-
-
-class ExecutionEnded(BaseModel):
-    """EventBridge's event of an execution that did not succeed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    id: str
-    source: Literal["aws.states"]
-    detail: ExecutionDetail
 
 
 type BatchTask = (

@@ -9,13 +9,14 @@ by its id, its attempt, its step and the number of its last look.
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from millrace.aws.alarms import Alarms
 from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
+from millrace.aws.events import ExecutionEnded
 from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.aws.stepfunctions import StateMachine
@@ -62,27 +63,6 @@ class RolloutSettings(EnvironmentSettings):
     topic_arn: str
     state_machine_arn: str
     capture_days: int = 90
-
-
-class ExecutionDetail(BaseModel):
-    """``detail`` of an execution's status change."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    name: str
-    status: Literal["FAILED", "TIMED_OUT", "ABORTED"]
-    error: str | None = None
-    cause: str | None = None
-
-
-class ExecutionEnded(BaseModel):
-    """EventBridge's event of an execution that did not succeed."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    id: str
-    source: Literal["aws.states"]
-    detail: ExecutionDetail
 
 
 type Task = (

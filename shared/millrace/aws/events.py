@@ -40,3 +40,21 @@ class ObjectCreated(AwsEvent):
     detail_type: Literal["Object Created"] = Field(alias="detail-type")
     source: Literal["aws.s3"]
     detail: ObjectCreatedDetail
+
+
+class ExecutionDetail(AwsEvent):
+    """``detail`` of an execution's status change."""
+
+    name: str
+    machine: str = Field("", alias="stateMachineArn")
+    status: Literal["FAILED", "TIMED_OUT", "ABORTED"]
+    error: str | None = None
+    cause: str | None = None
+
+
+class ExecutionEnded(AwsEvent):
+    """EventBridge's event of an execution that did not succeed."""
+
+    id: str
+    source: Literal["aws.states"]
+    detail: ExecutionDetail
