@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import batched, islice
+from itertools import batched, chain, islice, zip_longest
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -155,8 +155,7 @@ def _read(
     left = _ATTEMPTS
     while True:
         left -= 1
-        chosen = _keys(objects, bucket, baseline.model, since, until, part)
-        keys = list(islice(chosen, MAX_OBJECTS))
+        keys = _keys(objects, bucket, baseline.model, since, until, part)
         try:
             return keys, _records(objects, bucket, keys, baseline, since, until)
         except NotFoundError:
@@ -166,15 +165,24 @@ def _read(
 
 def _keys(
     objects: ListedObjects, bucket: str, model: str, since: datetime, until: datetime, part: float
-) -> Iterator[str]:
-    """Objects of the window whose digest is among the lowest part; one of each hour at least."""
+) -> list[str]:
+    """Objects of the window whose digest is among the lowest part; one of each hour at least.
+
+    Hours take turns, and in each turn their order is by chance: whatever is left unread, because there
+    is too much, is left unread of every hour.
+    """
+    by_hour: list[list[tuple[int, str]]] = []
     for hour in hours(since, until):
         prefix = layout.capture_prefix(model, hour)
-        for number, key in enumerate(objects.keys(bucket, prefix)):
-            digest = int(key[len(prefix) : len(prefix) + 8], 16) / 16**8
-            if number and digest >= part:
+        found: list[tuple[int, str]] = []
+        for key in objects.keys(bucket, prefix):
+            digest = int(key[len(prefix) : len(prefix) + 8], 16)
+            if len(found) == MAX_OBJECTS or (found and digest / 16**8 >= part):
                 break  # keys come in order
-            yield key
+            found.append((digest, key))
+        by_hour.append(found)
+    turns = (sorted(filter(None, turn)) for turn in zip_longest(*by_hour))
+    return [key for _, key in islice(chain.from_iterable(turns), MAX_OBJECTS)]
 
 
 def _records(

@@ -1,6 +1,7 @@
 """What is read of a window's captured rows and labels, and how much of it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -95,14 +96,14 @@ def known(ids: Sequence[str], row: int = 0) -> Known:
 
 def read(objects: Objects, labels: Known, baseline: Baseline, **more: Any) -> Sample:
     rows = 2 * 5 * len(objects.objects)
+    asked: dict[str, Any] = {"expected": rows, "until": NOON + timedelta(hours=1)}
     return read_sample(
         objects=objects,
         bucket=BUCKET,
         labels=labels,
         baseline=baseline,
         since=NOON,
-        until=NOON + timedelta(hours=1),
-        **({"expected": rows} | more),
+        **(asked | more),
     )
 
 
@@ -140,6 +141,32 @@ def test_an_object_that_is_put_together_with_others_meanwhile_is_read_there(
     found = read(objects, known(ids), baseline, expected=20)
 
     assert (found.rows, found.objects) == (20, 1)
+
+
+@pytest.mark.parametrize("limit", ["MAX_OBJECTS", "MAX_READ"])
+def test_what_is_too_much_to_read_is_left_out_of_every_hour(
+    baseline: Baseline, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(reading, limit, 32)
+    objects = Objects()
+    for hour in range(4):
+        for number in range(60):
+            at = NOON + timedelta(hours=hour, seconds=number)
+            line = capture_line(
+                model="churn", at_ms=int(at.timestamp() * 1000), sequence=number + 1
+            )
+            line |= {"version": 1, "row_count": 1}
+            line["capture"]["inputs"] = {"age": [float(hour)], "plan": ["basic"]}
+            line["capture"]["outputs"] = {"probabilities": [[0.5, 0.5]]}
+            delivered = captures.read([json.dumps(line)])
+            captures.keep(delivered, objects=objects, bucket=BUCKET, logged=NOON)
+
+    found = read(objects, Known(), baseline, until=NOON + timedelta(hours=4), expected=32)
+
+    by_hour = Counter(found.inputs["age"])
+    assert found.rows < 240
+    assert set(by_hour) == {0.0, 1.0, 2.0, 3.0}
+    assert max(by_hour.values()) - min(by_hour.values()) <= 8
 
 
 def test_rows_of_other_versions_and_times_are_left_out(baseline: Baseline) -> None:
