@@ -188,6 +188,11 @@ def environment() -> list[dict[str, Any]]:
             [ours(n) for n in (m.WINDOWS_JUDGED, m.WINDOW_ALARMS, m.DRIFT_RETRAININGS)],
         ),
         widget(
+            "Heartbeat: whether all was well, and the slowest answer in milliseconds",
+            [ours(m.HEARTBEAT_SUCCESS), ours(m.HEARTBEAT_LATENCY, yAxis="right", stat="Maximum")],
+            stat="Minimum",
+        ),
+        widget(
             "Dead letters",
             [
                 [

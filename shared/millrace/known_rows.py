@@ -45,7 +45,9 @@ def usual_value(feature: FeatureField) -> Value:
 def _of(feature: FeatureField, typical: float | str | None) -> Value:
     """A typical value as a caller sends it."""
     if typical is None:
-        return None if feature.nullable else usual_value(feature)
+        if feature.nullable:
+            return None
+        return feature.categories[0] if feature.categories else usual_value(feature)
     match feature.type:
         case ColumnType.BOOLEAN:
             return float(typical) >= _HALF

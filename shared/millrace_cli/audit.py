@@ -9,7 +9,9 @@ from millrace_cli import render
 from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     SinceOption,
     UntilOption,
     connect,
@@ -47,8 +49,8 @@ def audit(
     since: SinceOption = None,
     until: UntilOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, every column.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 50,
+    page_token: PageTokenOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every entry of the ledger, and the registry.")
     ] = False,

@@ -25,7 +25,9 @@ from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     Interrupted,
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     connect,
     out,
     print_json,
@@ -100,8 +102,8 @@ def batch(
 def batches(
     context: typer.Context,
     model: ModelArgument,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 20,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 20,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List a model's batch jobs, newest first."""

@@ -42,6 +42,8 @@ _TIME = "ISO 8601 with its zone, e.g. 2026-11-01T12:00Z; without one it is UTC."
 SinceOption = Annotated[str | None, typer.Option("--since", help=f"Not before: {_TIME}")]
 UntilOption = Annotated[str | None, typer.Option("--until", help=f"Not after: {_TIME}")]
 AtOption = Annotated[str | None, typer.Option("--at", help=f"What held then: {_TIME}")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=100, help="Most on a page.")]
+PageTokenOption = Annotated[str | None, typer.Option("--page-token", help="Next page.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "--why", help="Why; kept in the audit.")]
 
 

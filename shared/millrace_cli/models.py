@@ -8,7 +8,9 @@ from millrace.errors import InvalidRequestError
 from millrace_cli import render
 from millrace_cli.console import (
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     ReasonOption,
     connect,
     filled_page,
@@ -36,8 +38,8 @@ def models(
         bool | None,
         typer.Option("--champion/--no-champion", help="Only with, or without, a champion."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 50,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the registered models."""

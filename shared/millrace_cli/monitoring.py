@@ -15,7 +15,9 @@ from millrace.spec import seconds_of
 from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     ReasonOption,
     SinceOption,
     UntilOption,
@@ -91,8 +93,8 @@ def monitor(
     version: Annotated[
         int | None, typer.Option("--version", min=1, help="Only windows of this version.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 50,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show how a model is: traffic, cost, performance, drift, what changed first, what was done.
@@ -156,8 +158,8 @@ def alarms(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Closed ones, too.")] = False,
     reason: ReasonOption = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 50,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List a model's alarms; acknowledge, silence or widen one; show one with its history."""

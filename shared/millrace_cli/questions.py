@@ -14,7 +14,9 @@ from millrace_cli import answers
 from millrace_cli.console import (
     AtOption,
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     SinceOption,
     UntilOption,
     connect,
@@ -63,8 +65,8 @@ def history(
     at: AtOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 20,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 20,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what answered predictions when, and by whose decision; --at: what was live then."""

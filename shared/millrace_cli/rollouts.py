@@ -14,7 +14,9 @@ from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     Interrupted,
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     ReasonOption,
     connect,
     out,
@@ -81,8 +83,8 @@ def rollout(
         str | None, typer.Option("--id", help="A rollout. Default: the one under way, or the last.")
     ] = None,
     reason: ReasonOption = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 50,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 50,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Let a version take the traffic step by step, and watch it; without options, show where it is."""

@@ -13,7 +13,9 @@ from millrace_cli.client import ApiClient
 from millrace_cli.console import (
     Interrupted,
     JsonFlag,
+    LimitOption,
     ModelArgument,
+    PageTokenOption,
     ReasonOption,
     SinceOption,
     UntilOption,
@@ -197,8 +199,8 @@ def runs(
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 20,
-    page_token: Annotated[str | None, typer.Option("--page-token", help="Next page.")] = None,
+    limit: LimitOption = 20,
+    page_token: PageTokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List a model's training runs, newest first."""

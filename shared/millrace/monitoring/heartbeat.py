@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
+from millrace.aws.execute_api import Answered
 from millrace.aws.table import Item, Key, Update
 from millrace.errors import ConditionFailedError, MillraceError, ServiceUnavailableError
 from millrace.known_rows import known_row
@@ -33,25 +34,6 @@ _VERSIONS: Final = 4
 """Versions whose answers are kept."""
 _KEPT_SECONDS: Final = 30 * 86_400
 _OK: Final = 200
-
-
-class Answered(Protocol):
-    """What the API answered: `aws.execute_api.Answered`."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        ...
-
-    @property
-    def body(self) -> bytes:
-        """The body."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        ...
 
 
 class Api(Protocol):

@@ -244,6 +244,22 @@ def test_private_columns_stay_out_of_the_known_row() -> None:
     assert all(isinstance(row[f.name], int) for f in signature.numeric if f.type.value == "integer")
 
 
+def test_a_known_row_without_a_reference_is_made_of_the_contract() -> None:
+    signature = churn_signature()
+    known = tuple(
+        dataclasses.replace(f, nullable=False, categories=("basic", "pro"))
+        if f.name == "plan"
+        else f
+        for f in signature.features
+    )
+
+    row = known_row(dataclasses.replace(signature, features=known))
+
+    assert row["plan"] == "basic"
+    assert all(row[f.name] is None for f in known if f.nullable)
+    assert all(row[f.name] is not None for f in known if not f.nullable)
+
+
 # ── The function ────────────────────────────────────────────────────────────────────────────────
 
 
