@@ -21,7 +21,7 @@ from millrace.aws.s3 import S3ObjectStore
 from millrace.aws.sns import SnsNotifier
 from millrace.decoding import decode
 from millrace.documents import read_spec
-from millrace.errors import MillraceError, NotFoundError
+from millrace.errors import MillraceError, NotFoundError, RetryableError
 from millrace.monitoring.archive import latest
 from millrace.monitoring.assembly import actions_of
 from millrace.monitoring.baseline import Baseline, read_baseline
@@ -181,22 +181,30 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         table = DynamoTable(client("dynamodb"), settings().table_name)
         offers = ServingReader(table).list_serving()
         models = [offer.model for offer in offers if offer.version is not None]
+        # Each is the first at some hour: where time is short, none always waits for the others.
+        first = int(now.timestamp() // settings().hour_seconds) % max(1, len(models))
+        models = models[first:] + models[:first]
     outcomes: list[dict[str, Any]] = []
     failed: list[Exception] = []
-    for model in models:
-        bind(correlation_id=context.aws_request_id, model=model)
-        try:
-            outcomes.append(_watch(model, now, context))
-        except Exception as exc:  # noqa: BLE001 - raised again below, when the others were judged
-            # One model that cannot be judged holds up no other, whatever is wrong with it.
-            logger.exception("model not monitored")
-            count(METRICS.MODELS_NOT_MONITORED, model=model)
-            failed.append(exc)
     if look.model is None:
         try:
             _expire_approvals()
         except MillraceError as exc:
             logger.exception("requests for approval not looked at")
+            failed.append(exc)
+    for model in models:
+        bind(correlation_id=context.aws_request_id, model=model)
+        try:
+            if outcomes and context.get_remaining_time_in_millis() <= _WINDOW_MS:
+                raise RetryableError(
+                    f"no time is left for {model}: the look is repeated, and the next begins with "
+                    "another model"
+                )
+            outcomes.append(_watch(model, now, context))
+        except Exception as exc:  # noqa: BLE001 - raised again below, when the others were judged
+            # One model that cannot be judged holds up no other, whatever is wrong with it.
+            logger.exception("model not monitored")
+            count(METRICS.MODELS_NOT_MONITORED, model=model)
             failed.append(exc)
     logger.info("monitor ends", models=len(models), failed=len(failed))
     if failed:

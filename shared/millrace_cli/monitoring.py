@@ -22,6 +22,7 @@ from millrace_cli.console import (
     SinceOption,
     UntilOption,
     connect,
+    filled_page,
     moment_of,
     out,
     print_json,
@@ -105,13 +106,14 @@ def monitor(
         if windows:
             if window is not None or everything:
                 raise InvalidRequestError("--window and --all do not go with --windows")
-            page = connect(context).get(
+            page = filled_page(
+                connect(context),
                 f"/v1/models/{model}/monitor/windows",
-                since=moment_of(since, "--since"),
-                until=moment_of(until, "--until"),
-                version=version,
                 limit=limit,
                 page_token=page_token,
+                since=moment_of(since, "--since"),
+                until=moment_of(until, "--until"),
+                version=None if version is None else str(version),
             )
             print_page(page, windows_view(model, page["items"]), as_json)
             return

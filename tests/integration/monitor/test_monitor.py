@@ -16,6 +16,7 @@ from millrace import layout
 from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
+from millrace.errors import RetryableError
 from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.baseline import (
     Baseline,
@@ -29,7 +30,7 @@ from millrace.monitoring.compaction import compact
 from millrace.monitoring.episodes import open_episodes
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import Assertion, RowKey, Told
-from millrace.monitoring.monitor import Monitor
+from millrace.monitoring.monitor import Monitor, Outcome
 from millrace.registry.approvals import open_approvals
 from millrace.spec import ModelSpec
 from millrace.vocabulary import ColumnType, Task
@@ -465,3 +466,24 @@ def test_a_request_that_no_machine_waits_for_expires_with_the_hour(stack: cloud.
     assert stack.registry.get_run(task.run_id).outcome == "expired"
     told = [e.action for e in stack.registry.audit("churn").items]
     assert told.count("approval_expired") == 1
+
+
+def test_models_take_turns_where_time_is_short_and_those_that_wait_are_told(
+    stack: cloud.Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("alpha", "beta"), 7):
+        cases.champion(stack.registry, number, cases.spec(name))
+    seen: list[str] = []
+
+    def watched(_: Any, model: str, *__: Any, **___: Any) -> Outcome:
+        seen.append(model)
+        return Outcome(model)
+
+    monkeypatch.setattr(Monitor, "watch", watched)
+    for hour in range(3):
+        with pytest.raises(RetryableError, match="no time is left for"):
+            function.handler(
+                {"now": (NOON + hour * HOUR).isoformat()}, cloud.LambdaContext(remaining_ms=50_000)
+            )
+
+    assert sorted(seen) == ["alpha", "beta", "churn"]
