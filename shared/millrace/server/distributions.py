@@ -30,7 +30,7 @@ from prometheus_client.utils import floatToGoString
 
 from millrace.bundle import Bundle
 from millrace.monitoring.baseline import Baseline
-from millrace.monitoring.binning import Bins, CategoryBins, NumericBins, category_text
+from millrace.monitoring.binning import Bins, CategoryBins, NumericBins
 from millrace.serving import telemetry
 from millrace.serving.prediction import Prediction
 from millrace.signature import Signature
@@ -54,10 +54,10 @@ _EVERY: Final = 1.0
 """Seconds between two writings of counts of features."""
 _BINARY: Final = 2
 
-type Places = Callable[[Any], str]
+type Places = Callable[[Any], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Feature:
     """Where values of a feature fall.
 
@@ -65,15 +65,23 @@ class _Feature:
         name: The feature.
         text: Whether it is one of the batch's texts.
         position: Its place among them.
-        bin_of: The bin of a value, as its label.
+        bin_of: The place of a value among the labels.
+        labels: Of the bins.
         baseline: Rows of the baseline in each bin.
+        counted: Rows that were counted in each bin and are not written yet.
     """
 
     name: str
     text: bool
     position: int
     bin_of: Places
+    labels: tuple[str, ...]
     baseline: Mapping[str, int]
+    counted: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Nothing is counted yet."""
+        self.counted = [0] * len(self.labels)
 
 
 @dataclass(slots=True)
@@ -84,14 +92,12 @@ class _Version:
         labels: Its model and number.
         scores: The histogram of its scores.
         features: Those that are counted.
-        counted: Rows by place of the feature and bin, that are not written yet.
         written: When counts were written last.
     """
 
     labels: tuple[str, str]
     scores: prometheus_client.Histogram
     features: tuple[_Feature, ...]
-    counted: Counter[tuple[int, str]] = field(default_factory=Counter)
     written: float = 0.0
 
 
@@ -139,9 +145,10 @@ class Distributions:
         for score in _scores(prediction.output[some]):
             version.scores.observe(score)
         numbers, texts = batch.numeric[some].T.tolist(), batch.categorical[some].T.tolist()
-        for place, feature in enumerate(version.features):
+        for feature in version.features:
+            counted, bin_of = feature.counted, feature.bin_of
             for value in (texts if feature.text else numbers)[feature.position]:
-                version.counted[place, feature.bin_of(value)] += 1
+                counted[bin_of(value)] += 1
         if self._now() - version.written >= _EVERY:
             self._write(version)
 
@@ -152,9 +159,12 @@ class Distributions:
                 self._write(version)
 
     def _write(self, version: _Version) -> None:
-        for (place, name), rows in version.counted.items():
-            self._values.labels(*version.labels, version.features[place].name, name).inc(rows)
-        version.counted.clear()
+        for feature in version.features:
+            for place, rows in enumerate(feature.counted):
+                if rows:
+                    name = feature.labels[place]
+                    self._values.labels(*version.labels, feature.name, name).inc(rows)
+                    feature.counted[place] = 0
         version.written = self._now()
 
     def _version(self, key: tuple[str, int]) -> _Version | None:
@@ -219,47 +229,49 @@ def _features(baseline: Baseline, signature: Signature) -> tuple[_Feature, ...]:
         counts: Counter[str] = Counter({MISSING: one.missing})
         if isinstance(of, NumericBins):
             for place, rows in enumerate(one.numeric.counts if one.numeric else ()):
-                counts[_number_label(place, of.size)] += rows
-            found.append(_Feature(one.name, False, position, _of_number(of), counts))
+                counts[_NUMBERED[_number_place(place, of.size)]] += rows
+            found.append(_Feature(one.name, False, position, _of_number(of), _NUMBERED, counts))
         else:
             for place, rows in enumerate(one.categorical.counts if one.categorical else ()):
-                counts[_category_label(place)] += rows
+                counts[_NAMED[_category_place(place)]] += rows
             counts[OTHER] += one.categorical.other if one.categorical else 0
-            found.append(_Feature(one.name, True, position, _of_text(of), counts))
+            found.append(_Feature(one.name, True, position, _of_text(of), _NAMED, counts))
     return tuple(found)
 
 
-def _number_label(place: int, size: int) -> str:
-    """The label of a bin; neighbours share one where there are more than `MAX_BINS`."""
-    return str(place if size <= MAX_BINS else place * MAX_BINS // size)
+_NUMBERED: Final = (*map(str, range(MAX_BINS)), MISSING)
+_NAMED: Final = (*map(str, range(MAX_BINS)), OTHER, UNSEEN, MISSING)
 
 
-def _category_label(place: int) -> str:
-    return str(place) if place < MAX_BINS else OTHER
+def _number_place(place: int, size: int) -> int:
+    """The bin that is told of; neighbours share one where there are more than `MAX_BINS`."""
+    return place if size <= MAX_BINS else place * MAX_BINS // size
+
+
+def _category_place(place: int) -> int:
+    return min(place, MAX_BINS)  # the one after them is of the others
 
 
 def _of_number(bins: NumericBins) -> Places:
     # In 32 bits, as the model is given them: what equals an edge falls where it fell in the baseline.
     inner = [float(np.float32(edge)) for edge in bins.edges[1:-1]]
-    labels = [_number_label(place, bins.size) for place in range(bins.size)]
+    places = [_number_place(place, bins.size) for place in range(bins.size)]
+    missing = _NUMBERED.index(MISSING)
 
-    def bin_of(value: Any) -> str:
-        return labels[bisect_right(inner, value)] if value == value else MISSING
+    def bin_of(value: Any) -> int:
+        return places[bisect_right(inner, value)] if value == value else missing
 
     return bin_of
 
 
 def _of_text(bins: CategoryBins) -> Places:
-    known = bins.known
+    places = {name: _category_place(place) for name, place in bins.places.items()}
+    missing, other, unseen = (_NAMED.index(name) for name in (MISSING, OTHER, UNSEEN))
+    places |= dict.fromkeys(bins.known or (), other) | {"": missing}
+    strange = other if bins.known is None else unseen
 
-    def bin_of(value: Any) -> str:
-        text = category_text(value)
-        if not text:
-            return MISSING
-        place = bins.places.get(text)
-        if place is not None:
-            return _category_label(place)
-        return OTHER if known is None or text in known else UNSEEN
+    def bin_of(value: Any) -> int:
+        return places.get(value, strange)
 
     return bin_of
 
