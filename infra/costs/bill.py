@@ -263,6 +263,7 @@ class _Stack:
                 "custom-metric",
             ),
             *self._captures(),
+            *self._monitored(),
             self._traces(count, hours),
             self._line(
                 "registry reads",
@@ -326,6 +327,34 @@ class _Stack:
             "capture, custom metrics",
             f"{a['capture_metrics']} for {hours} h of {a['month_hours']} h",
             a["capture_metrics"] * hours / a["month_hours"],
+            "custom-metric",
+        )
+
+    def _monitored(self) -> Iterable[Line]:
+        """What judging the hours costs in which they came: the same however many they are."""
+        if self._given["MonitorSchedule"] == "off":
+            yield self._line("monitor", "MonitorSchedule=off", Decimal(0), "lambda-time")
+            return
+        a = self._assumed
+        hours, memory = a["hours"], self._memory("MonitorFunction")
+        yield self._line(
+            "monitor, function time",
+            f"{hours} × {a['monitor_seconds']} s × {_plain(memory)} GB",
+            hours * a["monitor_seconds"] * memory,
+            "lambda-time",
+        )
+        for item, unit, price in (
+            ("counts and labels read", "read_units", "dynamodb-read"),
+            ("table writes", "write_units", "dynamodb-write"),
+            ("objects read", "objects_read", "s3-read"),
+            ("objects written", "objects_written", "s3-write"),
+        ):
+            each = a[f"monitor_{unit}"]
+            yield self._line(f"monitor, {item}", f"{hours} × {each}", hours * each, price)
+        yield self._line(
+            "monitor, custom metrics",
+            f"{a['monitor_metrics']} for {hours} h of {a['month_hours']} h",
+            a["monitor_metrics"] * hours / a["month_hours"],
             "custom-metric",
         )
 
