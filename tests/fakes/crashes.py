@@ -36,16 +36,18 @@ class Crash:
         at: Number of the write call, from 0.
         when: Before AWS sees it, or when it was done and the answer is lost.
         calls: The write calls so far.
+        services: Whose.
     """
 
     at: int | None = None
     when: When = "before"
     calls: list[str] = field(default_factory=list)
     armed: bool = True
+    services: tuple[str, ...] = SERVICES
 
     def install(self) -> None:
         """Hooks into the process's clients, until `uninstall_all`."""
-        for service in SERVICES:
+        for service in self.services:
             events = client(service).meta.events
             for hook, handler in (("before-call", self._before), ("after-call", self._after)):
                 name = f"{hook}.{service}"

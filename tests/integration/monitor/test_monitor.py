@@ -5,7 +5,9 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from millrace.aws.clients import client
 from millrace.aws.dynamodb import DynamoTable
 from millrace.aws.s3 import S3ObjectStore
 from millrace.errors import RetryableError
+from millrace.monitoring import compaction
 from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.baseline import (
     Baseline,
@@ -25,7 +28,7 @@ from millrace.monitoring.baseline import (
     ReferenceMetric,
     ScoreBaseline,
 )
-from millrace.monitoring.captures import captured
+from millrace.monitoring.captures import captured, keep, read
 from millrace.monitoring.compaction import compact
 from millrace.monitoring.episodes import open_episodes
 from millrace.monitoring.labelbook import LabelBook
@@ -35,6 +38,7 @@ from millrace.registry.approvals import open_approvals
 from millrace.spec import ModelSpec
 from millrace.vocabulary import ColumnType, Task
 from tests.fakes import cases, cloud
+from tests.fakes.crashes import Crash, Killed, When, uninstall_all
 from tests.samples import capture_line
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -278,6 +282,49 @@ def test_what_was_captured_is_put_together_and_reads_the_same() -> None:
     compact(store, cases.DATA_BUCKET, "churn", NOON + 8.5 * HOUR)
     assert len(list(store.keys(cases.DATA_BUCKET, "capture/"))) == 1
     assert len(read()) == 41
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_crash_at_any_write_of_putting_together_loses_nothing_and_doubles_nothing(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Seven deliveries of an hour become an object of five and one of two: writes and deletions."""
+    request.addfinalizer(uninstall_all)
+    monkeypatch.setattr(compaction, "MAX_REQUESTS", 5)
+    monkeypatch.setattr(compaction, "_FULL", 5)
+    store = S3ObjectStore(client("s3"))
+
+    def play(day: int, crash: Crash) -> None:
+        """On a day of its own, far from what others compact."""
+        told = lines(48 * day, rows=7)
+        hour = NOON + 48 * day * HOUR
+        for line in told:
+            delivered = read([json.dumps(line)])
+            keep(delivered, objects=store, bucket=cases.DATA_BUCKET, logged=hour)
+        crash.install()
+        with suppress(Killed):
+            compact(store, cases.DATA_BUCKET, "churn", hour + 2.5 * HOUR)
+        uninstall_all()
+
+        for later in (0.0, 8.5):
+            if later:
+                compact(store, cases.DATA_BUCKET, "churn", hour + later * HOUR)
+            found = list(captured(store, cases.DATA_BUCKET, "churn", hour, hour + HOUR))
+            assert sorted(one.prediction_id for one in found) == sorted(
+                line["prediction_id"] for line in told
+            )
+        keys = store.keys(cases.DATA_BUCKET, layout.capture_prefix("churn", hour))
+        assert len(list(keys)) == 2
+
+    counting = Crash(services=("s3",))
+    play(0, counting)
+    assert counting.calls == ["PutObject", "DeleteObjects"] * 2
+    whens: tuple[When, ...] = ("before", "after")
+    crashes = product(range(len(counting.calls)), whens)
+    for day, (at, when) in enumerate(crashes, 1):
+        crash = Crash(at, when, services=("s3",))
+        play(day, crash)
+        assert not crash.armed
 
 
 @pytest.mark.usefixtures("stack")
