@@ -276,19 +276,9 @@ def test_what_capture_adds_to_an_answer(
     champion: Learned = request.getfixturevalue(model)
     all_of_them, none = gateway_of(champion), gateway_of(champion, capture_rate=0.0)
     _, events = requests_of(champion, "rows", rows)
-    context = LambdaContext()
-    for one in (all_of_them, none):
-        assert {one(asked, context)["statusCode"] for asked in events} == {200}
-    asking, asked_alone = cycle(events), cycle(events)
+    named = f"predict capture {champion.spec.name} {rows} rows"
 
-    measured = compare(
-        f"predict capture {champion.spec.name} {rows} rows",
-        lambda: all_of_them(next(asking), context),
-        lambda: none(next(asked_alone), context),
-        rounds=ROUNDS,
-        repeat=REPEAT[rows],
-        clock=time.process_time,
-    )
+    measured = in_turns(named, all_of_them, none, events, rows)
 
     told(measured, capsys)
     assert measured.ratio < 1.5
@@ -327,21 +317,30 @@ def test_what_a_rollout_adds_to_an_answer(
     )
     shared = gateway_of(mixed, route)
     _, events = requests_of(mixed, "rows", rows, **{ENTITY_HEADER: "customer-1"})
-    context = LambdaContext()
-    assert {shared(asked, context)["statusCode"] for asked in events} == {200}
-    asking, asked_alone = cycle(events), cycle(events)
+    named = f"predict handler {rows} rows in a rollout {strategy}"
 
-    measured = compare(
-        f"predict handler {rows} rows in a rollout {strategy}",
-        lambda: shared(next(asking), context),
-        lambda: gateway(next(asked_alone), context),
+    measured = in_turns(named, shared, gateway, events, rows)
+
+    told(measured, capsys)
+    assert measured.ratio < most
+
+
+def in_turns(
+    name: str, subject: Gateway, reference: Gateway, events: list[Any], rows: int
+) -> Comparison:
+    """The same requests to both."""
+    context = LambdaContext()
+    for one in (subject, reference):
+        assert {one(asked, context)["statusCode"] for asked in events} == {200}
+    asking, asked_alone = cycle(events), cycle(events)
+    return compare(
+        name,
+        lambda: subject(next(asking), context),
+        lambda: reference(next(asked_alone), context),
         rounds=ROUNDS,
         repeat=REPEAT[rows],
         clock=time.process_time,
     )
-
-    told(measured, capsys)
-    assert measured.ratio < most
 
 
 def told(measured: Comparison, capsys: pytest.CaptureFixture[str]) -> None:

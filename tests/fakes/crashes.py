@@ -8,7 +8,8 @@ from millrace.aws.clients import client
 
 When = Literal["before", "after"]
 
-SERVICES: Final = ("dynamodb", "stepfunctions", "sns", "events")
+type Service = Literal["dynamodb", "stepfunctions", "sns", "events", "s3"]
+SERVICES: Final[tuple[Service, ...]] = ("dynamodb", "stepfunctions", "sns", "events")
 """Those whose calls change what others see. Objects in S3 have names of their content."""
 READ: Final = re.compile(r"(Get|Describe|Query|List|BatchGet|Scan|TransactGet)")
 """How operations that only read begin; every other one is a write."""
@@ -43,7 +44,7 @@ class Crash:
     when: When = "before"
     calls: list[str] = field(default_factory=list)
     armed: bool = True
-    services: tuple[str, ...] = SERVICES
+    services: tuple[Service, ...] = SERVICES
 
     def install(self) -> None:
         """Hooks into the process's clients, until `uninstall_all`."""

@@ -19,16 +19,12 @@ from millrace.errors import InvalidEventError
 from millrace.monitoring import hours, tallies
 from millrace.monitoring.baseline import (
     Baseline,
-    CategoricalBaseline,
-    FeatureBaseline,
-    NumericBaseline,
     ScoreBaseline,
 )
 from millrace.monitoring.captures import captured
 from millrace.registry.serving import version_key
 from millrace.serving.capture import CapturedPrediction
-from millrace.vocabulary import ColumnType, Task
-from tests.fakes import cases, cloud
+from tests.fakes import baselines, cases, cloud
 from tests.samples import capture_line
 
 MOMENT = datetime(2026, 11, 21, 18, 20, tzinfo=UTC)
@@ -271,36 +267,12 @@ def register(body: bytes | None) -> None:
 
 def baseline() -> Baseline:
     """Of the features of a captured line, and of a private one."""
-    return Baseline(
-        schema=1,
-        model="churn",
-        version=3,
-        run_id="run-1",
-        dataset_version="d",
-        task=Task.BINARY,
-        rows=1_000,
-        metric="roc_auc",
-        confidence=0.95,
-        classes=("false", "true"),
-        features=(
-            FeatureBaseline(
-                name="age",
-                type=ColumnType.INTEGER,
-                private=False,
-                missing=0,
-                numeric=NumericBaseline(edges=(18, 30, 90), counts=(500, 500), mean=40, std=9),
-            ),
-            FeatureBaseline(
-                name="plan",
-                type=ColumnType.STRING,
-                private=False,
-                missing=0,
-                categorical=CategoricalBaseline(categories=("basic",), counts=(1_000,), other=0),
-            ),
-            FeatureBaseline(name="income", type=ColumnType.NUMBER, private=True, missing=7),
-        ),
+    return baselines.baseline(
+        baselines.number("age", (500, 500), edges=(18, 30, 90), mean=40, std=9),
+        baselines.text("plan", {"basic": 1_000}),
+        baselines.private("income", missing=7),
         scores=ScoreBaseline(edges=(0, 0.5, 1), counts=(500, 500), mean=0.5, std=0.2),
-        performance={},
+        run_id="run-1",
     )
 
 

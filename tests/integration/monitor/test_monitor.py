@@ -23,8 +23,6 @@ from millrace.monitoring import compaction
 from millrace.monitoring.archive import latest, of_window
 from millrace.monitoring.baseline import (
     Baseline,
-    FeatureBaseline,
-    NumericBaseline,
     ReferenceMetric,
     ScoreBaseline,
 )
@@ -36,8 +34,7 @@ from millrace.monitoring.labels import Assertion, RowKey, Told
 from millrace.monitoring.monitor import Monitor, Outcome
 from millrace.registry.approvals import open_approvals
 from millrace.spec import ModelSpec
-from millrace.vocabulary import ColumnType, Task
-from tests.fakes import cases, cloud
+from tests.fakes import baselines, cases, cloud
 from tests.fakes.crashes import Crash, Killed, When, uninstall_all
 from tests.samples import capture_line
 
@@ -82,31 +79,14 @@ def put(key: str, body: bytes) -> None:
 
 def baseline(run_id: str) -> Baseline:
     """Ages from 20 to 60, evenly, and scores from 0 to 1."""
-    return Baseline(
-        schema=1,
-        model="churn",
-        version=1,
-        run_id=run_id,
-        dataset_version="d1",
-        task=Task.BINARY,
-        rows=4_000,
-        metric="accuracy",
-        confidence=0.95,
-        classes=("false", "true"),
-        features=(
-            FeatureBaseline(
-                name="age",
-                type=ColumnType.NUMBER,
-                private=False,
-                missing=0,
-                numeric=NumericBaseline(
-                    edges=(20, 30, 40, 50, 60), counts=(1_000,) * 4, mean=40, std=11.5
-                ),
-            ),
-        ),
+    return baselines.baseline(
+        baselines.number("age", (1_000,) * 4, edges=(20, 30, 40, 50, 60), mean=40, std=11.5),
         scores=ScoreBaseline(
             edges=(0, 0.25, 0.5, 0.75, 1), counts=(1_000,) * 4, mean=0.5, std=0.29
         ),
+        version=1,
+        run_id=run_id,
+        metric="accuracy",
         predicted=(2_000, 2_000),
         performance={
             "accuracy": ReferenceMetric(value=0.75, low=0.74, high=0.76, row_deviation=0.433)

@@ -19,9 +19,6 @@ from millrace.monitoring.assembly import (
 )
 from millrace.monitoring.baseline import (
     Baseline,
-    CategoricalBaseline,
-    FeatureBaseline,
-    NumericBaseline,
     ScoreBaseline,
 )
 from millrace.monitoring.counting import latency_bin
@@ -30,7 +27,8 @@ from millrace.monitoring.findings import Finding, Verdict
 from millrace.monitoring.hours import FeatureCounts, HourCounts, WindowCounts
 from millrace.monitoring.report import render
 from millrace.registry.records import AuditEntry
-from millrace.spec import ColumnType, Task
+from millrace.spec import Task
+from tests.fakes import baselines
 
 START = datetime(2026, 11, 2, tzinfo=UTC)
 UNTIL = START + timedelta(hours=6)
@@ -71,38 +69,13 @@ class Performance:
 
 
 def baseline() -> Baseline:
-    return Baseline(
-        model="churn",
-        version=3,
-        run_id="churn-run",
-        dataset_version="d1",
-        task=Task.BINARY,
-        rows=100,
-        metric="roc_auc",
-        confidence=0.95,
-        classes=("no", "yes"),
-        features=(
-            FeatureBaseline(
-                name="age",
-                type=ColumnType.NUMBER,
-                private=False,
-                missing=4,
-                numeric=NumericBaseline(edges=(18, 30, 90), counts=(48, 48), mean=40, std=9),
-            ),
-            FeatureBaseline(
-                name="plan",
-                type=ColumnType.STRING,
-                private=False,
-                missing=0,
-                categorical=CategoricalBaseline(
-                    categories=("a", "b"), counts=(60, 30), other=10, rest=("c",)
-                ),
-            ),
-            FeatureBaseline(name="email", type=ColumnType.STRING, private=True, missing=2),
-        ),
+    return baselines.baseline(
+        baselines.number("age", (48, 48), edges=(18, 30, 90), missing=4, mean=40, std=9),
+        baselines.text("plan", {"a": 60, "b": 30}, other=10, rest=("c",)),
+        baselines.private("email", missing=2),
         scores=ScoreBaseline(edges=(0, 0.5, 1), counts=(70, 30), mean=0.4, std=0.2),
+        classes=("no", "yes"),
         predicted=(70, 30),
-        performance={},
     )
 
 
