@@ -214,6 +214,8 @@ class _Form:
         texts = [(p, f.name) for p, f in enumerate(signature.categorical) if not f.private]
         self._texts = tuple(p for p, _ in texts)
         self._text_names = tuple(name for _, name in texts)
+        keys += [orjson.dumps(name).replace(b"%", b"%%") + b":" for _, name in texts]
+        self._row = b",".join(key + b"[%b]" for key in keys)
         regression = signature.task is Task.REGRESSION
         self._output = PREDICTION if regression else PROBABILITIES
 
@@ -264,6 +266,8 @@ class _Form:
         *,
         packed: bool,
     ) -> bytes:
+        if len(numeric) == 1:
+            return self._of_one(numeric, categorical)
         parts: list[bytes] = []
         if self._numbers:
             if packed:
@@ -271,18 +275,26 @@ class _Form:
                 packs = [_packed(by_column[position]) for position in self._numbers]
                 parts.append(self._columns % tuple(packs))
             else:
-                # One row is its own columns, and is spared the turning.
-                every = (
-                    _numbers(numeric)[2:-2].split(b",")
-                    if len(numeric) == 1
-                    else _numbers(numeric.T)[2:-2].split(b"],[")
-                )
+                every = _numbers(numeric.T)[2:-2].split(b"],[")
                 parts.append(self._lists % tuple([every[place] for place in self._numbers]))
         if self._texts:
             lists = categorical.T.tolist()
             texts = {name: lists[p] for name, p in zip(self._text_names, self._texts, strict=True)}
             parts.append(_dumps(texts)[1:-1])
         return b",".join(parts)
+
+    def _of_one(
+        self, numeric: npt.NDArray[np.float32], categorical: npt.NDArray[np.object_]
+    ) -> bytes:
+        """One row is its own columns, and is spared the turning."""
+        values: list[bytes] = []
+        if self._numbers:
+            every = _numbers(numeric)[2:-2].split(b",")
+            values = [every[place] for place in self._numbers]
+        if self._texts:
+            texts = categorical[0].tolist()
+            values += [_dumps(texts[place]) for place in self._texts]
+        return self._row % tuple(values)
 
 
 def _numbers(values: npt.NDArray[np.float32]) -> bytes:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millrace.onnx_session import load_session
 from millrace.registry.serving import ServingRecord
@@ -98,7 +100,33 @@ def test_packed_numbers_read_as_the_digits_of_few_rows_do() -> None:
     assert packed.outputs["probabilities"][:2] == digits.outputs["probabilities"]
 
 
-@pytest.mark.parametrize("rows", [2, 400])
+@pytest.fixture(scope="module")
+def oddly_named() -> Prediction:
+    """A prediction of one row; its features' names are what a template may take for its own."""
+    signature = churn_signature()
+    odd = {"plan": 'p%b "of', "age": "100%"}
+    features = tuple(
+        replace(f, name=odd.get(f.name, f.name), private=False) for f in signature.features
+    )
+    return predicted(1, replace(signature, features=features))
+
+
+@given(plan=st.text('",\\%b[]{}ü\n', max_size=12), city=st.text(max_size=12))
+def test_texts_of_one_row_are_read_again_whatever_is_in_them(
+    plan: str, city: str, oddly_named: Prediction
+) -> None:
+    texts = np.empty((1, 2), dtype=object)
+    texts[0] = [plan, city]
+    batch = oddly_named.batch._replace(categorical=texts)
+
+    record = of_line(line_of(oddly_named._replace(batch=batch)))
+
+    assert record.inputs['p%b "of'] == [plan]
+    assert record.inputs["city"] == [city]
+    assert sorted(record.inputs) == ["100%", "active", "city", 'p%b "of', "tenure"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 400])
 def test_private_features_are_not_on_the_line(rows: int) -> None:
     signature = churn_signature()
     features = tuple(replace(f, private=f.name in ("age", "plan")) for f in signature.features)
