@@ -63,7 +63,7 @@ def draw_curves(
         *right.frame([(math.log(v), f"{v:g}") for v in (0.1, 0.15, 0.2, 0.3, 0.5, 1.0)],
                      "shift of one feature in standard deviations"),
     ]  # fmt: skip
-    defaults: list[str] = []
+    defaults: list[tuple[float, float, str]] = []
     for rule, colour in COLOURS.items():
         own = sorted(
             (p for p in points if p.rule == rule), key=lambda p: (p.false_alarms, -_day(p.days))
@@ -71,13 +71,21 @@ def draw_curves(
         parts.append(_line([left.at(math.sqrt(p.false_alarms), p.days) for p in own], rule, 1.5))
         for p in own:
             x, y = left.at(math.sqrt(p.false_alarms), p.days)
-            size, fill = (6.5, colour) if p.default else (2.5, "#ffffff")
-            mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{fill}" stroke="{colour}"/>'
-            (defaults if p.default else parts).append(mark)
+            if p.default:
+                defaults.append((x, y, colour))
+                continue
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="#ffffff" stroke="{colour}"/>'
+            )
         line = [right.at(math.log(shift), days) for shift, days in detected[rule].items()]
         parts.append(_line(line, rule, 2.0))
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in line]
-    parts += defaults
+    for place, (x, y, colour) in enumerate(defaults):
+        # Where several stand in one place, the first ones show as rings around the last.
+        above = sum((x, y) == other[:2] for other in defaults[place + 1 :])
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6.5 + 4 * above:.1f}" fill="{colour}"/>'
+        )
     for place, (rule, colour) in enumerate(COLOURS.items()):
         y = 100 + 24 * place
         dash = f' stroke-dasharray="{DASHES[rule]}"' if rule in DASHES else ""
