@@ -40,6 +40,7 @@ DEARER = {
     ("Dashboards", "on"): Decimal("6.00"),
     ("SignArtifacts", "sign"): Decimal("1.00"),
     ("SignArtifacts", "require"): Decimal("1.00"),
+    ("MonitorSchedule", "rate(1 minute)"): Decimal("1.25"),
     ("HeartbeatMinutes", "5"): Decimal("0.77"),
     ("HeartbeatMinutes", "15"): Decimal("0.72"),
     ("HeartbeatMinutes", "60"): Decimal("0.71"),
