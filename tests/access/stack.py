@@ -267,7 +267,10 @@ class Stack:
         for config in self.of("AWS::Lambda::EventInvokeConfig").values():
             function = self._logical(config["FunctionName"])
             role = self._logical(self.resources[function]["Properties"]["Role"])
-            queue = self.put_in(config["DestinationConfig"]["OnFailure"]["Destination"])
+            letters = (config.get("DestinationConfig") or {}).get("OnFailure")
+            if not letters:
+                continue
+            queue = self.put_in(letters["Destination"])
             yield (
                 Request(role, "sqs:SendMessage", queue, TLS[:1]),
                 f"{function} failed an event for good",
