@@ -12,10 +12,9 @@ from typing import Any, Final
 from pydantic import Field
 
 from millrace import layout
-from millrace.aws.table import Table
+from millrace.aws.table import Item, Table
 from millrace.graphs import Arrow, Box, Style, draw
 from millrace.messages import Cause, SourceObject
-from millrace.monitoring.episode_records import EPISODE, Episode, monitor_pk, to_episode
 from millrace.questions.moments import minute
 from millrace.registry import items
 from millrace.registry.changes import LOOK
@@ -116,16 +115,16 @@ def lineage(
     traffic = [to_live(i) for i in changes.items]
     more = len(traffic) > CHANGES
     graph = _Graph()
-    alarms: tuple[Episode, ...] = ()
+    alarms: tuple[Item, ...] = ()
     if run is not None and run.cause is Cause.DRIFT:
         found = table.query(
-            monitor_pk(model),
-            prefix=EPISODE,
+            f"MONITOR#{model}",
+            prefix="EPISODE#",
             newest_first=True,
             limit=LOOK,
             where={"run_id": run.run_id},
         )
-        alarms = tuple(to_episode(i) for i in found.items)
+        alarms = found.items
     _origins(
         graph, record, run, first, dataset, None if spec is None else items.to_spec(spec), alarms
     )
@@ -185,7 +184,7 @@ def _origins(
     first: Run | None,
     dataset: DatasetVersion | None,
     spec: Any,
-    alarms: Sequence[Episode],
+    alarms: Sequence[Item],
 ) -> None:
     subject = f"{record.model}@{record.version}"
     version = graph.add(
@@ -247,13 +246,13 @@ def _origins(
     for alarm in alarms:
         rang = graph.add(
             Kind.ALARM,
-            alarm.id,
-            f"{alarm.kind.replace('_', ' ')}: {alarm.subject}",
-            alarm.opened_at,
-            alarm=alarm.id,
-            version=alarm.version,
-            state=alarm.state.value,
-            text=alarm.text,
+            alarm["id"],
+            f"{alarm['kind'].replace('_', ' ')}: {alarm['subject']}",
+            datetime.fromisoformat(alarm["opened_at"]),
+            alarm=alarm["id"],
+            version=alarm["version"],
+            state=alarm["state"],
+            text=alarm["text"],
         )
         graph.join(rang, trained, "started")
     if run is not None and (dataset is None or _differ(run.source, dataset.source)):

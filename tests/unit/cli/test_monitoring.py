@@ -401,7 +401,6 @@ def test_windows_are_shown_in_the_terminal(record: Record) -> None:
     answer = millrace("monitor", "churn", "--windows", "--since", "2026-11-01")
 
     assert answer.exit_code == ExitCode.OK
-    assert "feature drift ×2" in answer.output
     machine = json.loads(millrace("monitor", "churn", "--history", "--json").output)
     assert [one["version"] for one in machine["items"]] == [1, 1, 1]
     head, newest, before, _ = shown(windows_view("churn", machine["items"])).splitlines()
