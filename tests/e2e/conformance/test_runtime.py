@@ -36,9 +36,9 @@ def test_information_is_logged_and_printed_json_is_not_the_reply(stack: Stack) -
     assert (answer, failure) == ({"returned": mark}, None)
     group = f"/aws/lambda/{stack.outputs['Function']}"
     events = until(
-        lambda: stack.client("logs").filter_log_events(logGroupName=group, filterPattern=mark)[
-            "events"
-        ]
+        lambda: stack.client("logs").filter_log_events(
+            logGroupName=group, filterPattern=f'"{mark}"'
+        )["events"]
     )
     assert any(f"an information {mark}" in event["message"] for event in events)
 
