@@ -89,6 +89,10 @@ setup-node: ## Install the tools that exist only for Node, where there is a Node
 demo: setup build ## Deploy to the embedded cloud and follow real data to a prediction
 	@$(PYTHON) -m infra.demo $(ARGS)
 
+.PHONY: demo-drift
+demo-drift: setup build ## Watch a model get worse, an alarm, one retraining and the recovery: a quarter of an hour, and a picture
+	@$(PYTHON) -m infra.demo.drift $(ARGS)
+
 .PHONY: test
 test: check test-unit test-integration test-infra test-e2e ## Run the checks and every test that needs no Docker
 

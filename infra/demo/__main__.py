@@ -2,52 +2,25 @@
 
 import argparse
 import json
-import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import duckdb
 from rich.rule import Rule
 from rich.text import Text
 
 from infra.demo.data import DemoData, prepare
-from millrace.errors import ConfigurationError, MillraceError
+from infra.demo.scene import PROJECT, WORK, Clock, deployed, upload, uv
+from millrace.errors import MillraceError
 from millrace.spec import ModelSpec
-from millrace_cli import cloud, render
+from millrace_cli import render
 from millrace_cli.client import ApiClient
 from millrace_cli.console import out
-from millrace_cli.deploy import deploy_local
 from millrace_cli.exits import ExitCode
-from millrace_cli.target import DEFAULT_STACK, Target
-from millrace_cli.training import follow_to_end, upload_file, version_of
+from millrace_cli.target import Target
 
-PROJECT = Path(__file__).resolve().parents[2]
-WORK = PROJECT / ".millrace" / "demo"
 MODEL = "employment"
-
-
-class Clock:
-    """Times the demo's phases.
-
-    Attributes:
-        phases: Name and seconds of every phase that ended, in order.
-    """
-
-    def __init__(self) -> None:
-        self.phases: list[tuple[str, float]] = []
-
-    @contextmanager
-    def phase(self, name: str, words: str) -> Iterator[None]:
-        """Prints a heading, runs the block and keeps its time."""
-        out.print()
-        out.print(Rule(Text(words, style="bold"), align="left", style="dim"))
-        begun = time.monotonic()
-        yield
-        self.phases.append((name, time.monotonic() - begun))
 
 
 def main() -> int:
@@ -64,8 +37,7 @@ def main() -> int:
         return int(ExitCode.FAILED)
     total = time.monotonic() - begun
     out.print()
-    shown = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.phases)
-    out.print(Text(f"done in {total:.0f} s: {shown}", style="dim"))
+    out.print(Text(f"done in {total:.0f} s: {clock}", style="dim"))
     if arguments.json:
         arguments.json.write_text(json.dumps({"total": total, "phases": dict(clock.phases)}))
     return int(ExitCode.OK)
@@ -73,24 +45,13 @@ def main() -> int:
 
 def _run(clock: Clock) -> None:
     with clock.phase("data", "1  Real data: US census, Massachusetts, 2015 and 2018"):
-        data = prepare(WORK, _uv())
+        data = prepare(WORK, uv())
         for path in (data.first, data.newer, data.broken):
             out.print(f"  {path.relative_to(PROJECT)}  {path.stat().st_size / 1e6:.1f} MB")
     with ExitStack() as stack:
         with clock.phase("deploy", "2  The embedded cloud, and `sam deploy` of template.yaml"):
-            info = cloud.status(PROJECT)
-            if info is None:
-                info = stack.enter_context(cloud.ephemeral(PROJECT))
-                out.print(f"  started at {info.endpoint}; it stops when the demo ends")
-            else:
-                out.print(f"  the one of `millrace local up` at {info.endpoint}; it stays up")
-            with out.status("sam deploy") as spinner:
-                deploy_local(PROJECT, info, lambda line: spinner.update(Text(line[:100])))
-            target = Target(
-                kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None
-            )
-            out.print(f"  deployed; the API answers at {target.outputs.api_url}")
-        _story(clock, target, data)
+            made = stack.enter_context(deployed())
+        _story(clock, made.target, data)
 
 
 def _story(clock: Clock, target: Target, data: DemoData) -> None:
@@ -105,13 +66,13 @@ def _tell(clock: Clock, api: ApiClient, data: DemoData) -> None:
         applied = api.put(f"/v1/specs/{MODEL}", spec.model_dump(mode="json", exclude_none=True))
         out.print(f"  spec version {applied['version']} of {MODEL}")
     with clock.phase("first", "4  millrace upload employment employment-2015.csv --follow"):
-        _upload(target, api, data.first)
+        upload(api, MODEL, data.first)
     with clock.phase("predict", "5  millrace predict employment --row … (HTTPS in the cloud)"):
         _predict(api, target, data)
     with clock.phase("newer", "6  The world moves on: 2018 arrives"):
         out.print("  a few of its rows were damaged on purpose")
         before = api.get(f"/v1/models/{MODEL}")["champion_version"]
-        run = _upload(target, api, data.newer)
+        run = upload(api, MODEL, data.newer)
         after = api.get(f"/v1/models/{MODEL}")["champion_version"]
         verdict = "changed" if after != before else "stands"
         out.print(
@@ -123,17 +84,8 @@ def _tell(clock: Clock, api: ApiClient, data: DemoData) -> None:
             )
         )
     with clock.phase("broken", "7  A broken file: column AGEP renamed to AGE_YEARS"):
-        _upload(target, api, data.broken)
+        upload(api, MODEL, data.broken)
     _what_next(api, target)
-
-
-def _upload(target: Target, api: ApiClient, path: Path) -> dict[str, Any]:
-    location, run_id, _ = upload_file(target, MODEL, path, path.name)
-    out.print(f"  uploaded to s3://{location}", soft_wrap=True)
-    run = follow_to_end(api, run_id)
-    version = version_of(api, run)
-    out.print(render.run_summary({k: v for k, v in run.items() if k != "report_url"}, version))
-    return run
 
 
 def _predict(api: ApiClient, target: Target, data: DemoData) -> None:
@@ -181,16 +133,6 @@ def _save_report(api: ApiClient, target: Target) -> Path:
     path = WORK / f"report-{MODEL}-{version['version']}.html"
     path.write_bytes(body)
     return path
-
-
-def _uv() -> Path:
-    own = Path(sys.executable).with_name("uv")
-    if own.exists():
-        return own
-    found = shutil.which("uv")
-    if found is None:
-        raise ConfigurationError("uv was not found: run `make setup`")
-    return Path(found)
 
 
 if __name__ == "__main__":
