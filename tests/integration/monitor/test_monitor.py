@@ -212,21 +212,7 @@ def test_labels_that_come_late_are_judged_with_their_window() -> None:
     look(1.2)
     assert report().labels.labelled == 0
 
-    book = LabelBook(table(), timedelta(days=90))
-    received = NOON + 2 * HOUR
-    book.record(
-        "churn",
-        [
-            Told(
-                RowKey(line["prediction_id"], 0),
-                Assertion(
-                    "true" if line["capture"]["outputs"]["probabilities"][0][1] > 0.5 else "false",
-                    received,
-                ),
-            )
-            for line in told
-        ],
-    )
+    tell(told, NOON + 2 * HOUR)
     (again,) = look(2.2)
 
     assert again["since"] == NOON.isoformat()
