@@ -132,7 +132,7 @@ def test_an_execution_can_be_stopped_as_soon_as_it_is_started(stack: Stack) -> N
 
 @pytest.mark.parametrize(
     ("do", "seconds", "end"),
-    [("echo", 20, "nobody answered"), ("raise", 6_000, "could not ask")],
+    [("echo", 8, "nobody answered"), ("raise", 6_000, "could not ask")],
     ids=["its time is over", "its function fails"],
 )
 def test_a_state_that_waits_for_its_token_does_not_wait_for_ever(
