@@ -36,3 +36,12 @@ def encode(content: Any) -> str:
     import pybase64
 
     return pybase64.b64encode_as_string(content)
+
+
+def encode_bytes(content: Any) -> bytes:
+    """The same as ASCII bytes."""
+    if len(content) <= _SHORT:
+        return binascii.b2a_base64(content, newline=False)
+    import pybase64
+
+    return pybase64.b64encode(content)

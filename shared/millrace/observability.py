@@ -42,7 +42,7 @@ __all__ = [
 
 _correlation = ""
 _made: dict[str, Any] = {}
-"""The logger and the metrics, if they were needed already: every request asks."""
+"""The logger's formatter and the metrics, if they were needed already: every request asks."""
 
 
 def __getattr__(name: str) -> Any:
@@ -69,7 +69,8 @@ def _logger() -> "Logger":
     made = Logger(service=SERVICE, utc=True)
     if _correlation:
         made.set_correlation_id(_correlation)
-    _made["logger"] = made
+    # The logger looks for it among its handlers each time.
+    _made["formatter"] = made.registered_formatter
     return made
 
 
@@ -147,9 +148,9 @@ def correlate(identifier: str) -> None:
     """Puts a request's id on every line that follows."""
     global _correlation  # noqa: PLW0603 - the logger, which keeps it too, may not be made yet
     _correlation = identifier
-    made = _made.get("logger")
-    if made is not None:
-        made.set_correlation_id(identifier)
+    formatter = _made.get("formatter")
+    if formatter is not None:
+        formatter.append_keys(correlation_id=identifier)
 
 
 def correlation() -> str:

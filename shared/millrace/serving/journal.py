@@ -89,36 +89,33 @@ class PredictionLog:
         batch = prediction.batch
         rows = batch.rows
         metrics: tuple[str, ...] = _ANSWERED
-        more = _ROLES[prediction.role]
+        fields = [
+            f'"correlation_id":{_json(correlation_id)},"version":{prediction.version},'
+            f'"prediction_id":"{prediction.prediction_id}","row_count":{rows},'
+            f'"{METRICS.PREDICTIONS}":{rows},"{METRICS.PREDICTION_LATENCY}":{seconds * 1e3:.3f}',
+            _ROLES[prediction.role],
+        ]
         if prediction.route is not None:
-            more += _rollout(prediction.route)
+            fields.append(_rollout(prediction.route))
         if batch.warnings:
-            more += f',"warnings":{_json({w.field: w.count for w in batch.warnings})}'
+            fields.append(f',"warnings":{_json({w.field: w.count for w in batch.warnings})}')
         if batch.unknown_categories:
-            more += f',"{METRICS.UNKNOWN_CATEGORIES}":{batch.unknown_categories}'
+            fields.append(f',"{METRICS.UNKNOWN_CATEGORIES}":{batch.unknown_categories}')
             metrics = _ANSWERED_UNKNOWN
         rate = prediction.loaded.record.capture_rate
         if rate > 0 and (rate >= 1 or self._chance() < rate):
             shadow = None if prediction.shadow is None else prediction.shadow()
             record = self._captured(prediction, rate, shadow)
             if record:
-                more += f',"{METRICS.CAPTURED_REQUESTS}":1,"capture":{record}'
+                fields += [f',"{METRICS.CAPTURED_REQUESTS}":1,"capture":', record]
                 metrics = _CAPTURED[metrics]
             if shadow is not None and shadow.error:
-                more += f',"{METRICS.CHALLENGER_FAILURES}":1'
+                fields.append(f',"{METRICS.CHALLENGER_FAILURES}":1')
                 metrics = (*metrics, METRICS.CHALLENGER_FAILURES)
         if prediction.lacking:
-            more += f',"{METRICS.CHALLENGER_LACKING}":1'
+            fields.append(f',"{METRICS.CHALLENGER_LACKING}":1')
             metrics = (*metrics, METRICS.CHALLENGER_LACKING)
-        self._line(
-            "predicted",
-            prediction.model,
-            metrics,
-            f'"correlation_id":{_json(correlation_id)},"version":{prediction.version},'
-            f'"prediction_id":"{prediction.prediction_id}","row_count":{rows},'
-            f'"{METRICS.PREDICTIONS}":{rows},"{METRICS.PREDICTION_LATENCY}":{seconds * 1e3:.3f}'
-            f"{more}",
-        )
+        self._line("predicted", prediction.model, metrics, fields)
 
     def refused(
         self,
@@ -132,21 +129,21 @@ class PredictionLog:
         """Writes the line of a refusal; neither values nor invented names are on it."""
         answered = failed is not None and failed.role is Role.CHALLENGER
         metrics = _FAILED if answered else _REFUSED
-        fields: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "correlation_id": correlation_id,
             "error": type(error).__name__,
             "fields": len(getattr(error, "problems", ())),
             "milliseconds": round(seconds * 1e3, 3),
             metrics[0]: 1,
         }
-        more = ""
+        more = []
         if failed is not None:
-            fields |= {"version": failed.loaded.version, "failed": 1}
-            more = _ROLES[failed.role]
+            facts |= {"version": failed.loaded.version, "failed": 1}
+            more.append(_ROLES[failed.role])
             if failed.route is not None:
-                more += _rollout(failed.route)
+                more.append(_rollout(failed.route))
         message = "challenger failed" if answered else "prediction refused"
-        self._line(message, model, metrics, _json(fields)[1:-1] + more)
+        self._line(message, model, metrics, [_json(facts)[1:-1], *more])
 
     def _captured(self, prediction: Prediction, rate: float, shadow: Shadowed | None) -> str:
         """The capture record of a prediction, of as many rows as a line carries."""
@@ -173,7 +170,9 @@ class PredictionLog:
         self._sequences[prediction.model] = sequence
         return whole.decode()
 
-    def _line(self, message: str, model: str | None, metrics: tuple[str, ...], fields: str) -> None:
+    def _line(
+        self, message: str, model: str | None, metrics: tuple[str, ...], fields: list[str]
+    ) -> None:
         milliseconds = int(self._now() * 1e3)
         second, fraction = divmod(milliseconds, 1000)
         if second != self._second:
@@ -183,14 +182,20 @@ class PredictionLog:
         trace = os.environ.get(_TRACE_VARIABLE)
         if trace:
             root = trace.partition(";")[0].removeprefix("Root=")
-            fields = f'{fields},"xray_trace_id":{_json(root)}'
+            fields.append(f',"xray_trace_id":{_json(root)}')
         key = (model, metrics)
         beginning = self._metadata.get(key)
         if beginning is None:
             beginning = self._metadata[key] = _beginning(message, model, metrics)
         self._write(
-            f'{{"level":"INFO","timestamp":"{self._stamp}.{fraction:03}+00:00",'
-            f'"_aws":{{"Timestamp":{milliseconds},{beginning},{fields}}}\n'
+            "".join(  # a line may be long, and is put together once
+                (
+                    f'{{"level":"INFO","timestamp":"{self._stamp}.{fraction:03}+00:00",'
+                    f'"_aws":{{"Timestamp":{milliseconds},{beginning},',
+                    *fields,
+                    "}\n",
+                )
+            )
         )
 
 
@@ -304,8 +309,8 @@ def _numbers(values: npt.NDArray[np.float32]) -> bytes:
 def _packed(values: npt.NDArray[np.float32]) -> bytes:
     """An array as `capture` reads it back: a fifth of the time that digits take."""
     width = b"" if values.ndim == 1 else b',"width":%d' % values.shape[1]
-    coded = base64_text.encode(values.astype("<f4", order="C", copy=False).tobytes())
-    return b'{"float32":"%b"%b}' % (coded.encode(), width)
+    coded = base64_text.encode_bytes(values.astype("<f4", order="C", copy=False).tobytes())
+    return b'{"float32":"%b"%b}' % (coded, width)
 
 
 def _json(value: Any) -> str:
