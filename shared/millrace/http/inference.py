@@ -275,13 +275,13 @@ class _Inference:
         loaded = chosen.loaded
         tensors = self._map_of(loaded.codec)
         tensors.expect_outputs(request.outputs)
-        batch = loaded.codec.decode_columns(tensors.columns(request))
+        batch = tensors.batch(request, loaded.codec)
         prediction = self._predictor.run(
             chosen,
             batch,
             None
             if chosen.shadow is None
-            else lambda other: other.decode_columns(self._map_of(other).columns(request)),
+            else lambda other: self._map_of(other).batch(request, other),
         )
         parameters = {"prediction_id": prediction.prediction_id}
         if batch.warnings:

@@ -14,10 +14,10 @@ cut, and the spec's ``null_values`` mean "no value".
 
 import json
 import re
+import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -42,6 +42,7 @@ from millrace.serving.diagnosis import (
     wrong_shape,
     wrong_value,
 )
+from millrace.serving.packed import Packed, PackedReader, PlainNumbers
 from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
 from millrace.vocabulary import WHITESPACE, ColumnType, null_texts
@@ -169,7 +170,7 @@ class SignatureCodec:
         self._any_integers = bool(self._integers.any())
         self._low = np.array([-np.inf if f.min is None else f.min for f in self._numeric])
         self._high = np.array([np.inf if f.max is None else f.max for f in self._numeric])
-        self._any_bounds = bool(np.isfinite([*self._low, *self._high]).any())
+        self._plain_numbers = PlainNumbers(self._numeric, _SAFE)
         least, most = np.maximum(self._low, -_SAFE), np.minimum(self._high, _SAFE)
         self._bounds = tuple(
             zip(least.tolist(), most.tolist(), self._integers.tolist(), strict=True)
@@ -179,6 +180,7 @@ class SignatureCodec:
             (types - {float} if f.type is ColumnType.INTEGER else types)
             for types, f in zip(self._types, self._numeric, strict=True)
         ) + tuple(_STRINGS | (_NULL if f.nullable else set()) for f in self._categorical)
+        self._packed = PackedReader(self._numeric, self._texts, self._plain_numbers)
         self._plain_shapes: set[tuple[type, ...]] = set()
         self._quick: RowReader | None = None
         self._quick_from = 1
@@ -316,7 +318,19 @@ class SignatureCodec:
             if read is not None:
                 categorical[:, position], raises_question = read
                 odd += [position] if raises_question else []
-        return self._batch(rows, numeric, categorical, odd)
+        plain = self._plain_numbers.hold(numeric)
+        return self._batch(rows, numeric, categorical, odd, plain=plain)
+
+    def decode_packed(self, packed: Packed) -> Batch | None:
+        """The arrays of packed tensors; None when they are to be read as columns.
+
+        Args:
+            packed: In the order of the signature.
+        """
+        if not 0 < packed.rows <= self.limits.rows:
+            return None
+        read = self._packed.read(packed)
+        return None if read is None else Batch(packed.rows, *read)
 
     def _column_rows(self, columns: Mapping[str, Column]) -> int:
         """How many rows the columns have, when names and lengths are right."""
@@ -442,11 +456,14 @@ class SignatureCodec:
         """The arrays of rows of the right types, or None when some value needs a closer look."""
         columns = list(zip(*values, strict=True))
         width = self._width
-        try:
-            flat = array("d", chain.from_iterable(columns[:width]))
-            numeric = np.frombuffer(flat, dtype=np.float64).reshape(width, rows)
-        except TypeError:  # some are missing
-            numeric = np.array(columns[:width], dtype=np.float64)
+        numeric = np.empty((width, rows), dtype=np.float64)
+        form = f"{rows}d"
+        for position, values in enumerate(columns[:width]):
+            try:
+                # A sixth of the time of NumPy's own conversion.
+                numeric[position] = np.frombuffer(struct.pack(form, *values))
+            except struct.error:  # some are missing
+                numeric[position] = values
         return self._with_texts(numeric, columns[width:], rows)
 
     def _many(
@@ -484,9 +501,10 @@ class SignatureCodec:
             categorical[:, position] = read[0]
             if read[1]:
                 odd.append(position)
-        if not checked and not self._are_readable(numeric):
+        plain = self._plain_numbers.hold(numeric)
+        if not (plain or checked or self._are_readable(numeric)):
             return None
-        return self._batch(rows, numeric, categorical, odd)
+        return self._batch(rows, numeric, categorical, odd, plain=plain)
 
     def _fill(self, row: npt.NDArray[np.float64], values: Sequence[Any], position: int) -> bool:
         """Puts the values of a numeric feature into an array, if they are of its types."""
@@ -527,6 +545,8 @@ class SignatureCodec:
         numeric: npt.NDArray[np.float64],
         categorical: npt.NDArray[np.object_],
         odd: Sequence[int],
+        *,
+        plain: bool,
     ) -> Batch:
         """The batch of arrays; ``odd`` names texts to look at again.
 
@@ -535,10 +555,11 @@ class SignatureCodec:
             numeric: Feature by feature.
             categorical: Row by row.
             odd: Positions of text features in which not all values are known.
+            plain: Whether no number is outside the training contract.
         """
         warnings: tuple[ContractWarning, ...] = ()
         unknown = 0
-        if odd or self._is_outside(numeric):
+        if odd or not plain:
             warnings, unknown = self._remarkable(numeric, categorical, odd)
         return Batch(
             rows=rows,
@@ -547,14 +568,6 @@ class SignatureCodec:
             warnings=warnings,
             unknown_categories=unknown,
         )
-
-    def _is_outside(self, numeric: npt.NDArray[np.float64]) -> bool:
-        """Whether some number is outside the training contract; NaN is neither below nor above."""
-        if not self._any_bounds:
-            return False
-        above = np.fmax.reduce(numeric, axis=1) > self._high
-        below = np.fmin.reduce(numeric, axis=1) < self._low
-        return bool((above | below).any())
 
     def _cleaned(self, text: str | None) -> str:
         """A category as ingest would have cleaned it."""

@@ -32,8 +32,10 @@ import numpy.typing as npt
 import orjson
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
+from millrace.serving.codec import Batch, SignatureCodec
 from millrace.serving.columns import Coded, Column
 from millrace.serving.diagnosis import MAX_INTEGER, Report, kind_of
+from millrace.serving.packed import Packed
 from millrace.serving.routing import ENTITY
 from millrace.signature import (
     CATEGORICAL_INPUT,
@@ -89,10 +91,14 @@ _MANY: Final = 4_096
 _SLOT_BITS: Final = 16
 _FEW_SLOT_BITS: Final = 13
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
-_MASKS: Final = np.where(
-    np.arange(_WIDEST) < np.arange(_WIDEST + 1)[:, None], np.uint8(255), np.uint8(0)
-).view(np.uint64)
-"""By size of an element, what of its 64-bit words is its own."""
+_MASKS: Final = np.array(
+    [
+        [(1 << 8 * min(8, max(0, size - 8 * word))) - 1 for size in range(_WIDEST + 1)]
+        for word in range(_WIDEST // 8)
+    ],
+    dtype=np.uint64,
+)
+"""By word and size of an element, what of the word is the element's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,62 +349,68 @@ def _coded(data: bytes, count: int) -> tuple[npt.NDArray[np.intp], list[bytes]] 
     if count < _FEW:
         return None
     octets = np.frombuffer(data, dtype=np.uint8)
-    zero = np.zeros(len(octets) + 2, dtype=np.int8)
-    zero[1:-1] = octets == 0
-    edges = np.flatnonzero(zero[1:] != zero[:-1])
-    begins, lengths = edges[::2], edges[1::2] - edges[::2]
-    high = lengths == _HIGH_BYTES
-    empties = lengths // 4
-    if (lengths[~high] % 4).any():
+    starts = _starts(octets == 0, count)
+    if starts is None or starts[0] != 0 or len(data) < starts[-1] + 4:
         return None
-    each = np.where(high, 1, empties)
-    starts = np.repeat(np.where(high, begins - 1, begins), each)
-    within = np.arange(len(starts)) - np.repeat(np.cumsum(each) - each, each)
-    starts += 4 * within
-    if len(starts) != count or starts[0] != 0 or len(data) < starts[-1] + 4:
-        return None
-    sizes = octets[starts].astype(np.intp)
+    sizes = octets.take(starts)
     begins = starts + 4
     ends = begins + sizes
     if ends[-1] != len(data) or (ends[:-1] != starts[1:]).any():
         return None
-    widest = int(sizes.max())
-    if widest > _WIDEST:
+    return _distinct(data, begins, sizes)
+
+
+def _starts(zero: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.intp] | None:
+    """Where the lengths of so many elements may begin, by which bytes are NUL."""
+    found = np.flatnonzero(zero[1:-2] & zero[2:-1] & zero[3:])
+    if len(found) == count:  # none is empty
+        return found
+    edges = np.flatnonzero(np.diff(zero.view(np.int8), prepend=0, append=0))
+    begins, lengths = edges[::2], edges[1::2] - edges[::2]
+    high = lengths == _HIGH_BYTES
+    if (lengths[~high] % 4).any():
         return None
-    return _distinct(data, octets, begins, sizes, widest)
+    each = np.where(high, 1, lengths // 4)
+    starts = np.repeat(np.where(high, begins - 1, begins), each)
+    within = np.arange(len(starts)) - np.repeat(np.cumsum(each) - each, each)
+    starts += 4 * within
+    return starts if len(starts) == count else None
 
 
 def _distinct(
-    data: bytes,
-    octets: npt.NDArray[np.uint8],
-    begins: npt.NDArray[np.intp],
-    sizes: npt.NDArray[np.intp],
-    widest: int,
+    data: bytes, begins: npt.NDArray[np.intp], sizes: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.intp], list[bytes]] | None:
     """Codes of the distinct elements, by a hash of their words that is checked against them."""
-    words = max(1, -(-widest // 8))
-    padded = np.concatenate([octets, np.zeros(8 * words, dtype=np.uint8)])
-    windows = np.ndarray((len(octets) + 1, 8 * words), np.uint8, padded, strides=(1, 1))
-    keys = windows[begins].view(np.uint64)
-    keys &= _MASKS[sizes, :words]
-    mixed = sizes.astype(np.uint64)
-    for word in keys.T:
-        mixed = (mixed ^ word) * _MULTIPLIER
-        mixed ^= mixed >> np.uint64(29)
-    bits = _SLOT_BITS if len(mixed) > _MANY else _FEW_SLOT_BITS
-    slots = (mixed >> np.uint64(64 - bits)).astype(np.intp)
-    table = np.empty(1 << bits, dtype=np.int32)
-    table[slots] = np.arange(len(slots), dtype=np.int32)
-    first = table[slots]
-    if (sizes[first] != sizes).any() or (keys[first] != keys).any():
+    widest = int(np.maximum.reduce(sizes))
+    if widest > _WIDEST:
         return None
-    chosen = np.flatnonzero(first == np.arange(len(first)))
+    words = max(1, -(-widest // 8))
+    # Eight bytes from any place on, as one number.
+    padded = data + bytes(8 * words)
+    windows = np.ndarray((len(padded) - 7,), np.dtype("<u8"), padded, strides=(1,))
+    keys: list[npt.NDArray[np.uint64]] = []
+    mixed = sizes.astype(np.uint64)
+    for word in range(words):
+        key = windows[begins + 8 * word if word else begins]
+        key &= _MASKS[word].take(sizes)
+        mixed = (mixed ^ key) * _MULTIPLIER
+        mixed ^= mixed >> np.uint64(29)
+        keys.append(key)
+    bits = _SLOT_BITS if len(mixed) > _MANY else _FEW_SLOT_BITS
+    slots = (mixed >> np.uint64(64 - bits)).view(np.int64)
+    numbers = np.arange(len(slots), dtype=np.int32)
+    table = np.empty(1 << bits, dtype=np.int32)
+    table[slots] = numbers
+    first = table.take(slots)
+    if (sizes.take(first) != sizes).any() or any((k.take(first) != k).any() for k in keys):
+        return None
+    chosen = np.flatnonzero(first == numbers)
     if len(chosen) > len(first) // 2:
         return None
     code = np.empty(len(first), dtype=np.intp)
     code[chosen] = np.arange(len(chosen))
     spans = zip(begins[chosen].tolist(), (begins + sizes)[chosen].tolist(), strict=True)
-    return code[first], [data[begin:end] for begin, end in spans]
+    return code.take(first), [data[begin:end] for begin, end in spans]
 
 
 def _parts(data: bytes, count: int, what: str) -> list[bytes]:
@@ -537,6 +549,41 @@ class TensorMap:
         }
 
     # ── In ──────────────────────────────────────────────────────────────────────────────────────
+
+    def batch(self, request: InferenceRequest, codec: SignatureCodec) -> Batch:
+        """The request's rows as the model takes them.
+
+        Args:
+            request: The request.
+            codec: Of the same signature.
+
+        Raises:
+            RequestTooLargeError: More rows than one request may carry.
+            InvalidRequestError: Names what does not fit.
+        """
+        packed = self._packed_as_they_are(request)
+        batch = None if packed is None else codec.decode_packed(packed)
+        return codec.decode_columns(self.columns(request)) if batch is None else batch
+
+    def _packed_as_they_are(self, request: InferenceRequest) -> Packed | None:
+        """A request's packed tensors as they are, where their shapes and datatypes fit."""
+        given = {tensor.name: tensor for tensor in request.inputs}
+        if not given or given.keys() != self._packed.keys():
+            return None
+        rows = request.inputs[0].shape[0]
+        for name, features in self._packed.items():
+            if given[name].shape != (rows, len(features)):
+                return None
+        numeric: Any = np.empty((rows, 0), dtype=np.float32)
+        if NUMERIC_INPUT in given:
+            values = given[NUMERIC_INPUT].values
+            if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+                return None
+            numeric = values.reshape(rows, -1)
+        categorical = given[CATEGORICAL_INPUT].values if CATEGORICAL_INPUT in given else None
+        if categorical is not None and not isinstance(categorical, Coded):
+            return None
+        return Packed(rows, numeric, categorical)
 
     def columns(self, request: InferenceRequest) -> dict[str, Column]:
         """The request's tensors as columns by feature, in either form.

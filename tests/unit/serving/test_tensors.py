@@ -1,7 +1,7 @@
 """Tensors in JSON and in bytes, and what of them a signature takes."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,7 +84,7 @@ def as_bytes(items: list[dict[str, Any]], **rest: Any) -> tuple[bytes, int]:
 
 def decode(body: bytes, length: int | None) -> Batch:
     """The batch that a request becomes."""
-    return CODEC.decode_columns(TENSORS.columns(read_request(body, length)))
+    return TENSORS.batch(read_request(body, length), CODEC)
 
 
 def refusal(body: bytes, length: int | None = None) -> InvalidRequestError:
@@ -102,6 +102,60 @@ def test_both_forms_in_both_ways_are_the_rows(items: list[dict[str, Any]], write
     wanted = CODEC.decode(orjson.dumps({"rows": ROWS}))
     np.testing.assert_array_equal(batch.numeric, wanted.numeric)
     assert batch.categorical.tolist() == wanted.categorical.tolist()
+
+
+def outcome(read: Callable[[], Batch]) -> Any:
+    """What reading gives or says, such that two are compared."""
+    try:
+        batch = read()
+    except InvalidRequestError as refused:
+        return str(refused), refused.problems
+    numeric = batch.numeric
+    assert numeric.dtype == np.float32
+    assert numeric.flags.c_contiguous
+    return numeric.shape, numeric.tobytes(), batch.categorical.tolist(), *batch[3:]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 99), st.sampled_from([np.nan, -1.0, 41.5, 2.0**53, np.inf])),
+            st.one_of(st.floats(width=32), st.integers(-3, 3)),
+            st.sampled_from([0.0, 1.0, np.nan, 0.5]),
+            st.sampled_from(["basic", "plus", "", " basic ", "odd"]),
+            st.one_of(st.sampled_from(["Graz", "Málaga", "", "NA"]), st.text(max_size=4)),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from(["FP16", "FP32", "FP64"]),
+    st.sampled_from([1, 40]),
+)
+def test_packed_tensors_at_once_are_what_they_are_as_columns(
+    rows: list[tuple[Any, ...]], datatype: str, times: int
+) -> None:
+    with np.errstate(over="ignore"):
+        numbers = np.array([row[:3] for row in rows] * times).astype(NUMPY[datatype])
+    texts = [text for row in rows * times for text in row[3:]]
+    body, length = as_bytes(
+        [
+            tensor("numeric", datatype, numbers.reshape(-1).tolist(), list(numbers.shape)),
+            tensor("categorical", "BYTES", texts, [len(numbers), 2]),
+        ]
+    )
+    request = read_request(body, length)
+
+    at_once = outcome(lambda: TENSORS.batch(request, CODEC))
+
+    assert at_once == outcome(lambda: CODEC.decode_columns(TENSORS.columns(request)))
+
+
+def test_what_needs_no_closer_look_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CODEC, "decode_columns", None)
+
+    batch = decode(*as_bytes(packed()))
+
+    assert batch.rows == 2
 
 
 def test_a_feature_may_have_a_column_of_its_own() -> None:

@@ -1,0 +1,117 @@
+"""The two packed tensors into the model's arrays at once, for the codec: the fastest way in.
+
+All numbers are looked at together, and so are all texts: nothing is done feature by feature but to ask
+whether its texts are known ones. Where anything needs a closer look it is read again as columns
+(`columns`), which name what is wrong. A test holds both to the same answers.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from millrace.serving.columns import Coded
+from millrace.serving.texts import Texts
+from millrace.signature import FeatureField
+from millrace.vocabulary import ColumnType
+
+_WHOLE: Final = (ColumnType.INTEGER, ColumnType.BOOLEAN)
+
+
+class Packed(NamedTuple):
+    """All features of a request, as the ONNX graph takes them.
+
+    Attributes:
+        rows: How many.
+        numeric: Floating point [rows, k] in the order of `Signature.numeric`, booleans as 0 and 1,
+            missing NaN; k may be 0.
+        categorical: The texts row by row, rows times m of them, in the order of
+            `Signature.categorical`; None when there are none.
+    """
+
+    rows: int
+    numeric: npt.NDArray[np.floating]
+    categorical: Coded | None
+
+
+class PlainNumbers:
+    """Says whether all numbers of a request are such that none needs a closer look.
+
+    Args:
+        features: The numeric and boolean features.
+        safe: Size up to which a number can be of interest to the contract alone.
+    """
+
+    def __init__(self, features: Sequence[FeatureField], safe: float) -> None:
+        flags = [f.type is ColumnType.BOOLEAN for f in features]
+        low = [-safe if f.min is None else max(f.min, -safe) for f in features]
+        high = [safe if f.max is None else min(f.max, safe) for f in features]
+        self._least = np.where(flags, 0.0, low)
+        self._most = np.where(flags, 1.0, high)
+        self._whole = np.flatnonzero([f.type in _WHOLE for f in features])
+
+    def hold(self, numeric: npt.NDArray[np.floating]) -> bool:
+        """Whether all are within their features' bounds, and whole where they have to be.
+
+        Args:
+            numeric: [k, rows], feature by feature; NaN, which is missing, is neither.
+        """
+        least, most = np.fmin.reduce(numeric, axis=1), np.fmax.reduce(numeric, axis=1)
+        if np.count_nonzero(least < self._least) or np.count_nonzero(most > self._most):
+            return False
+        whole = numeric.take(self._whole, axis=0)
+        return not np.count_nonzero(np.floor(whole) < whole)
+
+
+class PackedReader:
+    """Reads packed tensors of some features.
+
+    Args:
+        numeric: The numeric and boolean features.
+        texts: The string features.
+        plain: Tells whether their numbers need a closer look.
+    """
+
+    def __init__(
+        self, numeric: Sequence[FeatureField], texts: Sequence[Texts], plain: PlainNumbers
+    ) -> None:
+        self._required = np.array([not f.nullable for f in numeric], dtype=np.bool_)
+        self._plain = plain
+        self._texts = tuple(texts)
+        self._places = np.arange(len(self._texts))
+
+    def read(
+        self, packed: Packed
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.object_]] | None:
+        """The model's arrays, or None when some value needs a closer look."""
+        numeric = packed.numeric
+        if numeric.shape[1] and not self._are_plain(numeric):
+            return None
+        categorical: npt.NDArray[np.object_] | None = np.empty((packed.rows, 0), dtype=object)
+        if packed.categorical is not None:
+            categorical = self._plain_texts(packed.categorical, packed.rows)
+        if categorical is None:
+            return None
+        return numeric.astype(np.float32, order="C"), categorical
+
+    def _are_plain(self, numeric: npt.NDArray[np.floating]) -> bool:
+        features = np.ascontiguousarray(numeric.T)  # each in one run takes a tenth of the time
+        least = np.minimum.reduce(features, axis=1)
+        if (np.isnan(least) & self._required).any():
+            return False
+        return self._plain.hold(features)
+
+    def _plain_texts(self, coded: Coded, rows: int) -> npt.NDArray[np.object_] | None:
+        """The texts, if each feature's are among those that it is given as they are."""
+        width, size = len(self._texts), len(coded.values)
+        codes = coded.codes.reshape(rows, width)
+        counts = np.bincount((codes + self._places * size).reshape(-1), minlength=width * size)
+        for texts, used in zip(self._texts, counts.reshape(width, size), strict=True):
+            codes_used: list[int] = np.flatnonzero(used).tolist()
+            if not texts.unchanged.issuperset([coded.values[code] for code in codes_used]):
+                return None
+        lookup = np.empty(size, dtype=object)
+        lookup[:] = coded.values
+        taken: npt.NDArray[np.object_] = lookup.take(codes)
+        return taken
