@@ -333,6 +333,7 @@ async def received(receive: Receive, most: int) -> bytes:
     return b"".join(parts)
 
 
+@lru_cache(maxsize=256)
 def _named(path: str) -> tuple[str, int | None]:
     """Model and version that a path asks for.
 
