@@ -68,12 +68,24 @@ type Heartbeats = Callable[[str, bytes], bool]
 """Whether a request to a model, with this mark, is the heartbeat's own."""
 
 
+def nothing() -> None:
+    """Nothing is to be told of an answer."""
+
+
 class Reply(NamedTuple):
-    """An HTTP answer."""
+    """An HTTP answer.
+
+    Attributes:
+        status: Of HTTP.
+        body: Its bytes.
+        headers: Names in lower case and values.
+        tell: Counts and captures it; for who sends the answer to call afterwards.
+    """
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...]
+    tell: Callable[[], None] = nothing
 
 
 class _Asking(NamedTuple):
@@ -117,10 +129,13 @@ class HotRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one ASGI request."""
         reply = await self.reply(scope, receive)
-        await send(
-            {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
-        )
-        await send({"type": "http.response.body", "body": reply.body})
+        try:
+            await send(
+                {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+            )
+            await send({"type": "http.response.body", "body": reply.body})
+        finally:
+            reply.tell()
 
     async def reply(self, scope: Scope, receive: Receive) -> Reply:
         """The answer to a request, whatever happens."""
@@ -162,8 +177,9 @@ class HotRoute:
                     error, chosen=chosen, started=started, correlation_id=correlation
                 )
             return _refused(error, scope, correlation)
+        tell = nothing
         if counts:
-            self._predictor.answered(prediction, started=started, correlation_id=correlation)
+            tell = self._predictor.telling(prediction, started=started, correlation_id=correlation)
         return Reply(
             200,
             content,
@@ -173,6 +189,7 @@ class HotRoute:
                 (_VERSION_KEY, b"%d" % prediction.version),
                 (_PREDICTION_KEY, prediction.prediction_id.encode()),
             ),
+            tell,
         )
 
     def _answer(self, chosen: Chosen, asking: "_Asking") -> tuple[Prediction, bytes]:

@@ -30,7 +30,7 @@ from millrace.errors import (
 )
 from millrace.http import bodies
 from millrace.http.caller import correlation_id
-from millrace.http.hot_route import ASGI, Receive, Scope, Send, entity_of, received
+from millrace.http.hot_route import ASGI, Receive, Scope, Send, entity_of, nothing, received
 from millrace.http.problem_details import refusal, shown
 from millrace.serving.codec import Limits, SignatureCodec
 from millrace.serving.prediction import Prediction, Predictor
@@ -71,12 +71,13 @@ class Models(Protocol):
 
 
 class _Answer(NamedTuple):
-    """An answer before it is compressed."""
+    """An answer before it is compressed; ``tell`` counts and captures it once it is sent."""
 
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
     content_type: bytes = _JSON
     status: int = 200
+    tell: Callable[[], None] = nothing
 
 
 class _Asked(NamedTuple):
@@ -130,19 +131,22 @@ class _Inference:
         if encoding is not None:
             body = _COMPRESS[encoding](body)
             extra = ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [
-                    (b"content-type", answer.content_type),
-                    (b"content-length", b"%d" % len(body)),
-                    *answer.headers,
-                    *extra,
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": answer.status,
+                    "headers": [
+                        (b"content-type", answer.content_type),
+                        (b"content-length", b"%d" % len(body)),
+                        *answer.headers,
+                        *extra,
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": body})
+        finally:
+            answer.tell()
 
     async def _answer(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
@@ -263,8 +267,9 @@ class _Inference:
                 error, chosen=chosen, started=started, correlation_id=correlation
             )
             raise
-        self._predictor.answered(prediction, started=started, correlation_id=correlation)
-        return answer
+        return answer._replace(
+            tell=self._predictor.telling(prediction, started=started, correlation_id=correlation)
+        )
 
     def _answer_by(self, chosen: Chosen, request: InferenceRequest) -> tuple[_Answer, Prediction]:
         """What a version answers.

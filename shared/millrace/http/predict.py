@@ -187,6 +187,7 @@ def create_app(route: HotRoute) -> FastAPI:
 
     async def predict(request: Request) -> Response:
         reply = await route.reply(request.scope, request.receive)
+        reply.tell()
         response = Response(reply.body, reply.status)
         response.raw_headers = list(reply.headers)
         return response

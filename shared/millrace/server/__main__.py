@@ -19,7 +19,7 @@ from millrace.bundle import Shelf
 from millrace.errors import MillraceError
 from millrace.server.keys import read_keys
 from millrace.server.metrics import FOLDER_VARIABLE
-from millrace.server.protocol import JoinedProtocol
+from millrace.server.protocol import DirectProtocol
 from millrace.server.settings import ServerSettings
 from millrace.settings import PREFIX
 
@@ -56,7 +56,7 @@ def main() -> int:
             port=settings.port,
             workers=settings.workers,
             loop="uvloop",
-            http=JoinedProtocol,
+            http=DirectProtocol,
             ws="none",
             lifespan="on",
             access_log=False,

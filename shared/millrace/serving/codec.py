@@ -31,7 +31,7 @@ from millrace.errors import (
     MalformedRequestError,
     RequestTooLargeError,
 )
-from millrace.serving.columns import Column, numbers_of, texts_of
+from millrace.serving.columns import Column, listed, numbers_of, texts_of
 from millrace.serving.diagnosis import (
     ABSENT,
     MAX_INTEGER,
@@ -42,7 +42,7 @@ from millrace.serving.diagnosis import (
     wrong_shape,
     wrong_value,
 )
-from millrace.serving.packed import Packed, PackedReader, PlainNumbers
+from millrace.serving.packed import FEW_ROWS, Packed, PackedReader, PlainNumbers
 from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
 from millrace.vocabulary import WHITESPACE, ColumnType, null_texts
@@ -61,8 +61,6 @@ _STRINGS: Final[frozenset[type]] = frozenset({str})
 _NULL: Final = frozenset({type(None)})
 _INT64_DIGITS: Final = 20
 _TWICE: Final = "is given twice in one object"
-_FEW_ROWS: Final = 4
-"""Up to here Python walks the values faster than NumPy makes its arrays."""
 _MAX_REMEMBERED_SHAPES: Final = 4_000
 
 OPTIONS: Final = ("outputs", "form", "coverage")
@@ -171,10 +169,6 @@ class SignatureCodec:
         self._low = np.array([-np.inf if f.min is None else f.min for f in self._numeric])
         self._high = np.array([np.inf if f.max is None else f.max for f in self._numeric])
         self._plain_numbers = PlainNumbers(self._numeric, _SAFE)
-        least, most = np.maximum(self._low, -_SAFE), np.minimum(self._high, _SAFE)
-        self._bounds = tuple(
-            zip(least.tolist(), most.tolist(), self._integers.tolist(), strict=True)
-        )
         # What a row may hold, value by value, without any need for a closer look.
         self._plain = tuple(
             (types - {float} if f.type is ColumnType.INTEGER else types)
@@ -266,7 +260,7 @@ class SignatureCodec:
             return None
         if not _has_pairs(body, 1 + len(options) + count * len(self._names)):
             return None
-        batch = self._few(rows, count) if count <= _FEW_ROWS else self._typed(rows, count)
+        batch = self._few(rows, count) if count <= FEW_ROWS else self._typed(rows, count)
         return None if batch is None else Asked(batch, options)
 
     def _prepare_quick(self) -> None:
@@ -305,6 +299,10 @@ class SignatureCodec:
             InvalidRequestError: Names every row and field that does not fit.
         """
         rows = self._column_rows(columns)
+        if rows <= FEW_ROWS:
+            few = self._few_of_columns(columns, rows)
+            if few is not None:
+                return few
         report = Report(self.signature.model)
         numbers = [numbers_of(f, columns[f.name], report) for f in self._numeric]
         texts = [texts_of(t, columns[t.feature.name], report) for t in self._texts]
@@ -414,7 +412,7 @@ class SignatureCodec:
             values = list(map(self._getter, data))
         except (KeyError, TypeError, IndexError):
             return None
-        if rows <= _FEW_ROWS and all(self._is_plain(tuple(map(type, row))) for row in values):
+        if rows <= FEW_ROWS and all(self._is_plain(tuple(map(type, row))) for row in values):
             batch = self._few(values, rows)
             if batch is not None:
                 return batch
@@ -422,11 +420,11 @@ class SignatureCodec:
 
     def _few(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
         """The arrays of a few rows of the right types in which nothing is remarkable, else None."""
-        width, read = self._width, self._texts_read
+        width, read, bounds = self._width, self._texts_read, self._plain_numbers.bounds
         numbers: list[Any] = []
         texts: list[str] = []
         for row in values:
-            for value, (least, most, whole) in zip(row, self._bounds, strict=False):
+            for value, (least, most, whole, _) in zip(row, bounds, strict=False):
                 if value is not None and not (
                     least <= value <= most and (not whole or value == int(value))
                 ):
@@ -441,6 +439,16 @@ class SignatureCodec:
             numeric=np.array(numbers, dtype=np.float32).reshape(rows, width),
             categorical=np.array(texts, dtype=object).reshape(rows, len(read)),
         )
+
+    def _few_of_columns(self, columns: Mapping[str, Column], rows: int) -> Batch | None:
+        """The same of columns."""
+        try:
+            values = list(zip(*(listed(columns[name]) for name in self._names), strict=True))
+        except IndexError:  # a code beyond its dictionary
+            return None
+        if not all(self._is_plain(tuple(map(type, row))) for row in values):
+            return None
+        return self._few(values, rows)
 
     def _is_plain(self, shape: tuple[type, ...]) -> bool:
         """Whether values of these types need no closer look but at their size."""

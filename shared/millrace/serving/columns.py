@@ -60,6 +60,18 @@ _KIND_WORDS: Final[dict[str, str]] = {
 }
 
 
+def listed(column: Column) -> Sequence[Any]:
+    """A column's values as Python has them.
+
+    Raises:
+        IndexError: A code is beyond its dictionary.
+    """
+    if isinstance(column, Coded):
+        return [None if c < 0 else column.values[c] for c in column.codes.tolist()]
+    values: Sequence[Any] = column.tolist() if isinstance(column, np.ndarray) else column
+    return values
+
+
 def numbers_of(
     feature: FeatureField, column: Column, report: Report
 ) -> npt.NDArray[np.float64] | None:

@@ -143,7 +143,7 @@ class Predictor:
     def run(
         self, chosen: Chosen, batch: Batch, again: Callable[[SignatureCodec], Batch] | None = None
     ) -> Prediction:
-        """Runs the model; for who calls `answered` when the answer is written.
+        """Runs the model; for who has the journal told of it: see `telling`.
 
         Args:
             chosen: From the store.
@@ -164,12 +164,23 @@ class Predictor:
             shadow=partial(self._shadows.score, challenger, loaded, batch, again)
         )
 
-    def answered(self, prediction: Prediction, *, started: float, correlation_id: str = "") -> None:
-        """Tells the journal of an answer."""
+    def telling(
+        self, prediction: Prediction, *, started: float, correlation_id: str = ""
+    ) -> Callable[[], None]:
+        """What tells the journal of an answer; the answer's time ends now.
+
+        It is called once the answer is sent, where the server can do something after that.
+
+        Args:
+            prediction: The answer.
+            started: The clock when the request came.
+            correlation_id: The request's id.
+        """
+        return partial(self._tell, prediction, self.clock() - started, correlation_id)
+
+    def _tell(self, prediction: Prediction, seconds: float, correlation_id: str) -> None:
         with harmless():
-            self._journal.answered(
-                prediction, seconds=self.clock() - started, correlation_id=correlation_id
-            )
+            self._journal.answered(prediction, seconds=seconds, correlation_id=correlation_id)
 
     def refused(
         self,

@@ -1,14 +1,22 @@
 """What a transport sends at once, and when; and a server on it."""
 
 import asyncio
+import json
+import re
 import socket
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from millrace.http.hot_route import Message
+from millrace.server.app import build
 from millrace.server.protocol import JoinedTransport
+from millrace.server.settings import OFF, ServerSettings
+from millrace.serving import telemetry
 from tests.fakes.server import Running
+from tests.integration.server.conftest import ROW
 
 
 class Wire(asyncio.Transport):
@@ -44,15 +52,15 @@ class Turns:
     """An event loop that turns when it is told to."""
 
     def __init__(self) -> None:
-        self._calls: list[Any] = []
+        self.calls: list[Any] = []
 
     def call_soon(self, call: Any) -> None:
         """Keeps a call for the next turn."""
-        self._calls.append(call)
+        self.calls.append(call)
 
     def turn(self) -> None:
         """Makes the calls."""
-        calls, self._calls = self._calls, []
+        calls, self.calls = self.calls, []
         for call in calls:
             call()
 
@@ -105,6 +113,17 @@ def test_answers_of_one_turn_keep_their_order(
     assert len(wire.sent) == 3
 
 
+def test_who_flushes_needs_no_turn(joined: JoinedTransport, wire: Wire, turns: Turns) -> None:
+    joined.flushed_after = True
+    joined.write(b"head ")
+    joined.write(b"body")
+    joined.write(b"head of an answer that has none")
+    joined.flush()
+
+    assert wire.sent == [b"head body", b"head of an answer that has none"]
+    assert not turns.calls
+
+
 def test_closing_sends_what_is_held(joined: JoinedTransport, wire: Wire, turns: Turns) -> None:
     joined.write(b"head")
     joined.close()
@@ -135,6 +154,102 @@ def test_it_knows_what_the_transport_knows(joined: JoinedTransport) -> None:
     assert joined.get_extra_info("socket", "none") == "none"
 
 
+BODY = json.dumps({"rows": [ROW]}).encode()
+
+
+def heads(body: bytes, *more: bytes) -> bytes:
+    """The head of a prediction request."""
+    lines = (b"POST /v1/models/churn/predict HTTP/1.1", b"Host: h", *more)
+    return b"\r\n".join((*lines, b"Content-Length: %d" % len(body), b"", b""))
+
+
+def connected(server: Running) -> closing[socket.socket]:
+    """A connection of its own."""
+    place = ("127.0.0.1", server.http.base_url.port or 0)
+    return closing(socket.create_connection(place, timeout=20))
+
+
+def rest(caller: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    came = b""
+    while part := caller.recv(65_536):
+        came += part
+    return came
+
+
+def test_a_body_may_come_in_parts(server: Running) -> None:
+    with connected(server) as caller:
+        caller.sendall(heads(BODY) + BODY[:7])
+        caller.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            caller.recv(1)
+        caller.settimeout(20)
+        caller.sendall(BODY[7:])
+        first = caller.recv(65_536)
+        # The connection is as good as before.
+        caller.sendall(heads(BODY, b"Connection: close") + BODY)
+        second = rest(caller)
+
+    for answer in (first, second):
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b'"prediction_id"' in answer
+
+
+def test_who_asks_first_whether_to_send_a_body_is_told(server: Running) -> None:
+    with connected(server) as caller:
+        caller.sendall(heads(BODY, b"Expect: 100-continue", b"Connection: close"))
+        told = caller.recv(65_536)
+        caller.sendall(BODY)
+        answer = rest(caller)
+
+    assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_predictions_that_come_together_are_answered_in_turn(server: Running) -> None:
+    versions = (b"1", b"999", b"1")
+    paths = [b"/v1/models/churn/versions/%b/predict" % version for version in versions]
+    asked = [heads(BODY).replace(b"/v1/models/churn/predict", path) + BODY for path in paths]
+    last = heads(BODY, b"Connection: close") + BODY
+
+    with connected(server) as caller:
+        caller.sendall(b"".join((*asked, last)))
+        came = rest(caller)
+
+    assert re.findall(rb"HTTP/1\.1 (\d+)", came) == [b"200", b"404", b"200", b"200"]
+
+
+def test_an_answer_is_sent_before_it_is_counted(shelf: Path) -> None:
+    sent: list[str] = []
+    server = build(ServerSettings(bundles=(shelf,), capture=OFF))
+    count = server.meters.answered
+    server.meters.answered = lambda *given: (sent.append("counted"), count(*given))  # type: ignore[assignment, func-returns-value]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+        if len(sent) == 2:
+            raise ConnectionResetError("the caller is gone")
+
+    async def ask() -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/models/churn/predict",
+            "query_string": b"",
+            "headers": [],
+        }
+        with pytest.raises(ConnectionResetError):
+            await server(scope, receive, send)
+
+    asyncio.run(ask())
+    telemetry.unobserve()
+
+    assert sent == ["http.response.start", "http.response.body", "counted"]
+
+
 def test_requests_that_come_together_are_answered_in_turn(server: Running) -> None:
     asked = b"".join(
         b"GET %b HTTP/1.1\r\nHost: h\r\n%b\r\n" % (path, more)
@@ -145,12 +260,9 @@ def test_requests_that_come_together_are_answered_in_turn(server: Running) -> No
         )
     )
 
-    place = ("127.0.0.1", server.http.base_url.port or 0)
-    with closing(socket.create_connection(place, timeout=20)) as caller:
+    with connected(server) as caller:
         caller.sendall(asked)
-        came = b""
-        while part := caller.recv(65_536):
-            came += part
+        came = rest(caller)
 
     assert came.count(b"HTTP/1.1 200 OK") == 2
     first, second, third = (came.index(b) for b in (b'"live"', b'"stage"', b"HTTP/1.1 404"))

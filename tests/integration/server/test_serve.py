@@ -36,6 +36,9 @@ def test_metrics_add_up_over_the_workers(server: Running) -> None:
         assert server.predict([ROW, ROW, ROW]).status_code == 200
     assert server.predict([ROW | {"age": "old"}]).status_code == 422
 
+    # An answer is sent before it is counted.
+    until(lambda: server.metric("millrace_prediction_errors_total") == refused_before + 1)
+    until(lambda: server.metric("millrace_predictions_total", model="churn") == before + 20)
     # Whichever worker is asked, the sum is the same.
     for _ in range(6):
         with httpx.Client(base_url=server.http.base_url) as http:
@@ -51,16 +54,18 @@ def test_metrics_add_up_over_the_workers(server: Running) -> None:
 
 
 def test_distributions_add_up_over_the_workers(server: Running) -> None:
-    before = server.metric("millrace_prediction_score_count", model="churn", version="1")
+    scores = "millrace_prediction_score_count"
+    before = server.metric(scores, model="churn", version="1")
 
     for _ in range(20):
         assert server.predict([ROW, ROW]).status_code == 200
 
+    until(lambda: server.metric(scores, model="churn", version="1") == before + 40)
     for _ in range(6):
         with httpx.Client(base_url=server.http.base_url) as http:
             server.http, kept = http, server.http
             try:
-                now = server.metric("millrace_prediction_score_count", model="churn", version="1")
+                now = server.metric(scores, model="churn", version="1")
                 assert now == before + 40
                 assert server.metric("millrace_prediction_score_bucket", le="+Inf") == now
             finally:
