@@ -300,7 +300,11 @@ class SignatureCodec:
         """
         rows = self._column_rows(columns)
         if rows <= FEW_ROWS:
-            few = self._few_of_columns(columns, rows)
+            try:
+                lists = [listed(columns[name]) for name in self._names]
+                few = self._few_plain(list(zip(*lists, strict=True)), rows)
+            except IndexError:  # a code beyond its dictionary
+                few = None
             if few is not None:
                 return few
         report = Report(self.signature.model)
@@ -375,7 +379,9 @@ class SignatureCodec:
         self._check_rows(rows, form)
         batch: Batch | None = None
         if finite:
-            batch = self._of_rows(data, rows) if columns is None else self._many(columns, rows)
+            batch = (
+                self._of_rows(data, rows) if columns is None else self._of_columns(columns, rows)
+            )
         if batch is None:
             self._diagnose(data, by_column=by_column)
             if columns is None:
@@ -412,11 +418,20 @@ class SignatureCodec:
             values = list(map(self._getter, data))
         except (KeyError, TypeError, IndexError):
             return None
-        if rows <= FEW_ROWS and all(self._is_plain(tuple(map(type, row))) for row in values):
-            batch = self._few(values, rows)
-            if batch is not None:
-                return batch
-        return self._many(list(zip(*values, strict=True)), rows)
+        batch = self._few_plain(values, rows) if rows <= FEW_ROWS else None
+        return self._many(list(zip(*values, strict=True)), rows) if batch is None else batch
+
+    def _of_columns(self, columns: Sequence[Sequence[Any]], rows: int) -> Batch | None:
+        """The same of columns in the order of ``_names``."""
+        few = rows <= FEW_ROWS
+        batch = self._few_plain(list(zip(*columns, strict=True)), rows) if few else None
+        return self._many(columns, rows) if batch is None else batch
+
+    def _few_plain(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
+        """The arrays of a few rows in which nothing is remarkable, else None."""
+        if not all(self._is_plain(tuple(map(type, row))) for row in values):
+            return None
+        return self._few(values, rows)
 
     def _few(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
         """The arrays of a few rows of the right types in which nothing is remarkable, else None."""
@@ -439,16 +454,6 @@ class SignatureCodec:
             numeric=np.array(numbers, dtype=np.float32).reshape(rows, width),
             categorical=np.array(texts, dtype=object).reshape(rows, len(read)),
         )
-
-    def _few_of_columns(self, columns: Mapping[str, Column], rows: int) -> Batch | None:
-        """The same of columns."""
-        try:
-            values = list(zip(*(listed(columns[name]) for name in self._names), strict=True))
-        except IndexError:  # a code beyond its dictionary
-            return None
-        if not all(self._is_plain(tuple(map(type, row))) for row in values):
-            return None
-        return self._few(values, rows)
 
     def _is_plain(self, shape: tuple[type, ...]) -> bool:
         """Whether values of these types need no closer look but at their size."""
