@@ -10,6 +10,9 @@ gap         name replaced                             why
 functions   (a plug-in: lambda runtime executor)      the stock executor needs Docker
 tables      (a plug-in: dynamodb, dynamodbstreams)    the stock provider downloads a Java
                                                       archive
+copies      (moto) Table.__deepcopy__,                a transaction copies the whole table and
+            DynamoDBBackend.update_item               all that was ever written to it, so that
+                                                      each takes longer than the one before
 downloads   PackageInstaller.install                  a service that needs a program fetches it
                                                       when it is first used
 catalog     RemoteCatalogLoader.get_remote_catalog,   what LocalStack supports is asked of a
@@ -56,9 +59,10 @@ asl-yaml    StepFunctionsStateMachineProvider         a definition file is read 
             ._get_definition
 =========== ========================================= ===================================
 
-In a container the first three are LocalStack's own: it has Docker and Java there.
+In a container the first four are LocalStack's own: it has Docker and Java there.
 """
 
+import copy
 import importlib
 import json
 import logging
@@ -152,6 +156,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
     if executor is not None:
         patches["functions"] = lambda: _run_python_functions(executor, endpoint)
         patches["tables"] = _keep_tables_in_python
+        patches["copies"] = _copy_what_transactions_change
         patches["downloads"] = _fetch_nothing
     without = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     for unknown in without - patches.keys():
@@ -237,6 +242,42 @@ def _keep_tables_in_python() -> None:
     plugins = _module("services.plugins")
     manager = _attribute(plugins, "SERVICE_PLUGINS").plugin_manager
     _add_plugins(manager, list(providers.specifications()))
+
+
+def _copy_what_transactions_change() -> None:
+    """Has moto keep a table for a failing transaction without copying its items.
+
+    Items are then never to be changed where they stand, which only an update does.
+    """
+    models = importlib.import_module("moto.dynamodb.models")
+    table_type = importlib.import_module("moto.dynamodb.models.table").Table
+
+    def kept(table: Any, _memo: object) -> Any:
+        made = copy.copy(table)
+        made.items = copy.copy(table.items)
+        for hash_key, of_hash in table.items.items():
+            if isinstance(of_hash, dict):
+                made.items[hash_key] = dict(of_hash)
+        if table.stream_shard is not None:
+            made.stream_shard = copy.copy(table.stream_shard)
+            made.stream_shard.table = made
+            made.stream_shard.items = list(table.stream_shard.items)
+        return made
+
+    def updating(original: Callable[..., Any]) -> Callable[..., Any]:
+        def update_item(self: Any, table_name: str, key: Any, *rest: Any, **named: Any) -> Any:
+            table = self.get_table(table_name)
+            hash_key, range_key = self.get_keys_value(table, key)
+            item = table.get_item(hash_key, range_key)
+            if item is not None:
+                of_hash = table.items if range_key is None else table.items[hash_key]
+                of_hash[hash_key if range_key is None else range_key] = copy.deepcopy(item)
+            return original(self, table_name, key, *rest, **named)
+
+        return update_item
+
+    table_type.__deepcopy__ = kept
+    _replace(_attribute(models, "DynamoDBBackend"), "update_item", updating)
 
 
 def _fetch_nothing() -> None:
