@@ -194,11 +194,14 @@ def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Fi
         return _learning("scores", champion.total()), {"bounds": bounds, "parts": taught}
     parts: list[Document] = []
     logs: list[float] = []
+    compared = bool(past.get("compared"))
     widest, at = 0.0, bounds[0]
     places = [(bound, up) for bound in bounds for up in (True, False)]
     for (bound, up), kept in zip(places, past["parts"], strict=True):
         a, b = _shares(champion, challenger, bound, up)
-        evidence = _evidence(kept).compared(a, b, margin)
+        before = _evidence(kept)
+        evidence = before.compared(a, b, margin)
+        compared = compared or evidence != before
         parts.append(_kept(evidence))
         logs.append(evidence.log)
         if up and abs(b.share - a.share) > widest:
@@ -211,7 +214,7 @@ def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Fi
     )
     finding = Finding(
         condition="scores",
-        found="breach" if breach else "healthy",
+        found="breach" if breach else "healthy" if compared else "short",
         text=text,
         test=COMPARED,
         evidence=_value(peak),
@@ -224,7 +227,7 @@ def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Fi
             "challenger_scores": challenger.total(),
         },
     )
-    return finding, {"bounds": bounds, "parts": parts, "peak": peak}
+    return finding, {"bounds": bounds, "parts": parts, "peak": peak, "compared": compared}
 
 
 def _bounds(champion: Counter[int]) -> list[int]:

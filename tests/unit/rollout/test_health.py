@@ -215,6 +215,26 @@ def test_failures_of_the_first_look_alone_are_never_healthy() -> None:
     assert finding(found, "errors").found == "short"
 
 
+def test_scores_that_nothing_was_compared_with_are_never_healthy() -> None:
+    """All that is captured came before the first look, which learns; later there is more."""
+    moved = Counter({18: 300})
+    burst = Seen(
+        champion=Tally(version=1, requests=300, rows=300, scores=Counter({3: 150, 10: 150})),
+        challenger=Tally(version=2, requests=300, rows=300, scores=moved),
+        alarms={},
+        feedback=None,
+    )
+    later = Seen(
+        champion=Tally(version=1, requests=600, rows=600, scores=Counter({3: 300, 10: 300})),
+        challenger=Tally(version=2, requests=600, rows=600, scores=moved + moved),
+        alarms={},
+        feedback=None,
+    )
+
+    assert finding(looks(plan(), [burst, burst, burst]), "scores").found == "short"
+    assert finding(looks(plan(), [burst, burst, later]), "scores").found == "breach"
+
+
 def test_labels_that_do_not_come_again_are_not_waited_for() -> None:
     labelled = (Counts(50, 5), Counts(50, 5))
     seen = [
