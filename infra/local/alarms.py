@@ -46,6 +46,13 @@ class Verdict:
     reason: str
 
 
+def evaluation_range(alarm: Mapping[str, Any]) -> float:
+    """Seconds that an alarm looks back, its periods unscaled."""
+    queries = [query.get("MetricStat") or query for query in alarm.get("Metrics") or ()]
+    periods = [float(one["Period"]) for one in (alarm, *queries) if one.get("Period")]
+    return max(periods, default=0.0) * int(alarm["EvaluationPeriods"])
+
+
 def judge(
     alarm: Mapping[str, Any], series: Series, now: float, *, period_scale: float = 1.0
 ) -> Verdict:

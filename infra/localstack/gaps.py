@@ -78,7 +78,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from infra.local import filters
-from infra.local.alarms import Points, judge
+from infra.local.alarms import Points, evaluation_range, judge
 from infra.local.executor import Executor
 from infra.local.metrics import MetricValue, embedded_metrics
 from infra.local.periodic import every
@@ -104,6 +104,8 @@ WITHOUT = "EMBEDDED_CLOUD_WITHOUT"
 WAIT_SCALE = "MILLRACE_CLOUD_WAIT_SCALE"
 EXECUTOR = "process"
 ALARM_SECONDS = 2.0
+METRIC_SECONDS = 2.0
+"""What a metric's time may be off, which is kept in whole seconds."""
 SETTLE_SECONDS = 2.0
 METRIC_BATCH = 500
 FIRST_STATE_SECONDS = 20.0
@@ -743,18 +745,21 @@ def _judge(
     region: str,
     period_scale: float,
 ) -> None:
-    def points(namespace: str, name: str, dimensions: Mapping[str, str]) -> Points:
+    def points(since: float, namespace: str, name: str, dimensions: Mapping[str, str]) -> Points:
         # As CloudwatchDatabase writes them.
         written = "".join(f"{key}={value}\t" for key, value in sorted(dimensions.items()))
         return stored.execute(
             "SELECT timestamp, value FROM SINGLE_METRICS WHERE account_id = ? AND region = ? "
-            "AND namespace = ? AND metric_name = ? AND coalesce(dimensions, '') = ?",
-            (account, region, namespace, name, written),
+            "AND namespace = ? AND metric_name = ? AND coalesce(dimensions, '') = ? "
+            "AND timestamp >= ?",
+            (account, region, namespace, name, written, since),
         ).fetchall()
 
     cloudwatch = _connect(region).cloudwatch
     for alarm in alarms:
-        verdict = judge(alarm, points, time.time(), period_scale=period_scale)
+        now = time.time()
+        since = now - evaluation_range(alarm) * period_scale - METRIC_SECONDS
+        verdict = judge(alarm, partial(points, since), now, period_scale=period_scale)
         if verdict.state != alarm["StateValue"]:
             cloudwatch.set_alarm_state(
                 AlarmName=alarm["AlarmName"],

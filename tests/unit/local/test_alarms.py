@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from infra.local.alarms import AlarmState, Points, Series, UnsupportedAlarmError, judge
+from infra.local.alarms import (
+    AlarmState,
+    Points,
+    Series,
+    UnsupportedAlarmError,
+    evaluation_range,
+    judge,
+)
 
 NOW = 10_000.0
 
@@ -159,3 +166,25 @@ def test_math_on_a_missing_metric_is_missing() -> None:
 
     assert judge(_on_math("errors + throttles"), series, NOW).state == "OK"
     assert judge(_on_math("errors + FILL(throttles, 0)"), series, NOW).state == "ALARM"
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({"Period": 300, "EvaluationPeriods": 3}, 900),
+        (
+            {
+                "EvaluationPeriods": 2,
+                "Metrics": [
+                    {"Id": "a", "MetricStat": {"Period": 60}},
+                    {"Id": "b", "MetricStat": {"Period": 600}},
+                    {"Id": "c", "Expression": "a / b", "Period": 60},
+                ],
+            },
+            1_200,
+        ),
+    ],
+    ids=["a metric", "metric math"],
+)
+def test_an_alarm_looks_back_over_its_longest_periods(more: dict[str, Any], seconds: float) -> None:
+    assert evaluation_range(more) == seconds
