@@ -95,6 +95,10 @@ IGNORED = shutil.ignore_patterns(
 )
 
 
+# The part of `millrace` that runs on premises alone, on uvicorn, which no function has.
+SERVER = ROOT / "shared" / "millrace" / "server"
+
+
 class BuildError(Exception):
     """The artifact cannot be built; the message says why."""
 
@@ -213,11 +217,17 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def ignored(folder: str, names: list[str]) -> set[str]:
+    """The entries of a folder of code that no artifact gets."""
+    outside = {name for name in names if Path(folder, name) == SERVER}
+    return IGNORED(folder, names) | outside
+
+
 def copy_code(source: Path, target: Path, prefix: str = "") -> None:
     """Copies a folder's code and compiles it."""
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch) / "code"
-        shutil.copytree(source, staged, ignore=IGNORED)
+        shutil.copytree(source, staged, ignore=ignored)
         if not compile_tree(staged, prefix=prefix):
             raise BuildError(f"{source.relative_to(ROOT)} holds a module that does not compile")
         shutil.copytree(staged, target, dirs_exist_ok=True)

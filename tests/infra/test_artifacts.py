@@ -137,6 +137,7 @@ def test_artifact_holds_nothing_of_the_workshop(artifacts: Artifacts, function: 
     names = {path.name for path in artifacts[function].iterdir()}
 
     assert not names & {"requirements.in", "requirements.txt", "bin", "tests", ".lock", "Makefile"}
+    assert not (artifacts[function] / "millrace" / "server").exists()
     assert not [path for path in artifacts[function].rglob("*") if path.is_symlink()]
 
 
