@@ -10,7 +10,7 @@ first (what is slow, which scores to compare) and the evidence so far.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from millrace.monitoring.counting import latency_bin, latency_edge
@@ -22,7 +22,9 @@ from millrace.spec import RolloutSection
 SLOW: Final = 0.95
 """A champion's request is slow beyond this quantile."""
 LEARN_FROM: Final = 100
-"""Requests of the champion that what is slow, and what scores to compare, are learned from."""
+"""Requests of the champion that what is slow, and what scores to compare, are learned from. As many of
+either version are compared after that before a condition is called healthy, or the plan's
+``min_requests`` if these are fewer: the first of them tell nothing yet."""
 MAX_EDGES: Final = 19
 
 COMPARED: Final = "Turner, Ly and Grünwald's e-process for two samples, mixed over effects"
@@ -47,6 +49,35 @@ class Looked(NamedTuple):
 
     findings: tuple[Finding, ...]
     document: Document
+
+
+class Bar(NamedTuple):
+    """When a condition has an answer.
+
+    Attributes:
+        breach: The e-value that is a breach.
+        least: Requests of either version to compare before it is healthy.
+    """
+
+    breach: float
+    least: int
+
+    def found(self, peak: float, compared: Sequence[int]) -> Found:
+        """What a condition found.
+
+        Args:
+            peak: Logarithm of the greatest e-value so far.
+            compared: How many requests of each were compared.
+        """
+        if peak >= math.log(self.breach):
+            return "breach"
+        return "healthy" if min(compared) >= self.least else "short"
+
+    def told(self, condition: str, found: Found, compared: Sequence[int], text: str) -> str:
+        """What is said of a condition; of one that has no answer yet, how far it is."""
+        if found != "short":
+            return text
+        return f"{condition}: compared {min(compared):,} of each version, {self.least:,} are needed"
 
 
 def statistical(plan: RolloutSection) -> tuple[str, ...]:
@@ -77,44 +108,43 @@ def look(plan: RolloutSection, seen: Seen, before: Document) -> Looked:
         before: What the last look at this step left; empty for the first.
     """
     judged = statistical(plan)
-    limit = threshold(plan)
+    bar = Bar(threshold(plan), min(plan.min_requests, LEARN_FROM))
     document: Document = {}
-    findings: list[Finding] = []
+    findings = [_traffic(plan, seen)]
     health = plan.health
     for name in judged:
         past = before.get(name, {})
         match name:
             case "errors" if health.errors is not None:
-                found, after = _errors(seen, past, health.errors.max_increase, limit)
+                found, after = _errors(seen, past, health.errors.max_increase, bar)
             case "latency" if health.latency is not None:
                 margin, most = health.latency.max_increase, health.latency.max_ms
-                found, after = _latency(seen, past, margin, most, limit)
+                found, after = _latency(seen, past, margin, most, bar)
             case "scores" if health.scores is not None:
-                found, after = _scores(seen, past, health.scores.max_shift, limit)
+                found, after = _scores(seen, past, health.scores.max_shift, bar)
             case "disagreement" if health.disagreement is not None:
-                found, after = _disagreement(seen, past, health.disagreement.max_share, limit)
+                found, after = _disagreement(seen, past, health.disagreement.max_share, bar)
             case "feedback" if health.feedback is not None:
-                found, after = _feedback(seen, past, health.feedback.max_increase, limit)
+                found, after = _feedback(seen, past, health.feedback.max_increase, bar)
             case _:
                 continue
         findings.append(found)
         document[name] = after
     findings += [_alarm(name, seen.alarms.get(name)) for name in health.alarms]
-    findings.append(_traffic(plan, seen))
     return Looked(tuple(findings), document)
 
 
 # ── Conditions ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _errors(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:
+def _errors(seen: Seen, past: Document, margin: float, bar: Bar) -> tuple[Finding, Document]:
     champion = Counts(seen.champion.requests, seen.champion.errors)
     challenger = Counts(seen.challenger.requests, seen.challenger.errors)
-    return _compared("errors", "of its requests failed", champion, challenger, past, margin, limit)
+    return _compared("errors", "of its requests failed", champion, challenger, past, margin, bar)
 
 
 def _latency(
-    seen: Seen, past: Document, margin: float, max_ms: float | None, limit: float
+    seen: Seen, past: Document, margin: float, max_ms: float | None, bar: Bar
 ) -> tuple[Finding, Document]:
     slow_from = past.get("slow_from")
     if slow_from is None:
@@ -128,17 +158,13 @@ def _latency(
             return _learning("latency", seen.champion.latency.total()), past
         if max_ms is None:
             # What taught the threshold does not count as evidence for or against it.
+            taught = Evidence(
+                champion=_slow(seen.champion, slow_from),
+                challenger=_slow(seen.challenger, slow_from),
+            )
             return (
                 _learning("latency", seen.champion.latency.total()),
-                {
-                    "slow_from": slow_from,
-                    **_kept(
-                        Evidence(
-                            champion=_slow(seen.champion, slow_from),
-                            challenger=_slow(seen.challenger, slow_from),
-                        )
-                    ),
-                },
+                {"slow_from": slow_from, **_kept(taught), "taught": _trials(taught)},
             )
     edge = f"slower than {latency_edge(slow_from):.3g} ms"
     finding, after = _compared(
@@ -148,7 +174,7 @@ def _latency(
         _slow(seen.challenger, slow_from),
         past,
         margin,
-        limit,
+        bar,
     )
     return finding, {"slow_from": slow_from, **after}
 
@@ -175,7 +201,7 @@ def _quantile_edge(histogram: Counter[int]) -> int | None:
     return min(shares, key=lambda edge: abs(shares[edge] - (1 - SLOW)))
 
 
-def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:
+def _scores(seen: Seen, past: Document, margin: float, bar: Bar) -> tuple[Finding, Document]:
     """Kolmogorov and Smirnov's distance between two versions' scores, bound by bound.
 
     The hypothesis is that no bound has more than the margin between the shares below it. Each bound
@@ -190,35 +216,39 @@ def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Fi
         pairs = [
             _shares(champion, challenger, bound, up) for bound in bounds for up in (True, False)
         ]
-        taught = [_kept(Evidence(champion=a, challenger=b)) for a, b in pairs]
-        return _learning("scores", champion.total()), {"bounds": bounds, "parts": taught}
-    parts: list[Document] = []
+        parts = [_kept(Evidence(champion=a, challenger=b)) for a, b in pairs]
+        taught = [champion.total(), challenger.total()]
+        return (
+            _learning("scores", champion.total()),
+            {"bounds": bounds, "parts": parts, "taught": taught},
+        )
+    taught = past.get("taught") or _trials(_evidence(past["parts"][0]))
+    parts = []
     logs: list[float] = []
-    compared = bool(past.get("compared"))
+    compared: list[int] = []
     widest, at = 0.0, bounds[0]
     places = [(bound, up) for bound in bounds for up in (True, False)]
     for (bound, up), kept in zip(places, past["parts"], strict=True):
         a, b = _shares(champion, challenger, bound, up)
-        before = _evidence(kept)
-        evidence = before.compared(a, b, margin)
-        compared = compared or evidence != before
+        evidence = _evidence(kept).compared(a, b, margin)
+        compared += _beyond(evidence, taught)
         parts.append(_kept(evidence))
         logs.append(evidence.log)
         if up and abs(b.share - a.share) > widest:
             widest, at = abs(b.share - a.share), bound
     peak = max(past.get("peak", 0.0), log_mean(logs))
-    breach = peak >= math.log(limit)
+    found = bar.found(peak, compared)
     text = (
         f"the shares of scores below {score_text(at)} differ by {widest:.1%}, "
         f"{margin:.1%} is tolerated"
     )
     finding = Finding(
         condition="scores",
-        found="breach" if breach else "healthy" if compared else "short",
-        text=text,
+        found=found,
+        text=bar.told("scores", found, compared, text),
         test=COMPARED,
         evidence=_value(peak),
-        threshold=limit,
+        threshold=bar.breach,
         figures={
             "distance": round(widest, 6),
             "bound": score_text(at),
@@ -227,7 +257,7 @@ def _scores(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Fi
             "challenger_scores": challenger.total(),
         },
     )
-    return finding, {"bounds": bounds, "parts": parts, "peak": peak, "compared": compared}
+    return finding, {"bounds": bounds, "parts": parts, "peak": peak, "taught": taught}
 
 
 def _bounds(champion: Counter[int]) -> list[int]:
@@ -257,26 +287,26 @@ def _shares(
     return counts[0], counts[1]
 
 
-def _disagreement(
-    seen: Seen, past: Document, most: float, limit: float
-) -> tuple[Finding, Document]:
+def _disagreement(seen: Seen, past: Document, most: float, bar: Bar) -> tuple[Finding, Document]:
     counts = Counts(seen.challenger.compared, seen.challenger.disagreements)
     evidence = _evidence(past).bounded(counts, most)
     peak = max(past.get("peak", 0.0), evidence.log)
-    breach = peak >= math.log(limit)
+    compared = [counts.trials]
+    found = bar.found(peak, compared)
+    text = f"{counts.share:.2%} of predictions differ from the champion's, {most:.2%} is tolerated"
     finding = Finding(
         condition="disagreement",
-        found="breach" if breach else "healthy" if counts.trials else "short",
-        text=f"{counts.share:.2%} of predictions differ from the champion's, {most:.2%} is tolerated",
+        found=found,
+        text=bar.told("disagreement", found, compared, text),
         test=BOUNDED,
         evidence=_value(peak),
-        threshold=limit,
+        threshold=bar.breach,
         figures={"compared": counts.trials, "different": counts.hits, "tolerated": most},
     )
     return finding, {**_kept(evidence), "peak": peak}
 
 
-def _feedback(seen: Seen, past: Document, margin: float, limit: float) -> tuple[Finding, Document]:
+def _feedback(seen: Seen, past: Document, margin: float, bar: Bar) -> tuple[Finding, Document]:
     if seen.feedback is None or not all(counts.trials for counts in seen.feedback):
         return (
             Finding(
@@ -294,7 +324,7 @@ def _feedback(seen: Seen, past: Document, margin: float, limit: float) -> tuple[
         challenger,
         past,
         margin,
-        limit,
+        bar,
     )
     if found.found == "short" and past.get("logs"):
         # Labels come when they come: a rollout does not wait for more of them.
@@ -336,23 +366,25 @@ def _compared(
     challenger: Counts,
     past: Document,
     margin: float,
-    limit: float,
+    bar: Bar,
 ) -> tuple[Finding, Document]:
-    before = _evidence(past)
-    evidence = before.compared(champion, challenger, margin)
+    evidence = _evidence(past).compared(champion, challenger, margin)
     peak = max(past.get("peak", 0.0), evidence.log)
-    # The first look teaches what the champion's share is. As long as neither version is asked again,
-    # nothing was compared, and whatever failed in the first look is no reason to call it healthy.
-    compared = bool(past.get("compared")) or (bool(past.get("logs")) and evidence != before)
-    found: Found = "breach" if peak >= math.log(limit) else "healthy" if compared else "short"
+    # The first look teaches what the champion's share is: what it counted is no comparison.
+    taught = past.get("taught") or _trials(evidence)
+    compared = _beyond(evidence, taught)
+    found = bar.found(peak, compared)
+    text = (
+        f"{challenger.share:.2%} {what}, and {champion.share:.2%} of the champion's; "
+        f"{margin:.2%} more is tolerated"
+    )
     finding = Finding(
         condition=condition,
         found=found,
-        text=f"{challenger.share:.2%} {what}, and {champion.share:.2%} of the champion's; "
-        f"{margin:.2%} more is tolerated",
+        text=bar.told(condition, found, compared, text),
         test=COMPARED,
         evidence=_value(peak),
-        threshold=limit,
+        threshold=bar.breach,
         figures={
             "champion": champion.trials,
             "champion_hits": champion.hits,
@@ -361,7 +393,8 @@ def _compared(
             "tolerated": margin,
         },
     )
-    return finding, {**_kept(evidence), "peak": peak, "compared": compared}
+    after = {**_kept(evidence), "peak": peak}
+    return finding, after | ({"taught": taught} if any(taught) else {})
 
 
 def _learning(condition: str, have: int) -> Finding:
@@ -392,6 +425,16 @@ def _evidence(kept: Document) -> Evidence:
     if not kept.get("logs"):
         return Evidence()
     return Evidence(tuple(kept["logs"]), Counts(*kept["champion"]), Counts(*kept["challenger"]))
+
+
+def _trials(evidence: Evidence) -> list[int]:
+    """Requests of the champion and of the challenger that an e-process has seen."""
+    return [evidence.champion.trials, evidence.challenger.trials]
+
+
+def _beyond(evidence: Evidence, taught: Sequence[int]) -> list[int]:
+    """How many it has seen of each since it was taught."""
+    return [seen - before for seen, before in zip(_trials(evidence), taught, strict=True)]
 
 
 def _value(log: float) -> float:

@@ -235,6 +235,63 @@ def test_scores_that_nothing_was_compared_with_are_never_healthy() -> None:
     assert finding(looks(plan(), [burst, burst, later]), "scores").found == "breach"
 
 
+def test_a_handful_of_comparisons_says_nothing_about_a_version() -> None:
+    """What is learned from is spent: a few requests after it would otherwise pass for all of them."""
+    turned = Counter({18: 110})
+    champion, challenger = Counter({3: 110}), turned
+    seen = [
+        Seen(tally(110, scores=champion), tally(110, scores=challenger)),
+        Seen(
+            tally(115, scores=champion + Counter({3: 5})),
+            tally(115, scores=challenger + Counter({3: 5})),
+        ),
+        Seen(
+            tally(140, scores=champion + Counter({3: 30})),
+            tally(139, scores=challenger + Counter({3: 29})),
+        ),
+        Seen(
+            tally(141, scores=champion + Counter({3: 31})),
+            tally(140, scores=challenger + Counter({3: 30})),
+        ),
+    ]
+    of = plan(min_requests=30)
+
+    few, nearly, enough = (looks(of, seen[:number]) for number in (2, 3, 4))
+
+    assert {f.condition: f.found for f in few} == {
+        "traffic": "healthy",
+        "errors": "short",
+        "latency": "short",
+        "scores": "short",
+    }
+    assert finding(few, "scores").text == "scores: compared 5 of each version, 30 are needed"
+    assert finding(nearly, "errors").found == "short"
+    assert {f.found for f in enough} == {"healthy"}
+
+
+def test_no_condition_waits_for_more_than_it_learned_from() -> None:
+    same: dict[str, Any] = {"requests": 100, "scores": Counter({3: 50, 10: 50})}
+    seen = growing(same, same, 3)
+
+    found = looks(plan(min_requests=100_000), seen)
+
+    assert {f.condition: f.found for f in found} == {
+        "traffic": "short",
+        "errors": "healthy",
+        "latency": "healthy",
+        "scores": "healthy",
+    }
+
+
+def test_a_shadow_that_compared_little_is_short_of_it() -> None:
+    of = plan(strategy="shadow", steps=[100])
+    seen = Seen(tally(300), tally(300, compared=99, disagreements=0))
+
+    assert finding(look(of, seen, {}).findings, "disagreement").found == "short"
+    seen.challenger.compared = 100
+    assert finding(look(of, seen, {}).findings, "disagreement").found == "healthy"
+
+
 def test_labels_that_do_not_come_again_are_not_waited_for() -> None:
     labelled = (Counts(50, 5), Counts(50, 5))
     seen = [
