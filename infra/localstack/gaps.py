@@ -69,10 +69,12 @@ import logging
 import os
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -340,22 +342,32 @@ def _settle_before_answering() -> None:
 
 
 def _recorder() -> Record:
-    """Takes metrics to CloudWatch beside the work that made them."""
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metric-recorder")
+    """Takes metrics to CloudWatch beside the work that made them, all that wait in one call.
 
-    def put(region: str, at: float, values: list[MetricValue]) -> None:
-        cloudwatch = _connect(region).cloudwatch
-        for namespace in sorted({value.namespace for value in values}):
-            data = [_datum(value, at) for value in values if value.namespace == namespace]
+    Each in a call of its own came minutes late under load, when no alarm looked back so far.
+    """
+    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metric-recorder")
+    waiting: SimpleQueue[tuple[str, float, MetricValue]] = SimpleQueue()
+
+    def put() -> None:
+        data: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        while not waiting.empty():  # nobody else takes from it
+            region, at, value = waiting.get()
+            data[region, value.namespace].append(_datum(value, at))
+        for (region, namespace), metrics in data.items():
+            cloudwatch = _connect(region).cloudwatch
             try:
-                for start in range(0, len(data), METRIC_BATCH):
-                    batch = data[start : start + METRIC_BATCH]
+                for start in range(0, len(metrics), METRIC_BATCH):
+                    batch = metrics[start : start + METRIC_BATCH]
                     cloudwatch.put_metric_data(Namespace=namespace, MetricData=batch)
             except Exception:
                 logger.exception("metrics of %s were not recorded", namespace)
 
     def record(region: str, values: list[MetricValue]) -> None:
-        worker.submit(put, region, time.time(), values)
+        at = time.time()
+        for value in values:
+            waiting.put((region, at, value))
+        worker.submit(put)
 
     return record
 
