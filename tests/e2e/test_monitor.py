@@ -62,6 +62,7 @@ def test_drift_of_real_predictions_is_reported_and_told(
     assert report["traffic"]["lost"] == 0
     found = {f["subject"] for f in report["findings"] if f["verdict"] == "alarm"}
     assert cancer.header[0] in found
+    assert api.get(f"/v1/models/{name}/monitor")["report"] == report
     notice = patiently(lambda: mailbox.find(lambda m: m.get("model") == name and "alarm" in str(m)))
     assert name in json.dumps(notice)
     again = invoke(client, target, {"model": name, "now": (hour + 1.2 * DAY).isoformat()})
