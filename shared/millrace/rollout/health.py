@@ -73,11 +73,11 @@ class Bar(NamedTuple):
             return "breach"
         return "healthy" if min(compared) >= self.least else "short"
 
-    def told(self, condition: str, found: Found, compared: Sequence[int], text: str) -> str:
-        """What is said of a condition; of one that has no answer yet, how far it is."""
+    def told(self, found: Found, compared: Sequence[int], text: str) -> str:
+        """What is said of a condition; of one that has no answer yet, also how far it is."""
         if found != "short":
             return text
-        return f"{condition}: compared {min(compared):,} of each version, {self.least:,} are needed"
+        return f"{text}; {min(compared):,} of each version are compared, {self.least:,} are needed"
 
 
 def statistical(plan: RolloutSection) -> tuple[str, ...]:
@@ -245,7 +245,7 @@ def _scores(seen: Seen, past: Document, margin: float, bar: Bar) -> tuple[Findin
     finding = Finding(
         condition="scores",
         found=found,
-        text=bar.told("scores", found, compared, text),
+        text=bar.told(found, compared, text),
         test=COMPARED,
         evidence=_value(peak),
         threshold=bar.breach,
@@ -297,7 +297,7 @@ def _disagreement(seen: Seen, past: Document, most: float, bar: Bar) -> tuple[Fi
     finding = Finding(
         condition="disagreement",
         found=found,
-        text=bar.told("disagreement", found, compared, text),
+        text=bar.told(found, compared, text),
         test=BOUNDED,
         evidence=_value(peak),
         threshold=bar.breach,
@@ -381,7 +381,7 @@ def _compared(
     finding = Finding(
         condition=condition,
         found=found,
-        text=bar.told(condition, found, compared, text),
+        text=bar.told(found, compared, text),
         test=COMPARED,
         evidence=_value(peak),
         threshold=bar.breach,

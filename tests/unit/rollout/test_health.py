@@ -264,7 +264,10 @@ def test_a_handful_of_comparisons_says_nothing_about_a_version() -> None:
         "latency": "short",
         "scores": "short",
     }
-    assert finding(few, "scores").text == "scores: compared 5 of each version, 30 are needed"
+    assert finding(few, "scores").text == (
+        "the shares of scores below 0.2 differ by 95.7%, 10.0% is tolerated; "
+        "5 of each version are compared, 30 are needed"
+    )
     assert finding(nearly, "errors").found == "short"
     assert {f.found for f in enough} == {"healthy"}
 
