@@ -342,10 +342,7 @@ def _settle_before_answering() -> None:
 
 
 def _recorder() -> Record:
-    """Takes metrics to CloudWatch beside the work that made them, all that wait in one call.
-
-    Each in a call of its own came minutes late under load, when no alarm looked back so far.
-    """
+    """Takes metrics to CloudWatch beside the work that made them, all that wait in one call."""
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metric-recorder")
     waiting: SimpleQueue[tuple[str, float, MetricValue]] = SimpleQueue()
 
@@ -355,8 +352,8 @@ def _recorder() -> Record:
             region, at, value = waiting.get()
             data[region, value.namespace].append(_datum(value, at))
         for (region, namespace), metrics in data.items():
-            cloudwatch = _connect(region).cloudwatch
             try:
+                cloudwatch = _connect(region).cloudwatch
                 for start in range(0, len(metrics), METRIC_BATCH):
                     batch = metrics[start : start + METRIC_BATCH]
                     cloudwatch.put_metric_data(Namespace=namespace, MetricData=batch)
