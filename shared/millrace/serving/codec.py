@@ -16,6 +16,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -47,7 +48,7 @@ from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
 from millrace.vocabulary import WHITESPACE, ColumnType, null_texts
 
 if TYPE_CHECKING:
-    from millrace.serving.rows import RowReader
+    from millrace.serving.rows import PlainReader, RowReader
 
 _PAIR: Final = re.compile(rb'"\s*:')
 _COLON: Final = ord(":")
@@ -177,7 +178,7 @@ class SignatureCodec:
         ) + tuple(_STRINGS | (_NULL if f.nullable else set()) for f in self._categorical)
         self._packed = PackedReader(self._numeric, self._texts, self._plain_numbers)
         self._plain_shapes: set[tuple[type, ...]] = set()
-        self._quick: RowReader | None = None
+        self._quick: tuple[PlainReader, RowReader] | None = None
         self._quick_from = 1
         """How many bodies are read without: the first answer of a process waits for no import."""
         self.labels = np.empty(len(signature.classes), dtype=object)
@@ -246,13 +247,20 @@ class SignatureCodec:
         return Asked(batch, options)
 
     def _read_quickly(self, body: bytes) -> Asked | None:
-        """A body of rows in which nothing is wrong; None when it has to be read thoroughly."""
-        reader = self._quick
-        if reader is None or body.startswith(_COLUMNS):
+        """A body in which nothing is wrong; None when it has to be read thoroughly."""
+        if self._quick is None:
             if self._quick_from >= 0:
                 self._prepare_quick()
             return None
-        read = reader.read(body)
+        plain_reader, row_reader = self._quick
+        plain = plain_reader.read(body)
+        if plain is not None:
+            if plain.rows > self.limits.rows or not _has_pairs(body, plain.pairs):
+                return None
+            return Asked(Batch(plain.rows, plain.numeric, plain.categorical), plain.options)
+        if body.startswith(_COLUMNS):
+            return None
+        read = row_reader.read(body)
         if read is None:
             return None
         rows, options = read
@@ -261,19 +269,22 @@ class SignatureCodec:
             return None
         if not _has_pairs(body, 1 + len(options) + count * len(self._names)):
             return None
-        batch = self._few(rows, count) if count <= FEW_ROWS else self._typed(rows, count)
+        batch = self._typed(rows, count)
         return None if batch is None else Asked(batch, options)
 
     def _prepare_quick(self) -> None:
         self._quick_from -= 1
         if self._quick_from >= 0:
             return
-        from millrace.serving.rows import RowReader
+        from millrace.serving.rows import PlainReader, RowReader
 
-        try:
-            self._quick = RowReader((*self._numeric, *self._categorical), OPTIONS)
-        except ValueError:
-            self._quick = None  # Of names that cannot be fields', every body is read thoroughly.
+        with suppress(
+            ValueError
+        ):  # Of names that cannot be fields', every body is read thoroughly.
+            self._quick = (
+                PlainReader(self._numeric, self._plain_numbers, self._texts, OPTIONS),
+                RowReader((*self._numeric, *self._categorical), OPTIONS),
+            )
 
     def encode(self, document: Any) -> Batch:
         """The arrays of a request that is parsed already.
@@ -380,9 +391,7 @@ class SignatureCodec:
         self._check_rows(rows, form)
         batch: Batch | None = None
         if finite:
-            batch = (
-                self._of_rows(data, rows) if columns is None else self._of_columns(columns, rows)
-            )
+            batch = self._of_rows(data, rows) if columns is None else self._many(columns, rows)
         if batch is None:
             self._diagnose(data, by_column=by_column)
             if columns is None:
@@ -419,23 +428,12 @@ class SignatureCodec:
             values = list(map(self._getter, data))
         except (KeyError, TypeError, IndexError):
             return None
-        batch = self._few_plain(values, rows) if rows <= FEW_ROWS else None
-        return self._many(list(zip(*values, strict=True)), rows) if batch is None else batch
-
-    def _of_columns(self, columns: Sequence[Sequence[Any]], rows: int) -> Batch | None:
-        """The same of columns in the order of ``_names``."""
-        few = rows <= FEW_ROWS
-        batch = self._few_plain(list(zip(*columns, strict=True)), rows) if few else None
-        return self._many(columns, rows) if batch is None else batch
+        return self._many(list(zip(*values, strict=True)), rows)
 
     def _few_plain(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
         """The arrays of a few rows in which nothing is remarkable, else None."""
         if not all(self._is_plain(tuple(map(type, row))) for row in values):
             return None
-        return self._few(values, rows)
-
-    def _few(self, values: Sequence[tuple[Any, ...]], rows: int) -> Batch | None:
-        """The arrays of a few rows of the right types in which nothing is remarkable, else None."""
         width, read, bounds = self._width, self._texts_read, self._plain_numbers.bounds
         numbers: list[Any] = []
         texts: list[str] = []

@@ -36,8 +36,11 @@ class Texts:
         """Those among them that it is given as they are."""
         if feature.nullable:
             self.read[None] = MISSING_CATEGORY
-        for text in feature.categories or feature.allowed or ():
+        vocabulary = feature.categories or feature.allowed or ()
+        for text in vocabulary:
             self._look_at(text)
+        self.closed = frozenset(t for t in vocabulary if t in self.unchanged)
+        """Of a feature with a vocabulary, the texts that it is given as they are and knows; else none."""
 
     def column(self, values: Sequence[Any]) -> tuple[Sequence[str], bool] | None:
         """A column as the model is given it, and whether some text raises a question.
@@ -45,15 +48,20 @@ class Texts:
         None when some value is none that the feature takes.
         """
         try:
-            if self.unchanged.issuperset(values):
-                return values, False
-            read = self.read
-            return [read[value] for value in values], False
-        except KeyError:
-            pass
+            plain = self.plain(values)
         except TypeError:  # a value that cannot be hashed, so no text
             return None
-        return self._closely(values)
+        return self._closely(values) if plain is None else (plain, False)
+
+    def plain(self, values: Sequence[Any]) -> Sequence[str] | None:
+        """A column as the model is given it, when none of its texts raises a question."""
+        if self.unchanged.issuperset(values):
+            return values
+        try:
+            read = self.read
+            return [read[value] for value in values]
+        except KeyError:
+            return None
 
     def wrong(self, value: Any) -> str | None:
         """What is wrong with one value, or None."""

@@ -1,4 +1,4 @@
-"""Bodies of rows are read quickly when all is well, and the same way as when they are not."""
+"""Bodies are read quickly when all is well, and the same way as when they are not."""
 
 import json
 from dataclasses import replace
@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 
 from millrace.errors import MillraceError
 from millrace.serving.codec import OPTIONS, Asked, SignatureCodec
-from millrace.serving.rows import RowReader
+from millrace.serving.packed import PlainNumbers
+from millrace.serving.rows import PlainReader, RowReader
+from millrace.serving.texts import Texts
+from millrace.signature import Signature
 from tests.fakes.onnx_models import churn_signature
 
 ROW: dict[str, Any] = {"age": 41, "plan": "basic", "tenure": 3.5, "active": True, "city": "Graz"}
 FEATURES = churn_signature().features
 READER = RowReader(FEATURES, OPTIONS)
 QUICK = SignatureCodec(churn_signature())
+COLUMNS = {name: [value] * 2 for name, value in ROW.items()}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,6 +29,19 @@ def warm() -> None:
     """The first body of a codec is read thoroughly; from the second on the quick reader is there."""
     for _ in range(2):
         QUICK.decode(json.dumps({"rows": [ROW]}).encode())
+
+
+def plain_reader(signature: Signature) -> PlainReader:
+    """A reader of its own, which no body before has made wait."""
+    cities = Texts(next(f for f in signature.categorical if f.name == "city"), lambda t: t or "")
+    for text in ("Graz", "Linz"):
+        cities.one(text)  # what it raised no question about once, it knows
+    texts = [
+        cities if f is cities.feature else Texts(f, lambda t: t or "")
+        for f in signature.categorical
+    ]
+    plain = PlainNumbers(signature.numeric, 2.0**53 - 1)
+    return PlainReader(signature.numeric, plain, texts, OPTIONS)
 
 
 def outcome(codec: SignatureCodec, body: bytes) -> Any:
@@ -80,6 +97,144 @@ def test_the_quick_reader_and_the_thorough_one_agree(
     body = json.dumps({"rows": rows, **options}, ensure_ascii=escaped).encode()
 
     assert outcome(QUICK, body) == outcome(SignatureCodec(churn_signature()), body)
+
+
+PLAIN = st.fixed_dictionaries(
+    {
+        "age": st.integers(18, 120),
+        "plan": st.sampled_from(["basic", "premium", None]),
+        "tenure": st.none() | st.integers(-9, 99) | st.floats(-1e15, 1e15),
+        "active": st.booleans(),
+        "city": st.sampled_from(["Graz", "Linz"]),
+    }
+)
+
+
+def turned(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns."""
+    return {name: [row[name] for row in rows] for name in ROW}
+
+
+@given(
+    rows=st.lists(PLAIN, min_size=1, max_size=40),
+    options=st.fixed_dictionaries({}, optional={"form": st.just("columns")}),
+    by_column=st.booleans(),
+)
+def test_what_is_plain_is_read_at_once_and_as_the_thorough_reader_reads_it(
+    rows: list[dict[str, Any]], options: dict[str, Any], by_column: bool
+) -> None:
+    data = {"columns": turned(rows)} if by_column else {"rows": rows}
+    body = json.dumps({**data, **options}).encode()
+
+    read = plain_reader(churn_signature()).read(body)
+
+    assert read is not None
+    thorough = SignatureCodec(churn_signature()).read(body)
+    np.testing.assert_array_equal(read.numeric, thorough.batch.numeric)
+    assert read.categorical.tolist() == thorough.batch.categorical.tolist()
+    assert read.options == thorough.options
+    assert read.rows == thorough.batch.rows
+    assert read.pairs == body.count(b":")
+    assert not thorough.batch.warnings
+    for mine, theirs in (
+        (read.numeric, thorough.batch.numeric),
+        (read.categorical, thorough.batch.categorical),
+    ):
+        assert mine.dtype == theirs.dtype
+        assert mine.flags.c_contiguous
+
+
+@given(
+    rows=st.lists(PLAIN | ODD, min_size=1, max_size=20) | st.lists(ODD, min_size=1, max_size=20),
+    by_column=st.booleans(),
+    escaped=st.booleans(),
+)
+def test_what_is_taken_for_plain_is_plain(
+    rows: list[dict[str, Any]], by_column: bool, escaped: bool
+) -> None:
+    data = {"columns": turned(rows)} if by_column else {"rows": rows}
+    body = json.dumps(data, ensure_ascii=escaped).encode()
+
+    read = plain_reader(churn_signature()).read(body)
+
+    if read is not None:
+        numbers = [[None if v != v else v for v in row] for row in read.numeric.tolist()]
+        expected = numbers, read.categorical.tolist(), (), 0, read.options
+        assert outcome(SignatureCodec(churn_signature()), body) == expected
+
+
+@given(
+    rows=st.lists(PLAIN | ODD | TYPICAL, max_size=20),
+    options=st.fixed_dictionaries({}, optional={"form": st.just("columns"), "odd": st.none()}),
+)
+def test_columns_are_read_as_the_thorough_reader_reads_them(
+    rows: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    body = json.dumps({"columns": turned(rows), **options}).encode()
+
+    assert outcome(QUICK, body) == outcome(SignatureCodec(churn_signature()), body)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"age": 17},
+        {"age": 121},
+        {"age": 41.5},
+        {"age": None},
+        {"plan": "gold"},
+        {"plan": "NA"},
+        {"tenure": 2**53},
+        {"tenure": True},
+        {"active": 1},
+        {"city": "unheard of"},
+        {"city": "Graz", "more": 1},
+        {"city": "back\\slash"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.parametrize("by_column", [False, True])
+def test_what_is_remarkable_is_not_taken_for_plain(
+    change: dict[str, Any], rows: int, by_column: bool
+) -> None:
+    made = [ROW] * (rows - 1) + [{**ROW, **change}]
+    data: dict[str, Any] = {"rows": made}
+    if by_column:
+        columns = turned(made) | ({"more": [1] * rows} if "more" in change else {})
+        data = {"columns": columns}
+
+    assert plain_reader(churn_signature()).read(json.dumps(data).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"form": "rows"},
+        {"rows": []},
+        {"columns": {}},
+        {"columns": {name: [] for name in ROW}},
+        {"columns": {**COLUMNS, "age": [41]}},
+        {"rows": [ROW], "columns": COLUMNS},
+    ],
+    ids=str,
+)
+def test_what_is_no_table_is_not_taken_for_plain(document: dict[str, Any]) -> None:
+    assert plain_reader(churn_signature()).read(json.dumps(document).encode()) is None
+
+
+@pytest.mark.parametrize(("remarkable", "skipped"), [(0, 0), (1, 1), (3, 3), (31, 31), (127, 63)])
+def test_after_remarkable_bodies_fewer_and_fewer_are_tried(remarkable: int, skipped: int) -> None:
+    reader = plain_reader(churn_signature())
+    plain = json.dumps({"rows": [ROW]}).encode()
+    odd = json.dumps({"rows": [{**ROW, "age": 17}]}).encode()
+    for _ in range(remarkable):
+        assert reader.read(odd) is None
+
+    assert [reader.read(plain) is None for _ in range(skipped)] == [True] * skipped
+    assert reader.read(plain) is not None
+    assert reader.read(plain) is not None  # one that is plain ends it
 
 
 @pytest.mark.parametrize(
