@@ -232,8 +232,6 @@ def _decoder(fields: Sequence[Any], options: Sequence[str]) -> Callable[[bytes],
 
 def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Row | None:
     """The values of a body's keys; None when something is not as it should be."""
-    if b"\\" in body:
-        return None  # What an escape may stand for is for one parser to say.
     try:
         return astuple(decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError):

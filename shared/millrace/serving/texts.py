@@ -11,6 +11,7 @@ from millrace.serving.diagnosis import wrong_value
 from millrace.signature import MISSING_CATEGORY, FeatureField
 
 MAX_REMEMBERED: Final = 2_000
+"""Texts beside the model's own vocabulary that a feature remembers, and how long they may be."""
 MAX_REMEMBERED_LENGTH: Final = 100
 
 _TEXTS: Final[frozenset[type]] = frozenset({str, type(None)})
@@ -38,7 +39,10 @@ class Texts:
             self.read[None] = MISSING_CATEGORY
         vocabulary = feature.categories or feature.allowed or ()
         for text in vocabulary:
-            self._look_at(text)
+            cleaned = self._cleaned(text)
+            if cleaned is not None and not self.is_odd(cleaned):
+                self._remember(text, cleaned)
+        self._most = len(self.read) + MAX_REMEMBERED
         self.closed = frozenset(t for t in vocabulary if t in self.unchanged)
         """Of a feature with a vocabulary, the texts that it is given as they are and knows; else none."""
 
@@ -108,17 +112,23 @@ class Texts:
         known = self.read.get(text)
         if known is not None:
             return known
-        cleaned = self._clean(text)
-        if text is not None and wrong_value(self.feature, cleaned):
-            return None
-        if text is None and not self.feature.nullable:
-            return None
+        cleaned = self._cleaned(text)
         if (
-            not self.is_odd(cleaned)
-            and len(self.read) < MAX_REMEMBERED
+            cleaned is not None
+            and not self.is_odd(cleaned)
+            and len(self.read) < self._most
             and len(text or "") <= MAX_REMEMBERED_LENGTH
         ):
-            self.read[text] = cleaned
-            if text == cleaned:
-                self.unchanged.add(text)
+            self._remember(text, cleaned)
         return cleaned
+
+    def _cleaned(self, text: str | None) -> str | None:
+        if text is None and not self.feature.nullable:
+            return None
+        cleaned = self._clean(text)
+        return None if text is not None and wrong_value(self.feature, cleaned) else cleaned
+
+    def _remember(self, text: str | None, cleaned: str) -> None:
+        self.read[text] = cleaned
+        if text == cleaned:
+            self.unchanged.add(text)
