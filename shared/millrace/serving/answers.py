@@ -66,6 +66,8 @@ class AnswerOptions:
 
 
 DEFAULT_OPTIONS: Final = AnswerOptions()
+_IN_COLUMNS: Final = AnswerOptions(form="columns")
+_COLUMNS_ASKED: Final = {"form": "columns"}
 _COSTLY: Final = frozenset({Output.CONTRIBUTIONS, Output.INTERVALS})
 
 
@@ -78,6 +80,8 @@ def read_options(given: Mapping[str, Any]) -> AnswerOptions:
     Raises:
         InvalidRequestError: Names the key that is wrong.
     """
+    if given == _COLUMNS_ASKED:
+        return _IN_COLUMNS
     outputs: Any = DEFAULT_OPTIONS.outputs
     if "outputs" in given:
         outputs = given["outputs"]

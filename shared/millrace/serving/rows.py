@@ -35,8 +35,8 @@ _TYPES: Final[Mapping[ColumnType, type]] = {
     ColumnType.BOOLEAN: bool,
     ColumnType.STRING: str,
 }
-_SHORT: Final = 16
-"""Rows up to which one array of all values is made sooner than one of each column."""
+_SHORT: Final = 8
+"""Rows up to which arrays are made of them sooner than of their columns."""
 _LONGEST_WAIT: Final = 63
 
 type Row = tuple[Any, ...]
@@ -138,16 +138,20 @@ class PlainReader:
         return PlainBody(count, *arrays, options, 1 + len(options) + pairs)
 
     def _of_rows(self, rows: Sequence[Row]) -> _Arrays | None:
-        values = np.array(rows, dtype=object)
-        numeric = values[:, : self._width].astype(np.float32)
-        categorical = np.ascontiguousarray(values[:, self._width :])
-        if not self._all_closed or None in set(categorical.reshape(-1).tolist()):
-            for position, texts in enumerate(self._texts):
-                column = texts.plain(categorical[:, position].tolist())
+        width = self._width
+        texts = [row[width:] for row in rows]
+        if not self._all_closed or any(None in row for row in texts):
+            columns = []
+            for each, values in zip(self._texts, zip(*texts, strict=True), strict=True):
+                column = each.plain(values)
                 if column is None:
                     return None
-                categorical[:, position] = column
-        return numeric, categorical
+                columns.append(column)
+            texts = list(zip(*columns, strict=True))
+        return (
+            np.array([row[:width] for row in rows], dtype=np.float32),
+            np.array(texts, dtype=object),
+        )
 
     def _of_columns(self, columns: Sequence[Sequence[Any]], rows: int) -> _Arrays | None:
         width, pack = self._width, struct.Struct(f"{rows}f").pack
