@@ -298,8 +298,8 @@ def _textual(
         case ColumnType.NUMBER:
             number = f"TRY_CAST({c} AS DOUBLE)"
             value = (
-                f"CASE WHEN {n} IS NULL THEN TRY_CAST({t} AS DOUBLE) "
-                f"WHEN contains({t}, '_') THEN NULL WHEN {n} = 0 THEN 0 ELSE {n} END"
+                f"CASE WHEN {_no_number(t)} THEN NULL WHEN {n} IS NULL THEN TRY_CAST({t} AS DOUBLE) "
+                f"WHEN {n} = 0 THEN 0 ELSE {n} END"
             )
             untyped += f" WHEN NOT isfinite({v}) THEN {CODE[Rule.NOT_FINITE]}"
     if any(_reads_as_number(token) for token in tokens):
@@ -335,7 +335,12 @@ def reads_as(wanted: ColumnType, t: str) -> str:
         case ColumnType.INTEGER:
             return f"regexp_full_match({t}, '{_INTEGER}') AND TRY_CAST({t} AS BIGINT) IS NOT NULL"
         case ColumnType.NUMBER:
-            return f"NOT contains({t}, '_') AND isfinite(TRY_CAST({t} AS DOUBLE))"
+            return f"NOT ({_no_number(t)}) AND isfinite(TRY_CAST({t} AS DOUBLE))"
+
+
+def _no_number(t: str) -> str:
+    """SQL of whether a text is one that the engine casts to a number although it is none."""
+    return f"contains({t}, '_') OR starts_with({t}, '+-')"
 
 
 def _trimmed(c: str) -> str:

@@ -112,7 +112,9 @@ def _number(cell: str, nulls: frozenset[str], *, integer: bool) -> float | int |
         return None
     if integer:
         if not _INTEGRAL.fullmatch(cell):
-            return float(cell) if _ONE_NUMBER.fullmatch(cell) else cell
+            number = float(cell) if _ONE_NUMBER.fullmatch(cell) else None
+            # 1e3 is whole, and ingest takes it for no integer either.
+            return cell if number is None or number.is_integer() else number
         digits = cell.partition(".")[0]
         return int(digits) if len(digits) < _MANY_DIGITS else _BEYOND
     return float(cell) if _ONE_NUMBER.fullmatch(cell) else cell

@@ -128,6 +128,7 @@ def test_csv_gives_the_arrays_of_json(rows: list[dict[str, Any]]) -> None:
         ("9007199254740993,basic,1,true,Graz", "age", "2^53"),
         ("1" * 5000 + ",basic,1,true,Graz", "age", "2^53"),
         (",basic,1,true,Graz", "age", "expected an integer"),
+        ("4e1,basic,1,true,Graz", "age", "expected an integer"),
         ("41,basic,1_000,true,Graz", "tenure", "got a string"),
         ("41,basic,nan,true,Graz", "tenure", "got a string"),
         ("41,basic,inf,true,Graz", "tenure", "got a string"),
