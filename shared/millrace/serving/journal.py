@@ -276,8 +276,8 @@ class _Form:
         parts: list[bytes] = []
         if self._numbers:
             if packed:
-                by_column = np.ascontiguousarray(numeric.T)
-                packs = [_packed(by_column[position]) for position in self._numbers]
+                content, size = _bytes_of(numeric.T), 4 * len(numeric)
+                packs = [_coded(content[p * size : (p + 1) * size]) for p in self._numbers]
                 parts.append(self._columns % tuple(packs))
             else:
                 every = _numbers(numeric.T)[2:-2].split(b"],[")
@@ -309,8 +309,15 @@ def _numbers(values: npt.NDArray[np.float32]) -> bytes:
 def _packed(values: npt.NDArray[np.float32]) -> bytes:
     """An array as `capture` reads it back: a fifth of the time that digits take."""
     width = b"" if values.ndim == 1 else b',"width":%d' % values.shape[1]
-    coded = base64_text.encode_bytes(values.astype("<f4", order="C", copy=False).tobytes())
-    return b'{"float32":"%b"%b}' % (coded, width)
+    return _coded(_bytes_of(values), width)
+
+
+def _bytes_of(values: npt.NDArray[np.float32]) -> bytes:
+    return values.astype("<f4", order="C", copy=False).tobytes()
+
+
+def _coded(content: bytes, width: bytes = b"") -> bytes:
+    return b'{"float32":"%b"%b}' % (base64_text.encode_bytes(content), width)
 
 
 def _json(value: Any) -> str:
