@@ -27,6 +27,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 DATA, ARTIFACTS = "data-bucket", "artifact-bucket"
 Ingest = Callable[[Path], IngestResult]
 
+LARGEST = {"trees": 150, "max_leaf_nodes": 47}
 
 MIXED = """
 name: {name}
@@ -127,19 +128,34 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 
 
 @pytest.fixture(scope="session")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """The mixed model with the most trees and leaves that the search tries."""
+    spec = MIXED.format(name="heavy", texts="string", allowed=", allowed: [basic, plus, premium]")
+    return learn_made_up(spec, tmp_path_factory.mktemp("heavy"), coded=False, **LARGEST)
+
+
+@pytest.fixture(scope="session")
 def coded(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """The same with a number for each text, so that a request is one array of numbers."""
     spec = MIXED.format(name="coded", texts="integer", allowed="")
     return learn_made_up(spec, tmp_path_factory.mktemp("coded"), coded=True)
 
 
-def learn_made_up(text: str, folder: Path, *, coded: bool) -> Learned:
+@pytest.fixture(scope="session")
+def heavy_coded(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """Both: the most trees and leaves, and a number for each text."""
+    spec = MIXED.format(name="heavy-coded", texts="integer", allowed="")
+    return learn_made_up(spec, tmp_path_factory.mktemp("heavy"), coded=True, **LARGEST)
+
+
+def learn_made_up(text: str, folder: Path, *, coded: bool, **params: int) -> Learned:
     """A champion of made-up rows.
 
     Args:
         text: The spec.
         folder: Where the rows are written.
         coded: Whether each text is written as its place in the order of the texts.
+        params: Of the algorithm, in place of those that the search begins with.
     """
     made = ModelSpec.from_yaml(text)
     dice = np.random.default_rng(7)
@@ -174,11 +190,18 @@ def learn_made_up(text: str, folder: Path, *, coded: bool) -> Learned:
         writer = csv.writer(out)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-    return learn(path, made, folder)
+    return learn(path, made, folder, **params)
 
 
-def learn(path: Path, spec: ModelSpec, scratch: Path) -> Learned:
-    """A champion of an upload."""
+def learn(path: Path, spec: ModelSpec, scratch: Path, **params: int) -> Learned:
+    """A champion of an upload.
+
+    Args:
+        path: The upload.
+        spec: The spec.
+        scratch: A folder.
+        params: As `learn_made_up`.
+    """
     store = FakeStore()
     store.write(
         ARTIFACTS,
@@ -200,6 +223,8 @@ def learn(path: Path, spec: ModelSpec, scratch: Path) -> Learned:
     }
     planned = plan(spec, schema)
     boosted = next(t for t in planned.trials if t.algorithm is Algorithm.HIST_GRADIENT_BOOSTING)
+    boosted = boosted.model_copy(update={"params": boosted.params | params})
+    planned = planned.model_copy(update={"trials": (boosted,)})
     tried = run_trial(spec, splits["train"], boosted, metric=planned.metric, folds=2)
     made = fit(
         spec, splits["train"], splits["validation"], planned, [tried], metadata={"run_id": "bench"}

@@ -59,7 +59,7 @@ def packed_request(numeric: np.ndarray, categorical: np.ndarray) -> tuple[bytes,
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("rows", list(REQUESTS))
-@pytest.mark.parametrize("model", ["mixed", "coded", "learned"])
+@pytest.mark.parametrize("model", ["mixed", "coded", "heavy", "heavy_coded", "learned"])
 def test_handler_time_with_binary_tensors_over_the_bare_model(
     model: str, rows: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:

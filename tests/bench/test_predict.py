@@ -226,7 +226,7 @@ def bare_runs(learned: Learned, arrays: Arrays) -> Callable[[], Any]:
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("rows", list(REQUESTS))
 @pytest.mark.parametrize("form", list(TYPES))
-@pytest.mark.parametrize("model", ["mixed", "coded"])
+@pytest.mark.parametrize("model", ["mixed", "coded", "heavy"])
 def test_handler_time_over_the_bare_model(
     model: str,
     form: str,
