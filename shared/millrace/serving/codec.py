@@ -65,8 +65,8 @@ _INT64_DIGITS: Final = 20
 _TWICE: Final = "is given twice in one object"
 _MAX_REMEMBERED_SHAPES: Final = 4_000
 
-OPTIONS: Final = ("outputs", "form", "coverage")
-"""Keys of a JSON body beside its rows or columns; `answers` says what they mean."""
+OPTIONS: Final[Mapping[str, Any]] = {"outputs": list[str], "form": str, "coverage": float}
+"""Keys of a JSON body beside its rows or columns, and their types; `answers` says what they mean."""
 _KEYS: Final = frozenset({"rows", "columns", *OPTIONS})
 _SAFE: Final = float(MAX_INTEGER - 1)
 
@@ -278,9 +278,8 @@ class SignatureCodec:
             return
         from millrace.serving.rows import PlainReader, RowReader
 
-        with suppress(
-            ValueError
-        ):  # Of names that cannot be fields', every body is read thoroughly.
+        # Of names that cannot be fields', every body is read thoroughly.
+        with suppress(ValueError):
             self._quick = (
                 PlainReader(self._numeric, self._plain_numbers, self._texts, OPTIONS),
                 RowReader((*self._numeric, *self._categorical), OPTIONS),

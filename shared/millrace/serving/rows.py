@@ -71,7 +71,7 @@ class PlainReader:
         numbers: The numeric and boolean features, in the order that the model takes them.
         plain: Says which of their values are plain.
         texts: The string features, in that order.
-        options: Names of the body's other keys.
+        options: Names of the body's other keys, and their types.
 
     Raises:
         ValueError: A feature's name cannot be a field's.
@@ -82,7 +82,7 @@ class PlainReader:
         numbers: Sequence[FeatureField],
         plain: PlainNumbers,
         texts: Sequence[Texts],
-        options: Sequence[str],
+        options: Mapping[str, Any],
     ) -> None:
         features = (*numbers, *(t.feature for t in texts))
         kinds = [
@@ -177,13 +177,13 @@ class RowReader:
 
     Args:
         features: In the order that the tuples shall have.
-        options: Names of the body's other keys.
+        options: Names of the body's other keys, and their types.
 
     Raises:
         ValueError: A feature's name cannot be a field's.
     """
 
-    def __init__(self, features: Sequence[FeatureField], options: Sequence[str]) -> None:
+    def __init__(self, features: Sequence[FeatureField], options: Mapping[str, Any]) -> None:
         row = _record("Row", features, list(map(_typed, features)))
         self._decode = _decoder([("rows", list[row])], options)  # type: ignore[valid-type]
         self._options = tuple(options)
@@ -225,10 +225,11 @@ def _record(name: str, features: Sequence[FeatureField], kinds: Sequence[Any]) -
     return msgspec.defstruct(name, fields, rename=names, forbid_unknown_fields=True, gc=False)
 
 
-def _decoder(fields: Sequence[Any], options: Sequence[str]) -> Callable[[bytes], Any]:
+def _decoder(fields: Sequence[Any], options: Mapping[str, Any]) -> Callable[[bytes], Any]:
+    """Reads no value of any type: of what is typed, nothing can be nested deeper than it should be."""
     body = msgspec.defstruct(
         "Body",
-        [*fields, *((name, Any, UNSET) for name in options)],
+        [*fields, *((name, kind, UNSET) for name, kind in options.items())],
         forbid_unknown_fields=True,
     )
     return msgspec.json.Decoder(body).decode

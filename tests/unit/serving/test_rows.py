@@ -118,9 +118,19 @@ def turned(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in ROW}
 
 
+GIVEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "form": st.sampled_from(["rows", "columns", "neither"]),
+        "outputs": st.lists(st.sampled_from(["labels", "intervals", "odd"]), max_size=2),
+        "coverage": st.floats(0, 1) | st.integers(0, 2),
+    },
+)
+
+
 @given(
     rows=st.lists(PLAIN, min_size=1, max_size=40),
-    options=st.fixed_dictionaries({}, optional={"form": st.just("columns")}),
+    options=GIVEN,
     by_column=st.booleans(),
 )
 def test_what_is_plain_is_read_at_once_and_as_the_thorough_reader_reads_it(
@@ -168,7 +178,8 @@ def test_what_is_taken_for_plain_is_plain(
 
 @given(
     rows=st.lists(PLAIN | ODD | TYPICAL, max_size=20),
-    options=st.fixed_dictionaries({}, optional={"form": st.just("columns"), "odd": st.none()}),
+    options=GIVEN
+    | st.dictionaries(st.sampled_from(["form", "outputs", "coverage", "odd"]), VALUES),
 )
 def test_columns_are_read_as_the_thorough_reader_reads_them(
     rows: list[dict[str, Any]], options: dict[str, Any]
@@ -225,6 +236,21 @@ def test_what_is_remarkable_is_not_taken_for_plain(
 )
 def test_what_is_no_table_is_not_taken_for_plain(document: dict[str, Any]) -> None:
     assert plain_reader(churn_signature()).read(json.dumps(document).encode()) is None
+
+
+@pytest.mark.parametrize("depth", [3, 500, 200_000])
+@pytest.mark.parametrize("form", ["rows", "columns"])
+@pytest.mark.parametrize("key", ["form", "outputs", "coverage", "odd", None])
+def test_what_is_nested_too_deep_is_refused_as_the_thorough_reader_does(
+    key: str | None, form: str, depth: int
+) -> None:
+    data = json.dumps([ROW] if form == "rows" else COLUMNS)
+    nested = "[" * depth + "]" * depth
+    text = f'{{"{form}":{nested}}}' if key is None else f'{{"{form}":{data},"{key}":{nested}}}'
+
+    assert outcome(warmed(), text.encode()) == outcome(
+        SignatureCodec(churn_signature()), text.encode()
+    )
 
 
 @pytest.mark.parametrize(("remarkable", "skipped"), [(0, 0), (1, 1), (3, 3), (31, 31), (127, 63)])
