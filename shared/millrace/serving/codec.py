@@ -176,7 +176,7 @@ class SignatureCodec:
             (types - {float} if f.type is ColumnType.INTEGER else types)
             for types, f in zip(self._types, self._numeric, strict=True)
         ) + tuple(_STRINGS | (_NULL if f.nullable else set()) for f in self._categorical)
-        self._packed = PackedReader(self._numeric, self._texts, self._plain_numbers)
+        self._packed = PackedReader(self._texts, self._plain_numbers)
         self._plain_shapes: set[tuple[type, ...]] = set()
         self._quick: tuple[PlainReader, RowReader] | None = None
         self._quick_from = 1
@@ -319,20 +319,47 @@ class SignatureCodec:
             if few is not None:
                 return few
         report = Report(self.signature.model)
-        numbers = [numbers_of(f, columns[f.name], report) for f in self._numeric]
+        numeric = self._plain_columns(columns, rows)
+        plain = numeric is not None
+        if numeric is None:
+            numeric = self._looked_at(columns, rows, report)
         texts = [texts_of(t, columns[t.feature.name], report) for t in self._texts]
         report.refuse()
-        numeric = np.empty((len(numbers), rows), dtype=np.float64)
-        for position, values in enumerate(numbers):
-            numeric[position] = values
         categorical = np.empty((rows, len(texts)), dtype=object)
         odd = []
         for position, read in enumerate(texts):
             if read is not None:
                 categorical[:, position], raises_question = read
                 odd += [position] if raises_question else []
-        plain = self._plain_numbers.hold(numeric)
+        plain = plain or self._plain_numbers.hold(numeric)
         return self._batch(rows, numeric, categorical, odd, plain=plain)
+
+    def _plain_columns(
+        self, columns: Mapping[str, Column], rows: int
+    ) -> npt.NDArray[np.float64] | None:
+        """The numbers [k, rows] of columns, looked at together; None when one needs a closer look."""
+        numeric = np.empty((self._width, rows), dtype=np.float64)
+        for values, feature in zip(numeric, self._numeric, strict=True):
+            column = columns[feature.name]
+            if not isinstance(column, np.ndarray):
+                return None
+            if column.dtype.kind not in ("b" if feature.type is ColumnType.BOOLEAN else "iuf"):
+                return None
+            values[:] = column.data if isinstance(column, np.ma.MaskedArray) else column
+            if isinstance(column, np.ma.MaskedArray):
+                values[np.ma.getmaskarray(column)] = np.nan
+        return numeric if self._plain_numbers.hold_all(numeric) else None
+
+    def _looked_at(
+        self, columns: Mapping[str, Column], rows: int, report: Report
+    ) -> npt.NDArray[np.float64]:
+        """The same of columns each looked at by itself; what is wrong goes to the report."""
+        numeric = np.empty((self._width, rows), dtype=np.float64)
+        for values, feature in zip(numeric, self._numeric, strict=True):
+            numbers = numbers_of(feature, columns[feature.name], report)
+            if numbers is not None:
+                values[:] = numbers
+        return numeric
 
     def decode_packed(self, packed: Packed) -> Batch | None:
         """The arrays of packed tensors; None when they are to be read as columns.

@@ -88,7 +88,8 @@ def _typed(feature: FeatureField | None, cells: Sequence[str], nulls: frozenset[
     if feature is None or feature.type is ColumnType.STRING:
         return _objects(cells)
     if feature.type is ColumnType.BOOLEAN:
-        return _objects([_boolean(cell.strip(WHITESPACE), nulls) for cell in cells])
+        words = [_boolean(cell.strip(WHITESPACE), nulls) for cell in cells]
+        return np.array(words, dtype=np.bool_) if {*map(type, words)} == {bool} else _objects(words)
     present = [cell for cell in cells if cell not in nulls]
     text = "\n".join(present) + "\n" if present else ""
     integer = feature.type is ColumnType.INTEGER

@@ -71,6 +71,19 @@ def columns_of(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def longer(columns: dict[str, Any], times: int) -> dict[str, Any]:
+    """The same rows so many times."""
+
+    def repeated(column: Any) -> Any:
+        if isinstance(column, Coded):
+            return Coded(np.tile(column.codes, times), column.values)
+        if isinstance(column, np.ndarray):
+            return column[np.tile(np.arange(len(column)), times)]
+        return [*column] * times
+
+    return {name: repeated(column) for name, column in columns.items()}
+
+
 # ── CSV ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -322,13 +335,12 @@ def test_what_is_no_arrow_is_malformed(body: bytes) -> None:
         "U",
     ],
 )
-def test_a_column_may_come_in_any_type_that_fits(changes: dict[str, Any]) -> None:
-    batch = CODEC.decode_columns(columns_of(**changes))
+@pytest.mark.parametrize("times", [1, 20], ids=["few rows", "many rows"])
+def test_a_column_may_come_in_any_type_that_fits(changes: dict[str, Any], times: int) -> None:
+    batch = CODEC.decode_columns(longer(columns_of(**changes), times))
 
-    assert_equal(
-        batch,
-        of_json(ROW, {"age": 29, "plan": None, "tenure": None, "active": False, "city": "Wien"}),
-    )
+    rows = [ROW, {"age": 29, "plan": None, "tenure": None, "active": False, "city": "Wien"}]
+    assert_equal(batch, of_json(*rows * times))
 
 
 @pytest.mark.parametrize(
@@ -349,14 +361,16 @@ def test_a_column_may_come_in_any_type_that_fits(changes: dict[str, Any]) -> Non
         ("city", Coded(np.array([0, 5]), ["Graz"]), 1, "dictionary"),
     ],
 )
+@pytest.mark.parametrize("times", [1, 20], ids=["few rows", "many rows"])
 def test_a_typed_value_that_does_not_fit_is_named(
-    column: str, values: Any, row: int | None, words: str
+    column: str, values: Any, row: int | None, words: str, times: int
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        CODEC.decode_columns(columns_of(**{column: values}))
+        CODEC.decode_columns(longer(columns_of(**{column: values}), times))
 
-    [told] = caught.value.problems
+    told, *more = caught.value.problems
     assert (told.field, told.row) == (column, row)
+    assert {p.field for p in more} <= {column}
     assert words in told.message
 
 
