@@ -1,8 +1,8 @@
 """Between a request's JSON and the model's arrays, whole columns at a time.
 
-A request is checked against the signature in bulk: one pass over the values' types, then NumPy.
-No row becomes an object of its own. Only when a check fails are the values walked one by one, to
-name every wrong row and field (`diagnosis`).
+A request is checked against the signature in bulk: JSON as it is decoded (`rows`), and what is
+remarkable there or comes in another format by whole columns. Only when a check fails are the values
+walked one by one, to name every wrong row and field (`diagnosis`).
 
 What is refused is what the model could not read the way it was trained: a missing or unknown
 feature, a wrong type (a boolean is no integer, ``"41"`` no number), null where the contract has

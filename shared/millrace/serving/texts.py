@@ -11,8 +11,9 @@ from millrace.serving.diagnosis import wrong_value
 from millrace.signature import MISSING_CATEGORY, FeatureField
 
 MAX_REMEMBERED: Final = 2_000
-"""Texts beside the model's own vocabulary that a feature remembers, and how long they may be."""
+"""Texts beside the model's own vocabulary that a feature remembers."""
 MAX_REMEMBERED_LENGTH: Final = 100
+"""Characters of a text beyond which it is not remembered, unless it is the vocabulary's."""
 
 _TEXTS: Final[frozenset[type]] = frozenset({str, type(None)})
 
