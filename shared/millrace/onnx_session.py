@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from millrace.aws.objects import verify_sha256
 from millrace.errors import ArtifactError
+from millrace.onnx_graph import FEATURES, behind_ranks, refers_to_external_data
 from millrace.signature import (
     CATEGORICAL_INPUT,
     NUMERIC_INPUT,
@@ -55,6 +56,36 @@ def load_session(body: bytes, sha256: str, what: str) -> onnxruntime.InferenceSe
         DigestMismatchError: The bytes are not those registered.
         ArtifactError: The bytes are no model, or a model that needs other files.
     """
+    _verify(body, sha256, what)
+    return _opened(body, what)
+
+
+def load_ranked(
+    body: bytes, sha256: str, what: str
+) -> tuple[onnxruntime.InferenceSession, tuple[dict[str, float], ...] | None]:
+    """Loads a model from memory, without its encoding of categories where they are ranked.
+
+    Args:
+        body: As `load_session`.
+        sha256: Of the whole file.
+        what: As `load_session`.
+
+    Returns:
+        The session, and of each categorical feature the ranks of its categories: `predict_ranked` runs
+        it. With None in their place it is the whole model, which `predict` runs.
+
+    Raises:
+        DigestMismatchError: As `load_session`.
+        ArtifactError: As `load_session`.
+    """
+    _verify(body, sha256, what)
+    ranked = behind_ranks(body, what)
+    if ranked is None:
+        return _opened(body, what), None
+    return _opened(ranked.body, what), ranked.ranks
+
+
+def _verify(body: bytes, sha256: str, what: str) -> None:
     verify_sha256(body, sha256, what)
     if body[4:8] == b"ORTM":
         raise ArtifactError(f"{what}: expected an ONNX model, got onnxruntime's own format")
@@ -63,6 +94,9 @@ def load_session(body: bytes, sha256: str, what: str) -> onnxruntime.InferenceSe
             f"{what}: the model keeps weights in other files (ONNX external data), "
             "which its sha256 does not cover"
         )
+
+
+def _opened(body: bytes, what: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -96,9 +130,6 @@ def predict(
     Raises:
         ArtifactError: Model and signature do not fit each other.
     """
-    regression = signature.task is Task.REGRESSION
-    output = PREDICTION_OUTPUT if regression else PROBABILITIES_OUTPUT
-    width = 1 if regression else len(signature.classes)
     inputs: dict[str, npt.NDArray[Any]] = {}
     rows = 0
     if signature.numeric:
@@ -107,6 +138,33 @@ def predict(
     if signature.categorical:
         inputs[CATEGORICAL_INPUT] = categorical
         rows = len(categorical)
+    return _answer(session, signature, inputs, rows)
+
+
+def predict_ranked(
+    session: onnxruntime.InferenceSession,
+    signature: Signature,
+    features: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Runs a model from `load_ranked`; what comes and what is raised is as `predict` has it.
+
+    Args:
+        session: The session.
+        signature: The model's signature.
+        features: [rows, k + m]: the numbers, and of each text its rank, NaN where it has none.
+    """
+    return _answer(session, signature, {FEATURES: features}, len(features))
+
+
+def _answer(
+    session: onnxruntime.InferenceSession,
+    signature: Signature,
+    inputs: dict[str, npt.NDArray[Any]],
+    rows: int,
+) -> npt.NDArray[np.float32]:
+    regression = signature.task is Task.REGRESSION
+    output = PREDICTION_OUTPUT if regression else PROBABILITIES_OUTPUT
+    width = 1 if regression else len(signature.classes)
     if rows <= MAX_BATCH_ROWS:
         whole = _run(session, output, inputs)
     else:
@@ -138,88 +196,3 @@ def _run(
     if not isinstance(answer, np.ndarray):
         raise ArtifactError(f"output {output}: expected a tensor, got {type(answer).__name__}")
     return answer.astype(np.float32, copy=False)
-
-
-# ── External data ───────────────────────────────────────────────────────────────────────────────
-# The messages of onnx.proto that can hold a TensorProto, and the field numbers that lead there.
-# https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-
-_MODEL: Final = "ModelProto"
-_TENSOR: Final = "TensorProto"
-_CHILDREN: Final[dict[str, dict[int, str]]] = {
-    _MODEL: {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
-    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
-    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
-    "GraphProto": {1: "NodeProto", 5: _TENSOR, 15: "SparseTensorProto"},
-    "NodeProto": {5: "AttributeProto"},
-    "AttributeProto": {
-        5: _TENSOR,
-        6: "GraphProto",
-        10: _TENSOR,
-        11: "GraphProto",
-        22: "SparseTensorProto",
-        23: "SparseTensorProto",
-    },
-    "SparseTensorProto": {1: _TENSOR, 2: _TENSOR},
-    _TENSOR: {},
-}
-_EXTERNAL_DATA_FIELD: Final = 13
-_DATA_LOCATION_FIELD: Final = 14
-
-
-def refers_to_external_data(body: bytes, what: str = "the model") -> bool:
-    """Whether any tensor of an ONNX model lives outside the file.
-
-    External data needs an entry with the key ``location``; a file without these bytes has none,
-    which a search tells at once. Only a file that has them is walked message by message (they may
-    be a category's name).
-
-    Raises:
-        ArtifactError: The file is no well-formed protobuf message.
-    """
-    if b"location" not in body:
-        return False
-    pending = [(_MODEL, 0, len(body))]
-    while pending:
-        message, position, end = pending.pop()
-        while position < end:
-            key, position = _varint(body, position, end, what)
-            field, wire_type = key >> 3, key & 7
-            if message == _TENSOR and field in (_EXTERNAL_DATA_FIELD, _DATA_LOCATION_FIELD):
-                if field == _EXTERNAL_DATA_FIELD:
-                    return True
-                location, position = _varint(body, position, end, what)
-                if location != 0:
-                    return True
-            elif wire_type == 0:
-                _, position = _varint(body, position, end, what)
-            elif wire_type == 1:
-                position += 8
-            elif wire_type == 2:
-                length, position = _varint(body, position, end, what)
-                if position + length > end:
-                    raise ArtifactError(f"{what}: the file is truncated or no ONNX model")
-                if field in _CHILDREN[message]:
-                    pending.append((_CHILDREN[message][field], position, position + length))
-                position += length
-            elif wire_type == 5:
-                position += 4
-            else:
-                raise ArtifactError(
-                    f"{what}: the file is no ONNX model: unknown protobuf wire type"
-                )
-        if position != end:
-            raise ArtifactError(f"{what}: the file is truncated or no ONNX model")
-    return False
-
-
-def _varint(body: bytes, position: int, end: int, what: str) -> tuple[int, int]:
-    value = shift = 0
-    while position < end and shift < 70:
-        byte = body[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ArtifactError(f"{what}: the file is truncated or no ONNX model")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from millrace import layout, onnx_session
+from millrace import layout
 from millrace.attestation import Attestation
 from millrace.aws.objects import ObjectStore
 from millrace.batch.chunks import (
@@ -27,8 +27,10 @@ from millrace.batch.chunks import (
 from millrace.documents import read_signature
 from millrace.errors import ArtifactError, InvalidRequestError
 from millrace.messages import BatchInput, ScoreResult, ScoreTask
-from millrace.serving.codec import Batch, Limits, SignatureCodec
+from millrace.serving.codec import Limits, SignatureCodec
 from millrace.serving.columns import Coded, Column
+from millrace.serving.features import Batch
+from millrace.serving.model import load_model
 from millrace.signature import Signature
 from millrace.spec import ColumnType
 
@@ -78,12 +80,8 @@ def load_scorer(
         store, artifact_bucket, task.signature_key, task.signature_sha256, what
     )
     body = store.read(artifact_bucket, task.model_key)
-    session = onnx_session.load_session(body, task.sha256, what)
-
-    def run(batch: Batch) -> npt.NDArray[np.float32]:
-        return onnx_session.predict(session, signature, batch.numeric, batch.categorical)
-
-    return Scorer(signature, SignatureCodec(signature, _LIMITS), run)
+    model = load_model(body, task.sha256, what, signature)
+    return Scorer(signature, SignatureCodec(signature, _LIMITS), model.run)
 
 
 def score(

@@ -31,8 +31,9 @@ from millrace.serving.answers import (
     acceptable,
     read_options,
 )
-from millrace.serving.codec import OPTIONS, Batch, Limits, SignatureCodec
+from millrace.serving.codec import OPTIONS, Limits, SignatureCodec
 from millrace.serving.delimited import read_csv
+from millrace.serving.features import Batch
 from millrace.serving.prediction import Prediction, Predictor
 from millrace.serving.routing import ENTITY, ENTITY_HEADER, Chosen
 from millrace.vocabulary import MODEL_NAME_PATTERN

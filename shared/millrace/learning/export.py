@@ -10,8 +10,9 @@ from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
 
 from millrace.errors import TrainingError
-from millrace.learning.features import FEATURES, ONNX_ML
+from millrace.learning.features import ONNX_ML
 from millrace.learning.model import FittedModel
+from millrace.onnx_graph import FEATURES
 from millrace.signature import (
     CATEGORICAL_INPUT,
     NUMERIC_INPUT,

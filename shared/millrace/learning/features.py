@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from millrace.datasets.table import Table
 from millrace.errors import TrainingError
+from millrace.onnx_graph import FEATURES
 from millrace.signature import CATEGORICAL_INPUT, MISSING_CATEGORY, NUMERIC_INPUT
 from millrace.spec import ColumnType, Role
 
@@ -40,7 +41,6 @@ MIN_CATEGORY_ROWS = 5
 CLIP_DEVIATIONS = 10.0
 """Scaled values are clipped here, so that an absurd number cannot carry a linear model away."""
 
-FEATURES = "features"
 ONNX_ML = "ai.onnx.ml"
 
 type Floats = npt.NDArray[np.float32]

@@ -139,12 +139,14 @@ class Distributions:
         if version is None:
             return
         batch = prediction.batch
-        some: Any = slice(None)
+        output, numeric, texts = prediction.output, batch.numeric, batch.texts
         if batch.rows > MAX_ROWS:
             some = np.arange(MAX_ROWS) * batch.rows // MAX_ROWS
-        for score in _scores(prediction.output[some]):
+            output, numeric = output[some], numeric[some]
+            texts = [[column[row] for row in some.tolist()] for column in texts]
+        for score in _scores(output):
             version.scores.observe(score)
-        numbers, texts = batch.numeric[some].T.tolist(), batch.categorical[some].T.tolist()
+        numbers = numeric.T.tolist()
         for feature in version.features:
             counted, bin_of = feature.counted, feature.bin_of
             for value in (texts if feature.text else numbers)[feature.position]:

@@ -42,6 +42,7 @@ from millrace.serving.diagnosis import (
     wrong_shape,
     wrong_value,
 )
+from millrace.serving.features import Batch, ContractWarning
 from millrace.serving.packed import FEW_ROWS, Packed, PackedReader, PlainNumbers
 from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
@@ -90,41 +91,6 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class ContractWarning:
-    """Values of one feature that lie outside what the model was trained on.
-
-    Attributes:
-        field: The feature.
-        message: What the training data was bound to.
-        count: How many rows are outside.
-        first_row: The first of them, 0-based.
-    """
-
-    field: str
-    message: str
-    count: int
-    first_row: int
-
-
-class Batch(NamedTuple):
-    """The rows of one request, ready for the model.
-
-    Attributes:
-        rows: Number of rows.
-        numeric: float32 [rows, k], missing NaN.
-        categorical: object [rows, m] of str, missing the empty string.
-        warnings: Features with values outside the training contract.
-        unknown_categories: Values that the model was not trained on.
-    """
-
-    rows: int
-    numeric: npt.NDArray[np.float32]
-    categorical: npt.NDArray[np.object_]
-    warnings: tuple[ContractWarning, ...] = ()
-    unknown_categories: int = 0
 
 
 class Asked(NamedTuple):
@@ -257,7 +223,7 @@ class SignatureCodec:
         if plain is not None:
             if plain.rows > self.limits.rows or not _has_pairs(body, plain.pairs):
                 return None
-            return Asked(Batch(plain.rows, plain.numeric, plain.categorical), plain.options)
+            return Asked(Batch(plain.rows, plain.numeric, texts=plain.texts), plain.options)
         if body.startswith(_COLUMNS):
             return None
         read = row_reader.read(body)
@@ -325,14 +291,10 @@ class SignatureCodec:
             numeric = self._looked_at(columns, rows, report)
         texts = [texts_of(t, columns[t.feature.name], report) for t in self._texts]
         report.refuse()
-        categorical = np.empty((rows, len(texts)), dtype=object)
-        odd = []
-        for position, read in enumerate(texts):
-            if read is not None:
-                categorical[:, position], raises_question = read
-                odd += [position] if raises_question else []
+        known = [read for read in texts if read is not None]  # all, as nothing was refused
+        odd = [position for position, (_, is_odd) in enumerate(known) if is_odd]
         plain = plain or self._plain_numbers.hold(numeric)
-        return self._batch(rows, numeric, categorical, odd, plain=plain)
+        return self._batch(rows, numeric, [values for values, _ in known], odd, plain=plain)
 
     def _plain_columns(
         self, columns: Mapping[str, Column], rows: int
@@ -369,8 +331,7 @@ class SignatureCodec:
         """
         if not 0 < packed.rows <= self.limits.rows:
             return None
-        read = self._packed.read(packed)
-        return None if read is None else Batch(packed.rows, *read)
+        return self._packed.read(packed)
 
     def _column_rows(self, columns: Mapping[str, Column]) -> int:
         """How many rows the columns have, when names and lengths are right."""
@@ -462,7 +423,7 @@ class SignatureCodec:
             return None
         width, read, bounds = self._width, self._texts_read, self._plain_numbers.bounds
         numbers: list[Any] = []
-        texts: list[str] = []
+        texts: list[list[str]] = []
         for row in values:
             for value, (least, most, whole, _) in zip(row, bounds, strict=False):
                 if value is not None and not (
@@ -471,13 +432,13 @@ class SignatureCodec:
                     return None
             numbers += row[:width]
             try:
-                texts += [r[text] for r, text in zip(read, row[width:], strict=True)]
+                texts.append([r[text] for r, text in zip(read, row[width:], strict=True)])
             except KeyError:
                 return None
         return Batch(
             rows=rows,
             numeric=np.array(numbers, dtype=np.float32).reshape(rows, width),
-            categorical=np.array(texts, dtype=object).reshape(rows, len(read)),
+            texts=list(zip(*texts, strict=True)),
         )
 
     def _is_plain(self, shape: tuple[type, ...]) -> bool:
@@ -530,19 +491,19 @@ class SignatureCodec:
         checked: bool = False,
     ) -> Batch | None:
         """The arrays of numbers and columns of texts, or None when some value needs a closer look."""
-        categorical = np.empty((rows, len(columns)), dtype=object)
+        cleaned: list[Sequence[str]] = []
         odd: list[int] = []
         for position, (texts, values) in enumerate(zip(self._texts, columns, strict=True)):
             read = texts.column(values)
             if read is None:
                 return None
-            categorical[:, position] = read[0]
+            cleaned.append(read[0])
             if read[1]:
                 odd.append(position)
         plain = self._plain_numbers.hold(numeric)
         if not (plain or checked or self._are_readable(numeric)):
             return None
-        return self._batch(rows, numeric, categorical, odd, plain=plain)
+        return self._batch(rows, numeric, cleaned, odd, plain=plain)
 
     def _numbers(
         self, values: Sequence[Any], position: int, pack: Callable[..., bytes]
@@ -583,7 +544,7 @@ class SignatureCodec:
         self,
         rows: int,
         numeric: npt.NDArray[np.float64],
-        categorical: npt.NDArray[np.object_],
+        texts: Sequence[Sequence[str]],
         odd: Sequence[int],
         *,
         plain: bool,
@@ -593,18 +554,18 @@ class SignatureCodec:
         Args:
             rows: How many.
             numeric: Feature by feature.
-            categorical: Row by row.
+            texts: Feature by feature.
             odd: Positions of text features in which not all values are known.
             plain: Whether no number is outside the training contract.
         """
         warnings: tuple[ContractWarning, ...] = ()
         unknown = 0
         if odd or not plain:
-            warnings, unknown = self._remarkable(numeric, categorical, odd)
+            warnings, unknown = self._remarkable(numeric, texts, odd)
         return Batch(
             rows=rows,
             numeric=numeric.T.astype(np.float32, order="C"),
-            categorical=categorical,
+            texts=texts,
             warnings=warnings,
             unknown_categories=unknown,
         )
@@ -701,7 +662,7 @@ class SignatureCodec:
     def _remarkable(
         self,
         numeric: npt.NDArray[np.float64],
-        categorical: npt.NDArray[np.object_],
+        columns: Sequence[Sequence[str]],
         odd: Sequence[int],
     ) -> tuple[tuple[ContractWarning, ...], int]:
         """Warnings, and how many texts the model was not trained on.
@@ -728,7 +689,7 @@ class SignatureCodec:
         count = 0
         report = Report(self.signature.model)
         for position in odd:
-            texts, values = self._texts[position], categorical[:, position].tolist()
+            texts, values = self._texts[position], columns[position]
             outside = np.array(texts.outside(values))
             unknown = np.array(texts.unknown(values))
             count += int(unknown.sum())

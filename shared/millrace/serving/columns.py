@@ -124,9 +124,7 @@ def numbers_of(
     return floats
 
 
-def texts_of(
-    texts: Texts, column: Column, report: Report
-) -> tuple[Sequence[str] | npt.NDArray[np.object_], bool] | None:
+def texts_of(texts: Texts, column: Column, report: Report) -> tuple[Sequence[str], bool] | None:
     """A string feature's values, cleaned, missing the empty string; and whether some are remarkable.
 
     Args:
@@ -153,9 +151,7 @@ def texts_of(
     return read
 
 
-def _from_codes(
-    texts: Texts, column: Coded, report: Report
-) -> tuple[npt.NDArray[np.object_], bool] | None:
+def _from_codes(texts: Texts, column: Coded, report: Report) -> tuple[list[str], bool] | None:
     name = texts.feature.name
     codes = np.asarray(column.codes)
     count = len(column.values)
@@ -177,7 +173,7 @@ def _from_codes(
             odd = odd or is_odd
     if wrong:
         return None
-    taken: npt.NDArray[np.object_] = lookup[codes]
+    taken: list[str] = lookup[codes].tolist()
     return taken, odd
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.errors import FieldProblem, InvalidRequestError, RequestTooLargeError
-from millrace.serving.codec import Batch
+from millrace.serving.features import Batch
 from millrace.signature import Reference, Signature
 from millrace.vocabulary import ColumnType, Task
 

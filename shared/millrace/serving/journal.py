@@ -36,6 +36,7 @@ from millrace.observability import METRICS, NAMESPACE, SERVICE
 from millrace.registry.serving import RolloutRoute
 from millrace.serving.capture import SCHEMA
 from millrace.serving.codec import SignatureCodec
+from millrace.serving.features import Texts
 from millrace.serving.identity import Role
 from millrace.serving.prediction import Prediction, Shadowed
 from millrace.serving.routing import Chosen
@@ -240,14 +241,16 @@ class _Form:
             shadow: What a challenger said to the same rows.
         """
         batch = prediction.batch
-        numeric, categorical, output = batch.numeric, batch.categorical, prediction.output
+        numeric, texts, output = batch.numeric, batch.texts, prediction.output
         end = b"}"
         if kept is not None:
-            numeric, categorical, output = numeric[kept], categorical[kept], output[kept]
-            end = b',"rows":%b}' % _dumps(kept.tolist())
+            places = kept.tolist()
+            numeric, output = numeric[kept], output[kept]
+            texts = [[column[place] for place in places] for column in texts]
+            end = b',"rows":%b}' % _dumps(places)
         if shadow is not None:
             end = b',"shadow":%b%b' % (self._shadow(shadow, kept), end)
-        inputs = self._inputs(numeric, categorical, packed=len(output) >= PACKED_FROM)
+        inputs = self._inputs(numeric, texts, packed=len(output) >= PACKED_FROM)
         written = _packed(output) if len(output) >= PACKED_FROM else _numbers(output)
         return b'%b"inputs":{%b},"outputs":{"%b":%b}%b' % (
             begin.encode(),
@@ -267,12 +270,12 @@ class _Form:
     def _inputs(
         self,
         numeric: npt.NDArray[np.float32],
-        categorical: npt.NDArray[np.object_],
+        texts: Texts,
         *,
         packed: bool,
     ) -> bytes:
         if len(numeric) == 1:
-            return self._of_one(numeric, categorical)
+            return self._of_one(numeric, texts)
         parts: list[bytes] = []
         if self._numbers:
             if packed:
@@ -283,22 +286,18 @@ class _Form:
                 every = _numbers(numeric.T)[2:-2].split(b"],[")
                 parts.append(self._lists % tuple([every[place] for place in self._numbers]))
         if self._texts:
-            lists = categorical.T.tolist()
-            texts = {name: lists[p] for name, p in zip(self._text_names, self._texts, strict=True)}
-            parts.append(_dumps(texts)[1:-1])
+            named = {name: texts[p] for name, p in zip(self._text_names, self._texts, strict=True)}
+            parts.append(_dumps(named)[1:-1])
         return b",".join(parts)
 
-    def _of_one(
-        self, numeric: npt.NDArray[np.float32], categorical: npt.NDArray[np.object_]
-    ) -> bytes:
+    def _of_one(self, numeric: npt.NDArray[np.float32], texts: Texts) -> bytes:
         """One row is its own columns, and is spared the turning."""
         values: list[bytes] = []
         if self._numbers:
             every = _numbers(numeric)[2:-2].split(b",")
             values = [every[place] for place in self._numbers]
         if self._texts:
-            texts = categorical[0].tolist()
-            values += [_dumps(texts[place]) for place in self._texts]
+            values += [_dumps(texts[place][0]) for place in self._texts]
         return self._row % tuple(values)
 
 

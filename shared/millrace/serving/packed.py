@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.serving.columns import Coded
+from millrace.serving.features import Batch
 from millrace.serving.texts import Texts
 from millrace.signature import FeatureField
 from millrace.vocabulary import ColumnType
@@ -93,10 +94,8 @@ class PackedReader:
         self._texts = tuple(texts)
         self._places = np.arange(len(self._texts))
 
-    def read(
-        self, packed: Packed
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.object_]] | None:
-        """The model's arrays, or None when some value needs a closer look."""
+    def read(self, packed: Packed) -> Batch | None:
+        """The rows, or None when some value needs a closer look."""
         numeric, coded, rows = packed.numeric, packed.categorical, packed.rows
         few = rows <= FEW_ROWS
         if few:
@@ -106,14 +105,10 @@ class PackedReader:
             plain = not numeric.shape[1] or self._plain.hold_all(np.ascontiguousarray(numeric.T))
         if not plain:
             return None
-        categorical: npt.NDArray[np.object_] | None
-        if coded is None:
-            categorical = np.empty((rows, 0), dtype=object)
-        else:
-            categorical = (self._few_texts if few else self._plain_texts)(coded, rows)
-        if categorical is None:
+        if coded is not None and not (self._few_plain if few else self._all_plain)(coded, rows):
             return None
-        return numeric.astype(np.float32, order="C"), categorical
+        texts = () if coded is None else None
+        return Batch(rows, numeric.astype(np.float32, order="C"), coded=coded, texts=texts)
 
     def _is_plain(self, row: list[float]) -> bool:
         for value, (least, most, whole, nullable) in zip(row, self._plain.bounds, strict=True):
@@ -124,23 +119,19 @@ class PackedReader:
                 return False
         return True
 
-    def _few_texts(self, coded: Coded, rows: int) -> npt.NDArray[np.object_] | None:
+    def _few_plain(self, coded: Coded, _: int) -> bool:
         taken = [coded.values[code] for code in coded.codes.tolist()]
-        for texts, text in zip(cycle(self._texts), taken, strict=False):
-            if text not in texts.unchanged:
-                return None
-        return np.array(taken, dtype=object).reshape(rows, len(self._texts))
+        return all(
+            text in texts.unchanged for texts, text in zip(cycle(self._texts), taken, strict=False)
+        )
 
-    def _plain_texts(self, coded: Coded, rows: int) -> npt.NDArray[np.object_] | None:
-        """The texts, if each feature's are among those that it is given as they are."""
+    def _all_plain(self, coded: Coded, rows: int) -> bool:
+        """Whether each feature's texts are among those that it is given as they are."""
         width, size = len(self._texts), len(coded.values)
         codes = coded.codes.reshape(rows, width)
         counts = np.bincount((codes + self._places * size).reshape(-1), minlength=width * size)
         for texts, used in zip(self._texts, counts.reshape(width, size), strict=True):
             codes_used: list[int] = np.flatnonzero(used).tolist()
             if not texts.unchanged.issuperset([coded.values[code] for code in codes_used]):
-                return None
-        lookup = np.empty(size, dtype=object)
-        lookup[:] = coded.values
-        taken: npt.NDArray[np.object_] = lookup.take(codes)
-        return taken
+                return False
+        return True

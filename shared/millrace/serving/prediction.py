@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from millrace.errors import ArtifactError
 from millrace.registry.serving import RolloutRoute
-from millrace.serving.codec import Batch, SignatureCodec
+from millrace.serving.codec import SignatureCodec
+from millrace.serving.features import Batch
 from millrace.serving.identity import Role
 from millrace.serving.routing import Chosen
 from millrace.serving.soundness import is_sound

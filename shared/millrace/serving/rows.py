@@ -40,7 +40,7 @@ _SHORT: Final = 8
 _LONGEST_WAIT: Final = 63
 
 type Row = tuple[Any, ...]
-type _Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.object_]]
+type _Columns = tuple[npt.NDArray[np.float32], Sequence[Sequence[str]]]
 
 
 class PlainBody(NamedTuple):
@@ -49,14 +49,14 @@ class PlainBody(NamedTuple):
     Attributes:
         rows: How many.
         numeric: float32 [rows, k], missing NaN.
-        categorical: object [rows, m] of str, missing the empty string.
+        texts: Of each text feature its values, missing the empty string.
         options: The body's other keys.
         pairs: How many keys the body has when none comes twice.
     """
 
     rows: int
     numeric: npt.NDArray[np.float32]
-    categorical: npt.NDArray[np.object_]
+    texts: Sequence[Sequence[str]]
     options: dict[str, Any]
     pairs: int
 
@@ -96,7 +96,6 @@ class PlainReader:
         self._options = tuple(options)
         self._width, self._count = len(numbers), len(features)
         self._texts = tuple(texts)
-        self._all_closed = all(t.closed for t in texts)
         self._wait = self._skipped = 0
 
     def read(self, body: bytes) -> PlainBody | None:
@@ -128,33 +127,27 @@ class PlainReader:
         if count == 0:
             return None
         if count <= _SHORT:
-            arrays = self._of_rows(values if columns is UNSET else list(zip(*lists, strict=True)))
+            read = self._of_rows(values if columns is UNSET else list(zip(*lists, strict=True)))
         else:
-            arrays = self._of_columns(
+            read = self._of_columns(
                 list(zip(*values, strict=True)) if columns is UNSET else lists, count
             )
-        if arrays is None:
+        if read is None:
             return None
-        return PlainBody(count, *arrays, options, 1 + len(options) + pairs)
+        return PlainBody(count, *read, options, 1 + len(options) + pairs)
 
-    def _of_rows(self, rows: Sequence[Row]) -> _Arrays | None:
+    def _of_rows(self, rows: Sequence[Row]) -> _Columns | None:
         width = self._width
-        texts = [row[width:] for row in rows]
-        if not self._all_closed or any(None in row for row in texts):
-            columns = []
-            for each, values in zip(self._texts, zip(*texts, strict=True), strict=True):
-                column = each.plain(values)
-                if column is None:
-                    return None
-                columns.append(column)
-            texts = list(zip(*columns, strict=True))
-        return (
-            np.array([row[:width] for row in rows], dtype=np.float32),
-            np.array(texts, dtype=object),
-        )
+        texts = self._plain_texts(list(zip(*[row[width:] for row in rows], strict=True)))
+        if texts is None:
+            return None
+        return np.array([row[:width] for row in rows], dtype=np.float32), texts
 
-    def _of_columns(self, columns: Sequence[Sequence[Any]], rows: int) -> _Arrays | None:
+    def _of_columns(self, columns: Sequence[Sequence[Any]], rows: int) -> _Columns | None:
         width, pack = self._width, struct.Struct(f"{rows}f").pack
+        texts = self._plain_texts(columns[width:])
+        if texts is None:
+            return None
         parts: list[bytes] = []
         for values in columns[:width]:
             try:
@@ -162,14 +155,17 @@ class PlainReader:
                 parts.append(pack(*values))
             except struct.error:
                 parts.append(np.array(values, dtype=np.float32).tobytes())
-        numeric = np.frombuffer(b"".join(parts), dtype=np.float32).reshape(width, rows)
-        categorical = np.empty((rows, len(self._texts)), dtype=object)
-        for position, texts in enumerate(self._texts):
-            column = texts.plain(columns[width + position])
+        return np.frombuffer(b"".join(parts), dtype=np.float32).reshape(width, rows).T, texts
+
+    def _plain_texts(self, columns: Sequence[Sequence[Any]]) -> Sequence[Sequence[str]] | None:
+        plain: list[Sequence[str]] = []
+        for texts, values in zip(self._texts, columns, strict=True):
+            # The decoder has looked at those of a closed vocabulary, but for what may be missing.
+            column = values if texts.closed and None not in values else texts.plain(values)
             if column is None:
                 return None
-            categorical[:, position] = column
-        return np.ascontiguousarray(numeric.T), categorical
+            plain.append(column)
+        return plain
 
 
 class RowReader:

@@ -37,9 +37,7 @@ from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from millrace import onnx_session
 from millrace.attestation import Attestation
 from millrace.aws.objects import ObjectReader
 from millrace.errors import (
@@ -53,8 +51,10 @@ from millrace.errors import (
 )
 from millrace.registry.serving import Offer, RolloutRoute, ServingRecord
 from millrace.serving import telemetry
-from millrace.serving.codec import DEFAULT_LIMITS, Batch, Limits, SignatureCodec
+from millrace.serving.codec import DEFAULT_LIMITS, Limits, SignatureCodec
+from millrace.serving.features import Batch
 from millrace.serving.identity import Role
+from millrace.serving.model import Model, load_model
 from millrace.serving.routing import Chosen, alone, shared
 from millrace.signature import Signature
 from millrace.signature_file import read_signature
@@ -100,14 +100,14 @@ class LoadedModel:
         record: What the registry says of it.
         signature: What it takes and gives.
         codec: Reads requests and writes answers.
-        session: The model.
+        model: Gives answers.
         size: Bytes of its artifact.
     """
 
     record: ServingRecord
     signature: Signature
     codec: SignatureCodec
-    session: onnxruntime.InferenceSession
+    model: Model
     size: int
 
     @property
@@ -117,7 +117,7 @@ class LoadedModel:
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities [rows, classes], or predictions [rows] of a regression."""
-        return onnx_session.predict(self.session, self.signature, batch.numeric, batch.categorical)
+        return self.model.run(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -583,12 +583,12 @@ class ModelStore:
             with self._lock:
                 self._make_room(cost, {id(current)})
             self._return_memory()
-            session = onnx_session.load_session(body, record.sha256, what)
+            model = load_model(body, record.sha256, what, signature)
             loaded = LoadedModel(
                 record=record,
                 signature=signature,
                 codec=SignatureCodec(signature, self._limits),
-                session=session,
+                model=model,
                 size=len(body),
             )
             resident = _Resident(loaded, cost, next(self._ticks))

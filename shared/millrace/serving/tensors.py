@@ -32,9 +32,10 @@ import numpy.typing as npt
 import orjson
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
-from millrace.serving.codec import Batch, SignatureCodec
+from millrace.serving.codec import SignatureCodec
 from millrace.serving.columns import Coded, Column
 from millrace.serving.diagnosis import MAX_INTEGER, Report, kind_of
+from millrace.serving.features import Batch
 from millrace.serving.packed import Packed
 from millrace.serving.routing import ENTITY
 from millrace.signature import (

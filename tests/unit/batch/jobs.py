@@ -25,7 +25,8 @@ from millrace.messages import (
     SourceObject,
     SplitResult,
 )
-from millrace.serving.codec import Batch, SignatureCodec
+from millrace.serving.codec import SignatureCodec
+from millrace.serving.features import Batch
 from millrace.spec import ModelSpec, Task
 from tests.fakes.onnx_models import StoredModel, stored
 from tests.fakes.store import FakeStore

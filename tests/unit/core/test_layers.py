@@ -21,7 +21,7 @@ OWNERS = {
     "onnxruntime": (
         "millrace.onnx_session",
         "millrace.evaluation",
-        "millrace.serving.store",
+        "millrace.serving.model",
         "millrace.learning.parity",
         "millrace.learning.service",
         # An example for programs that have nothing of ours.
@@ -66,6 +66,7 @@ FREE_OF_ALL = (
     "millrace.graphs",
     "millrace.layout",
     "millrace.messages",
+    "millrace.onnx_graph",
     "millrace.plots",
     "millrace.settings",
     "millrace.signature",
@@ -106,6 +107,8 @@ INWARD = {
         "millrace.onnx_session",
         "millrace.serving.codec",
         "millrace.serving.columns",
+        "millrace.serving.features",
+        "millrace.serving.model",
         *FREE_OF_ALL,
     ),
     "millrace.learning": (

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from millrace.errors import ArtifactError, DigestMismatchError
+from millrace.onnx_graph import refers_to_external_data
 from millrace.onnx_session import (
     MAX_BATCH_ROWS,
     load_session,
     predict,
-    refers_to_external_data,
 )
 from millrace.signature import FeatureField, Signature
 from millrace.spec import Algorithm, ColumnType, Task

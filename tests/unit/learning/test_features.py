@@ -14,7 +14,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from millrace.errors import TrainingError
 from millrace.learning.features import (
     CLIP_DEVIATIONS,
-    FEATURES,
     MAX_CATEGORIES,
     MAX_ONE_HOT_WIDTH,
     Encoder,
@@ -22,6 +21,7 @@ from millrace.learning.features import (
     Rows,
 )
 from millrace.learning.parity import hostile_rows
+from millrace.onnx_graph import FEATURES
 from millrace.spec import Task
 from tests.unit.learning.tables import bundled, make_table
 

@@ -16,9 +16,9 @@ from millrace.http.service import Service, create_service
 from millrace.learning.fitting import Fit, fit, make_signature
 from millrace.learning.search import plan
 from millrace.messages import TrialResult
-from millrace.onnx_session import load_session
 from millrace.registry.serving import ServingRecord
 from millrace.serving.codec import SignatureCodec
+from millrace.serving.model import load_model
 from millrace.serving.prediction import Prediction
 from millrace.serving.routing import Chosen, alone
 from millrace.serving.store import LoadedModel, ModelState
@@ -177,7 +177,7 @@ def trained(
             ),
             signature=signature,
             codec=SignatureCodec(signature),
-            session=load_session(done.onnx, sha256, NAME),
+            model=load_model(done.onnx, sha256, NAME, signature),
             size=len(done.onnx),
         ),
     )

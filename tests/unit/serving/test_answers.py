@@ -27,7 +27,8 @@ from millrace.serving.answers import (
     acceptable,
     read_options,
 )
-from millrace.serving.codec import Batch, ContractWarning, Limits, SignatureCodec
+from millrace.serving.codec import Limits, SignatureCodec
+from millrace.serving.features import Batch, ContractWarning
 from millrace.serving.prediction import Prediction
 from millrace.serving.store import LoadedModel
 from millrace.signature import Conformal, Reference, Signature
@@ -64,7 +65,7 @@ def prediction(
         ),
         signature=signature,
         codec=codec,
-        session=cast("Any", None),
+        model=cast("Any", None),
         size=1,
     )
     taken = Batch(

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from millrace.errors import InvalidRequestError, RequestTooLargeError
 from millrace.serving import explanation
-from millrace.serving.codec import Batch
 from millrace.serving.explanation import contributions
+from millrace.serving.features import Batch
 from millrace.signature import FeatureField, Reference, Signature
 from millrace.spec import Algorithm, ColumnType, Task
 

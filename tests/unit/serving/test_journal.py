@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.onnx_session import load_session
 from millrace.registry.serving import ServingRecord
 from millrace.serving.capture import of_line
-from millrace.serving.codec import Batch, SignatureCodec
+from millrace.serving.codec import SignatureCodec
+from millrace.serving.features import Batch
 from millrace.serving.journal import MAX_LINE_BYTES, PACKED_FROM, PredictionLog
+from millrace.serving.model import load_model
 from millrace.serving.prediction import Prediction
 from millrace.serving.store import LoadedModel
 from millrace.signature import Signature
@@ -39,7 +40,7 @@ def loaded_model(signature: Signature) -> LoadedModel:
         ),
         signature=signature,
         codec=SignatureCodec(signature),
-        session=load_session(model.onnx, model.sha256, "churn@3"),
+        model=load_model(model.onnx, model.sha256, "churn@3", signature),
         size=len(model.onnx),
     )
 
@@ -117,7 +118,7 @@ def test_texts_of_one_row_are_read_again_whatever_is_in_them(
 ) -> None:
     texts = np.empty((1, 2), dtype=object)
     texts[0] = [plan, city]
-    batch = oddly_named.batch._replace(categorical=texts)
+    batch = Batch(1, oddly_named.batch.numeric, texts)
 
     record = of_line(line_of(oddly_named._replace(batch=batch)))
 

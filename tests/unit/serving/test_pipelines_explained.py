@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from millrace.learning.features import Rows
-from millrace.serving.codec import Batch
 from millrace.serving.explanation import contributions
+from millrace.serving.features import Batch
 from millrace.serving.intervals import intervals
 from millrace.spec import Algorithm, Task
 from tests.unit.serving.pipelines import CITIES, PLANS, Pipeline, rows, trained

@@ -144,17 +144,12 @@ def test_what_is_plain_is_read_at_once_and_as_the_thorough_reader_reads_it(
     assert read is not None
     thorough = SignatureCodec(churn_signature()).read(body)
     np.testing.assert_array_equal(read.numeric, thorough.batch.numeric)
-    assert read.categorical.tolist() == thorough.batch.categorical.tolist()
+    assert list(map(list, read.texts)) == list(map(list, thorough.batch.texts))
     assert read.options == thorough.options
     assert read.rows == thorough.batch.rows
     assert read.pairs == body.count(b":")
     assert not thorough.batch.warnings
-    for mine, theirs in (
-        (read.numeric, thorough.batch.numeric),
-        (read.categorical, thorough.batch.categorical),
-    ):
-        assert mine.dtype == theirs.dtype
-        assert mine.flags.c_contiguous
+    assert read.numeric.dtype == thorough.batch.numeric.dtype
 
 
 @given(
@@ -172,7 +167,7 @@ def test_what_is_taken_for_plain_is_plain(
 
     if read is not None:
         numbers = [[None if v != v else v for v in row] for row in read.numeric.tolist()]
-        expected = numbers, read.categorical.tolist(), (), 0, read.options
+        expected = numbers, list(map(list, zip(*read.texts, strict=True))), (), 0, read.options
         assert outcome(SignatureCodec(churn_signature()), body) == expected
 
 
@@ -346,5 +341,3 @@ def test_few_rows_and_many_are_read_alike(rows: int) -> None:
 
     np.testing.assert_array_equal(batch.numeric[:, 0], [18 + i % 100 for i in range(rows)])
     assert batch.categorical.tolist() == [["basic", "Graz"]] * rows
-    assert batch.numeric.flags.c_contiguous
-    assert batch.categorical.flags.c_contiguous

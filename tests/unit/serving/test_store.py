@@ -545,7 +545,7 @@ def test_changed_facts_of_the_same_version_are_taken_without_a_load(world: World
     second = world.store.get("churn")
 
     assert second.record.updated_at == later
-    assert second.session is first.session
+    assert second.model is first.model
 
 
 # ── Named versions ──────────────────────────────────────────────────────────────────────────────

@@ -19,9 +19,10 @@ from nanoarrow.ipc import StreamWriter
 
 from millrace.errors import InvalidRequestError, MalformedRequestError, RequestTooLargeError
 from millrace.serving.arrow import read_arrow
-from millrace.serving.codec import Batch, Limits, SignatureCodec
+from millrace.serving.codec import Limits, SignatureCodec
 from millrace.serving.columns import Coded
 from millrace.serving.delimited import read_csv
+from millrace.serving.features import Batch
 from millrace.signature import FeatureField
 from millrace.spec import WHITESPACE, ColumnType
 from tests.fakes.onnx_models import churn_signature

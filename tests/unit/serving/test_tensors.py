@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
-from millrace.serving.codec import Batch, SignatureCodec
+from millrace.serving.codec import SignatureCodec
 from millrace.serving.columns import Coded
+from millrace.serving.features import Batch
 from millrace.serving.tensors import InferenceRequest, Tensor, TensorMap, read_request
 from millrace.signature import FeatureField, Signature
 from millrace.spec import ColumnType, Task
@@ -112,8 +113,13 @@ def outcome(read: Callable[[], Batch]) -> Any:
         return str(refused), refused.problems
     numeric = batch.numeric
     assert numeric.dtype == np.float32
-    assert numeric.flags.c_contiguous
-    return numeric.shape, numeric.tobytes(), batch.categorical.tolist(), *batch[3:]
+    return (
+        numeric.shape,
+        numeric.tobytes(),
+        batch.categorical.tolist(),
+        batch.warnings,
+        batch.unknown_categories,
+    )
 
 
 @given(

@@ -31,8 +31,8 @@ from nanoarrow.ipc import StreamWriter
 from millrace.datasets.contract import cleaned
 from millrace.errors import FieldProblem, InvalidRequestError
 from millrace.learning.features import Rows
-from millrace.serving.codec import Batch
 from millrace.serving.diagnosis import MAX_PROBLEMS
+from millrace.serving.features import Batch
 from millrace.spec import WHITESPACE, Algorithm, ColumnType, Task, null_texts
 from tests.unit.serving.pipelines import (
     CITIES,
