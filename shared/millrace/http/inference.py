@@ -33,10 +33,11 @@ from millrace.http.caller import correlation_id
 from millrace.http.hot_route import ASGI, Receive, Scope, Send, entity_of, nothing, received
 from millrace.http.problem_details import refusal, shown
 from millrace.serving.codec import Limits, SignatureCodec
+from millrace.serving.inference_request import InferenceRequest, RequestReader
 from millrace.serving.prediction import Prediction, Predictor
 from millrace.serving.routing import Chosen
 from millrace.serving.store import LoadedModel, ModelState
-from millrace.serving.tensors import InferenceRequest, TensorMap, read_request
+from millrace.serving.tensors import TensorMap
 from millrace.vocabulary import MODEL_NAME_PATTERN
 
 PLATFORM: Final = "onnxruntime_onnx"
@@ -113,6 +114,7 @@ class _Inference:
         self._predictor = predictor
         self._store = store
         self._limits = limits
+        self._requests = RequestReader()
         self._maps: WeakKeyDictionary[SignatureCodec, TensorMap] = WeakKeyDictionary()
         self._of_server: dict[tuple[str, str], Callable[[bytes], _Answer]] = {
             ("GET", "/v2"): self._describe_server,
@@ -248,7 +250,7 @@ class _Inference:
     ) -> _Answer:
         chosen: Chosen | None = None
         try:
-            request = read_request(body, _header_length(headers))
+            request = self._requests.read(body, _header_length(headers))
             chosen = self._store.choose(
                 asked.model, asked.version, entity_of(headers, query) or request.entity
             )

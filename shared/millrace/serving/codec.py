@@ -261,7 +261,7 @@ class SignatureCodec:
         form = _form_of(document)
         return self._read(document[form], form, finite=False)
 
-    def decode_columns(self, columns: Mapping[str, Column]) -> Batch:
+    def decode_columns(self, columns: Mapping[str, Column], rows: int | None = None) -> Batch:
         """The arrays of typed columns: of CSV, Arrow, tensors and files.
 
         The rules are those of JSON, in every row: integers, unsigned or floating-point numbers for
@@ -270,12 +270,16 @@ class SignatureCodec:
 
         Args:
             columns: Every feature of the signature by name, all of one length.
+            rows: That length, where names and lengths were looked at before.
 
         Raises:
             RequestTooLargeError: More rows than one request may carry.
             InvalidRequestError: Names every row and field that does not fit.
         """
-        rows = self._column_rows(columns)
+        if rows is None:
+            rows = self._column_rows(columns)
+        else:
+            self._check_rows(rows, "columns")
         if rows <= FEW_ROWS:
             try:
                 lists = [listed(columns[name]) for name in self._names]

@@ -135,13 +135,12 @@ def texts_of(texts: Texts, column: Column, report: Report) -> tuple[Sequence[str
     if isinstance(column, Coded):
         return _from_codes(texts, column, report)
     feature = texts.feature
-    array = column if isinstance(column, np.ndarray) else _objects(column)
-    if array.dtype.kind not in "OUT":
-        _refuse_kind(feature, _KIND_WORDS.get(array.dtype.kind, str(array.dtype)), report)
-        return None
-    if isinstance(array, np.ma.MaskedArray):
-        array = _unmasked(array)
-    values: list[Any] = array.tolist()
+    values: Sequence[Any] = column if not isinstance(column, np.ndarray) else ()
+    if isinstance(column, np.ndarray):
+        if column.dtype.kind not in "OUT":
+            _refuse_kind(feature, _KIND_WORDS.get(column.dtype.kind, str(column.dtype)), report)
+            return None
+        values = (_unmasked(column) if isinstance(column, np.ma.MaskedArray) else column).tolist()
     read = texts.column(values)
     if read is None:
         for row, value in enumerate(values):
@@ -155,6 +154,9 @@ def _from_codes(texts: Texts, column: Coded, report: Report) -> tuple[list[str],
     name = texts.feature.name
     codes = np.asarray(column.codes)
     count = len(column.values)
+    cleaned = texts.plain(column.values)
+    if cleaned is not None and codes.size and int(codes.min()) >= 0 and int(codes.max()) < count:
+        return [cleaned[code] for code in codes.tolist()], False
     if codes.size and int(codes.max()) >= count:
         _add_rows(name, codes >= count, "has a code beyond its dictionary", report)
         return None

@@ -6,7 +6,6 @@ whether its texts are known ones. Where anything needs a closer look it is read 
 """
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,12 +30,12 @@ class Packed(NamedTuple):
         numeric: Floating point [rows, k] in the order of `Signature.numeric`, booleans as 0 and 1,
             missing NaN; k may be 0.
         categorical: The texts row by row, rows times m of them, in the order of
-            `Signature.categorical`; None when there are none.
+            `Signature.categorical`: as codes, or as they are; None when there are none.
     """
 
     rows: int
     numeric: npt.NDArray[np.floating]
-    categorical: Coded | None
+    categorical: Coded | Sequence[str | None] | None
 
 
 class PlainNumbers:
@@ -96,19 +95,26 @@ class PackedReader:
 
     def read(self, packed: Packed) -> Batch | None:
         """The rows, or None when some value needs a closer look."""
-        numeric, coded, rows = packed.numeric, packed.categorical, packed.rows
-        few = rows <= FEW_ROWS
-        if few:
+        numeric, categorical, rows = packed.numeric, packed.categorical, packed.rows
+        if rows <= FEW_ROWS:
             plain = all(map(self._is_plain, numeric.tolist()))
         else:
             # Each feature in one run takes a tenth of the time.
             plain = not numeric.shape[1] or self._plain.hold_all(np.ascontiguousarray(numeric.T))
         if not plain:
             return None
-        if coded is not None and not (self._few_plain if few else self._all_plain)(coded, rows):
-            return None
-        texts = () if coded is None else None
-        return Batch(rows, numeric.astype(np.float32, order="C"), coded=coded, texts=texts)
+        numbers = numeric.astype(np.float32, order="C")
+        if isinstance(categorical, Coded):
+            return (
+                Batch(rows, numbers, coded=categorical) if self._known(categorical, rows) else None
+            )
+        columns: list[Sequence[str]] = []
+        for place, texts in enumerate(self._texts):
+            column = texts.plain((categorical or ())[place :: len(self._texts)])
+            if column is None:
+                return None
+            columns.append(column)
+        return Batch(rows, numbers, texts=columns)
 
     def _is_plain(self, row: list[float]) -> bool:
         for value, (least, most, whole, nullable) in zip(row, self._plain.bounds, strict=True):
@@ -119,13 +125,7 @@ class PackedReader:
                 return False
         return True
 
-    def _few_plain(self, coded: Coded, _: int) -> bool:
-        taken = [coded.values[code] for code in coded.codes.tolist()]
-        return all(
-            text in texts.unchanged for texts, text in zip(cycle(self._texts), taken, strict=False)
-        )
-
-    def _all_plain(self, coded: Coded, rows: int) -> bool:
+    def _known(self, coded: Coded, rows: int) -> bool:
         """Whether each feature's texts are among those that it is given as they are."""
         width, size = len(self._texts), len(coded.values)
         codes = coded.codes.reshape(rows, width)

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 
 from millrace.errors import InvalidRequestError, MalformedRequestError
 from millrace.serving.codec import SignatureCodec
-from millrace.serving.columns import Coded
+from millrace.serving.columns import Coded, listed
 from millrace.serving.features import Batch
-from millrace.serving.tensors import InferenceRequest, Tensor, TensorMap, read_request
+from millrace.serving.inference_request import (
+    MAX_FORMS,
+    InferenceRequest,
+    RequestReader,
+    Tensor,
+)
+from millrace.serving.tensors import TensorMap
 from millrace.signature import FeatureField, Signature
 from millrace.spec import ColumnType, Task
 from tests.fakes.onnx_models import churn_signature
@@ -41,6 +47,23 @@ def raw(values: Sequence[Any], datatype: str) -> bytes:
         return b"".join(struct.pack("<I", len(t)) + t for t in texts)
     numbers = [np.nan if v is None else v for v in values]
     return np.array(numbers, dtype=NUMPY[datatype]).tobytes()
+
+
+def read_request(body: bytes, header_length: int | None) -> InferenceRequest:
+    """Reads a request twice, the second time with what was remembered of it."""
+    reader = RequestReader()
+    first = reader.read(body, header_length)
+    again = reader.read(body, header_length)
+    assert shown(again) == shown(first)
+    return again
+
+
+def shown(request: InferenceRequest) -> Any:
+    """All there is to a request."""
+    tensors = [
+        (t.name, t.datatype, t.shape, type(t.values), listed(t.values)) for t in request.inputs
+    ]
+    return repr((tensors, request._replace(inputs=(), form=None)))
 
 
 def tensor(name: str, datatype: str, values: Sequence[Any], shape: Any = None) -> dict[str, Any]:
@@ -190,8 +213,8 @@ def test_floats_that_are_integers_are_integers_and_ones_are_true() -> None:
 
 def texts_of(read: Tensor) -> list[str | None]:
     """The elements of a tensor of texts."""
-    assert isinstance(read.values, Coded)
-    return [read.values.values[code] for code in read.values.codes.tolist()]
+    assert isinstance(read.values, Coded | list)
+    return list(listed(read.values))
 
 
 @given(
@@ -227,6 +250,141 @@ def test_a_nul_in_a_text_hides_no_other_text() -> None:
 
 
 BODY, LENGTH = as_bytes(inputs())
+
+
+@given(st.lists(st.text("ab \1\2\0", max_size=9), max_size=12), st.binary(max_size=3))
+def test_short_texts_are_read_as_the_lengths_say(texts: list[str], more: bytes) -> None:
+    part = raw(texts, "BYTES") + more
+    item = {"name": "city", "datatype": "BYTES", "shape": [len(texts)]}
+    header = orjson.dumps({"inputs": [item | {"parameters": {"binary_data_size": len(part)}}]})
+
+    try:
+        [read] = read_request(header + part, len(header)).inputs
+    except MalformedRequestError:
+        assert more
+    else:
+        assert not more
+        assert texts_of(read) == texts
+
+
+# ── What requests have in common ────────────────────────────────────────────────────────────────
+
+
+def told(reader: RequestReader, body: bytes, length: int) -> Any:
+    """What reading gives or says, such that two are compared."""
+    try:
+        return shown(reader.read(body, length))
+    except (InvalidRequestError, MalformedRequestError) as refused:
+        return str(refused), refused.problems
+
+
+@given(data=st.data())
+def test_a_request_that_is_like_another_is_read_as_if_it_were_the_first(
+    data: st.DataObject,
+) -> None:
+    items = packed() if data.draw(st.booleans()) else inputs()
+    if data.draw(st.booleans()):
+        items[0]["parameters"] = {"binary_data_size": 3}
+    body, length = as_bytes(items)
+    knows = RequestReader()
+    told(knows, body, length)
+    other = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(body) - 1) | st.integers(length, len(body) - 1))
+        other[place] = data.draw(st.integers(0, 255) | st.sampled_from(b'0123456789 "-.:,}'))
+    cut = bytes(other[: data.draw(st.integers(length, len(body)) | st.just(len(body)))])
+
+    assert told(knows, cut, length) == told(RequestReader(), cut, length)
+
+
+@pytest.mark.parametrize(
+    "size", ["007", "-4", "4.0", "4e0", "+4", "", "null", '"4"', "99999999999"]
+)
+def test_a_size_that_json_does_not_have_is_not_read_from_memory(size: str) -> None:
+    header = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":%s}}]}'
+    good, bad = (header % 4).encode(), (header % size).encode()
+    knows = RequestReader()
+    knows.read(good + bytes(4), len(good))
+
+    with pytest.raises((InvalidRequestError, MalformedRequestError)):
+        knows.read(bad + bytes(4), len(bad))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"id": "7"},
+        {"parameters": {"binary_data_size": 4}},
+        {"outputs": [{"name": "label", "parameters": {"binary_data_size": 4}}]},
+    ],
+    ids=["an id", "a size of the request", "a size of an output"],
+)
+def test_what_is_not_in_common_is_not_remembered(document: dict[str, Any]) -> None:
+    tensor_ = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
+    header = orjson.dumps({"inputs": [tensor_], **document})
+    reader = RequestReader()
+
+    for _ in range(2):
+        assert reader.read(header + bytes(4), len(header)).form is None
+
+
+def test_the_forms_of_requests_are_bounded() -> None:
+    reader = RequestReader()
+
+    def read(rows: int) -> InferenceRequest:
+        tensor_ = {"name": "x", "datatype": "BOOL", "shape": [rows]}
+        header = orjson.dumps({"inputs": [tensor_ | {"parameters": {"binary_data_size": rows}}]})
+        return reader.read(header + bytes(rows), len(header))
+
+    forms = [read(rows).form for rows in range(MAX_FORMS + 1)]
+
+    assert all(forms)
+    assert read(MAX_FORMS).form is forms[-1]
+    assert read(1).form is forms[1]
+    assert read(0).form is not forms[0]  # the oldest is gone
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_a_form_that_fits_is_held_against_the_signature_once(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {n: tensor(n, t, [ROWS[0][n]] * rows) for n, t in TYPES.items()}
+    body, length = as_bytes(list(made.values()))
+    reader, tensors = RequestReader(), TensorMap(SIGNATURE)
+    first = tensors.batch(reader.read(body, length), CODEC)
+    monkeypatch.setattr(TensorMap, "columns", None)
+
+    again = tensors.batch(reader.read(body, length), CODEC)
+
+    assert outcome(lambda: again) == outcome(lambda: first)
+    made["age"]["data"][-1] = -3
+    worse, length = as_bytes(list(made.values()))
+    [warning] = tensors.batch(reader.read(worse, length), CODEC).warnings
+    assert (warning.field, warning.count) == ("age", 1)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        inputs()[:-1],
+        [*inputs(), tensor("more", "FP32", [0.5, 0.5])],
+        inputs(age=tensor("age", "INT64", [41])),
+        inputs(age=tensor("age", "BYTES", ["41", "19"])),
+        inputs(age=tensor("age", "INT64", [41, 19, 3, 4], [2, 2])),
+    ],
+    ids=["missing", "unknown", "short", "another type", "wide"],
+)
+def test_a_form_that_does_not_fit_is_refused_each_time(items: list[dict[str, Any]]) -> None:
+    body, length = as_bytes(items)
+    reader, tensors = RequestReader(), TensorMap(SIGNATURE)
+
+    said = [outcome(lambda: tensors.batch(reader.read(body, length), CODEC)) for _ in range(3)]
+
+    assert said[0][1]
+    assert said == said[:1] * 3
+
+
+# ── Damage ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
