@@ -16,7 +16,7 @@ import numpy.typing as npt
 from millrace.errors import InvalidRequestError, MalformedRequestError
 from millrace.serving.columns import Coded
 
-FEW: Final = 256
+FEW: Final = 512
 """Elements up to which texts are split sooner than NumPy finds them."""
 
 _LENGTH: Final = struct.Struct("<I")
