@@ -71,13 +71,20 @@ class PlainNumbers:
         least, most = np.fmin.reduce(numeric, axis=1), np.fmax.reduce(numeric, axis=1)
         if np.count_nonzero(least < self._least) or np.count_nonzero(most > self._most):
             return False
-        whole = numeric.take(self._whole, axis=0)
-        return not np.count_nonzero(np.floor(whole) < whole)
+        return self._are_whole(numeric)
 
     def hold_all(self, numeric: npt.NDArray[np.floating]) -> bool:
         """The same, and that none is missing where one has to be there."""
-        missing = np.isnan(np.minimum.reduce(numeric, axis=1))
-        return not np.count_nonzero(missing & self._required) and self.hold(numeric)
+        # The least of what has a NaN is NaN, and that is no more than anything.
+        least, most = np.minimum.reduce(numeric, axis=1), np.maximum.reduce(numeric, axis=1)
+        within = np.count_nonzero(least >= self._least) + np.count_nonzero(most <= self._most)
+        if within == 2 * len(numeric):
+            return self._are_whole(numeric)
+        return not np.count_nonzero(np.isnan(least) & self._required) and self.hold(numeric)
+
+    def _are_whole(self, numeric: npt.NDArray[np.floating]) -> bool:
+        whole = numeric.take(self._whole, axis=0)
+        return not np.count_nonzero(np.floor(whole) < whole)
 
 
 class PackedReader:
