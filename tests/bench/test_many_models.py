@@ -15,13 +15,13 @@ MODELS = 40
 _MEASURE = """
 import ctypes, sys
 from pathlib import Path
-from millrace.onnx_session import load_session
 from millrace.serving.codec import SignatureCodec
+from millrace.serving.model import load_model
 from millrace.signature import Signature
 body, text = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]).read_bytes()
 def load():
     signature = Signature.from_json(text)
-    return load_session(body, sys.argv[3], "model"), SignatureCodec(signature)
+    return load_model(body, sys.argv[3], "model", signature), SignatureCodec(signature)
 def resident():
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

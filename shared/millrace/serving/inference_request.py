@@ -27,7 +27,9 @@ MAX_FORMS: Final = 64
 LONGEST_REMEMBERED: Final = 16_384
 """Bytes of the JSON of such a request."""
 
-_SIZE: Final = re.compile(rb'"binary_data_size"\s*:\s*(0|[1-9][0-9]{0,9})(?=[\s,}])')
+_SIZE: Final = re.compile(
+    rb'"binary_data_size"[ \t\r\n]*:[ \t\r\n]*(0|[1-9][0-9]{0,9})(?=[ \t\r\n,}])'
+)
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
@@ -149,7 +151,7 @@ class RequestReader:
             MalformedRequestError: It is not JSON, or lengths do not fit.
             InvalidRequestError: It does not have the protocol's shape.
         """
-        if header_length is None or header_length > LONGEST_REMEMBERED:
+        if header_length is None or header_length > min(LONGEST_REMEMBERED, len(body)):
             return _read(body, header_length)[0]
         pieces = _SIZE.split(body[:header_length])
         key, sizes = tuple(pieces[::2]), list(map(int, pieces[1::2]))

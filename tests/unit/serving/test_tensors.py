@@ -298,7 +298,7 @@ def test_a_request_that_is_like_another_is_read_as_if_it_were_the_first(
 
 
 @pytest.mark.parametrize(
-    "size", ["007", "-4", "4.0", "4e0", "+4", "", "null", '"4"', "99999999999"]
+    "size", ["\f4", "\v4", "4\f", "007", "-4", "4.0", "4e0", "+4", "", "null", '"4"', "99999999999"]
 )
 def test_a_size_that_json_does_not_have_is_not_read_from_memory(size: str) -> None:
     header = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":%s}}]}'
@@ -308,6 +308,15 @@ def test_a_size_that_json_does_not_have_is_not_read_from_memory(size: str) -> No
 
     with pytest.raises((InvalidRequestError, MalformedRequestError)):
         knows.read(bad + bytes(4), len(bad))
+
+
+def test_a_header_that_ends_behind_the_body_is_none_that_is_known() -> None:
+    header = orjson.dumps({"inputs": []})
+    reader = RequestReader()
+    assert reader.read(header, len(header)).form is not None
+
+    with pytest.raises(MalformedRequestError, match="expected a length from 1 to the body's"):
+        reader.read(header, len(header) + 1)
 
 
 @pytest.mark.parametrize(
