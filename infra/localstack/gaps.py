@@ -768,13 +768,16 @@ def _judge(
     for alarm in alarms:
         now = time.time()
         since = now - evaluation_range(alarm) * period_scale - METRIC_SECONDS
-        verdict = judge(alarm, partial(points, since), now, period_scale=period_scale)
-        if verdict.state != alarm["StateValue"]:
-            cloudwatch.set_alarm_state(
-                AlarmName=alarm["AlarmName"],
-                StateValue=verdict.state,
-                StateReason=verdict.reason,
-            )
+        try:
+            verdict = judge(alarm, partial(points, since), now, period_scale=period_scale)
+            if verdict.state != alarm["StateValue"]:
+                cloudwatch.set_alarm_state(
+                    AlarmName=alarm["AlarmName"],
+                    StateValue=verdict.state,
+                    StateReason=verdict.reason,
+                )
+        except Exception:  # one alarm that fails keeps no other waiting
+            logger.exception("alarm %s was not judged", alarm["AlarmName"])
 
 
 def _shorten_waits(scale: float) -> None:

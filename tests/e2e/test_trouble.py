@@ -83,14 +83,23 @@ def rung() -> set[str]:
 
 
 @pytest.fixture
-def rings(alarms: Name, mailbox: Mailbox, patiently: Until, rung: set[str]) -> Rings:
+def rings(
+    client: Client, alarms: Name, mailbox: Mailbox, patiently: Until, rung: set[str]
+) -> Rings:
     """Waits for an alarm's message to its subscribers."""
 
     def wait(logical: str) -> dict[str, Any]:
         name = alarms(logical)
-        message = patiently(
-            lambda: mailbox.find(lambda m: m.get("AlarmName") == name), seconds=SECONDS
-        )
+        try:
+            message = patiently(
+                lambda: mailbox.find(lambda m: m.get("AlarmName") == name), seconds=SECONDS
+            )
+        except pytest.fail.Exception:
+            [alarm] = client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+            pytest.fail(
+                f"{logical} told nobody: {alarm['StateValue']} since "
+                f"{alarm['StateUpdatedTimestamp']}, {alarm['StateReason']}"
+            )
         assert message["NewStateValue"] == "ALARM"
         assert message["NewStateReason"]
         rung.add(logical)
