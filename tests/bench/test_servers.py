@@ -46,6 +46,7 @@ START_SECONDS: Final = 90
 REFERENCE: Final = "FastAPI, ONNX Runtime"
 OURS: Final = "millrace serve"
 BINARY: Final = "millrace serve, v2 binary"
+PACKED: Final = "millrace serve, v2 packed"
 SIZES: Final = (1, 100)
 CLIENTS: Final = (1, 8)
 
@@ -289,15 +290,42 @@ def infer_request(pipeline: Pipeline, rows_: list[dict[str, Any]]) -> bytes:
         else:
             part = np.array([v or 0 for v in values], dtype=formats[kind]).tobytes()
         parts.append(part)
-        inputs.append(
-            {
-                "name": feature.name,
-                "shape": [len(rows_)],
-                "datatype": kind,
-                "parameters": {"binary_data_size": len(part)},
-            }
-        )
-    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+        inputs.append((feature.name, kind, [len(rows_)]))
+    return binary_request(inputs, parts)
+
+
+def packed_request(pipeline: Pipeline, rows_: list[dict[str, Any]]) -> bytes:
+    """The same in the packed form: all numbers in one tensor, all texts in another."""
+    signature = pipeline.signature
+    numbers = [
+        [np.nan if (v := row[f.name]) is None else v for f in signature.numeric] for row in rows_
+    ]
+    texts = [(row[f.name] or "").encode() for row in rows_ for f in signature.categorical]
+    count = len(rows_)
+    return binary_request(
+        [
+            ("numeric", "FP32", [count, len(signature.numeric)]),
+            ("categorical", "BYTES", [count, len(signature.categorical)]),
+        ],
+        [
+            np.array(numbers, dtype="<f4").tobytes(),
+            b"".join(struct.pack("<I", len(t)) + t for t in texts),
+        ],
+    )
+
+
+def binary_request(inputs: list[tuple[str, str, list[int]]], parts: list[bytes]) -> bytes:
+    """A request of the Open Inference Protocol with data after the JSON, answered likewise."""
+    described = [
+        {
+            "name": name,
+            "shape": shape,
+            "datatype": datatype,
+            "parameters": {"binary_data_size": len(part)},
+        }
+        for (name, datatype, shape), part in zip(inputs, parts, strict=True)
+    ]
+    head = json.dumps({"inputs": described, "parameters": {"binary_data_output": True}}).encode()
     return request(
         f"/v2/models/{NAME}/infer",
         head + b"".join(parts),
@@ -318,6 +346,7 @@ def servers(folder: Path, data: Data, pipeline: Pipeline) -> Iterator[list[Serve
     )
     own = {n: as_json(f"/v1/models/{NAME}/predict", {"rows": data.rows[:n]}) for n in SIZES}
     binary = {n: infer_request(pipeline, data.rows[:n]) for n in SIZES}
+    packed = {n: packed_request(pipeline, data.rows[:n]) for n in SIZES}
     bodies = {n: {"rows": data.rows[:n]} for n in SIZES}
     features = {n: data.features[:n] for n in SIZES}
     makers: dict[str, Any] = {
@@ -337,7 +366,11 @@ def servers(folder: Path, data: Data, pipeline: Pipeline) -> Iterator[list[Serve
     absent = [name for name in makers if not (TOOLS / name / ".ready").exists()]
     if "peers-fastapi" in absent:
         pytest.skip("the reference's environment is missing: make setup-peers")
-    made = [(Server(OURS, port, own), ours), (Server(BINARY, port, binary), None)]
+    made = [
+        (Server(OURS, port, own), ours),
+        (Server(BINARY, port, binary), None),
+        (Server(PACKED, port, packed), None),
+    ]
     made += [pair for name, maker in makers.items() if name not in absent for pair in maker()]
     with ExitStack() as stack:
         for server, start in made:

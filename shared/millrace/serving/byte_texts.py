@@ -20,7 +20,10 @@ FEW: Final = 512
 """Elements up to which texts are split sooner than NumPy finds them."""
 
 _LENGTH: Final = struct.Struct("<I")
-_HIGH: Final = "\0\0\0"
+_HIGH: Final = b"\0\0\0"
+_EMPTY: Final = b"\0" + _HIGH
+_MARK: Final = b"\x80"
+"""In place of a length of nought: no byte of ASCII."""
 _HIGH_BYTES: Final = 3
 _WIDEST: Final = 64
 _MANY: Final = 4_096
@@ -90,18 +93,19 @@ def _one(data: bytes) -> list[str] | None:
 
 
 def _split(data: bytes, count: int) -> list[str] | None:
-    """Texts in ASCII, none of them empty or long: None says nothing of the data."""
+    """Texts in ASCII, none of them long: None says nothing of the data."""
     if not data.isascii():
         return None
-    # Each part ends with the length of the next text, the first is such a length alone.
-    parts = data.decode("ascii").split(_HIGH)
-    if len(parts) != count + 1 or "" in parts:
+    # An empty text is four NULs, the first of which is its length. Marked, it is like the other lengths.
+    marked = data.replace(_EMPTY, _MARK + _HIGH).decode("latin-1")
+    # Each part ends with the length of the next text; the first is such a length alone.
+    parts = marked.split(_HIGH.decode())
+    if len(parts) != count + 1 or "" in parts[:-1]:
         return None
-    lengths = list(map(len, parts))
-    told = "".join([part[-1] for part in parts[:-1]]).encode("ascii")
+    told = "".join([part[-1] for part in parts[:-1]]).encode("latin-1").replace(_MARK, b"\0")
     texts = [part[:-1] for part in parts[1:-1]]
     texts.append(parts[-1])
-    if lengths[0] != 1 or list(told) != list(map(len, texts)):
+    if len(parts[0]) != 1 or list(told) != list(map(len, texts)):
         return None
     return texts
 
