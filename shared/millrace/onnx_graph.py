@@ -261,6 +261,9 @@ class _Ranking:
         return False
 
 
+# The numbers below are those of the fields of NodeProto, AttributeProto and ValueInfoProto.
+
+
 def _node(body: bytes, node: _Field, what: str) -> _Node:
     found = _Node("", [], [], [])
     for field in _messages(body, node, what):

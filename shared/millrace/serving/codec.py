@@ -42,7 +42,7 @@ from millrace.serving.diagnosis import (
     wrong_shape,
     wrong_value,
 )
-from millrace.serving.features import Batch, ContractWarning
+from millrace.serving.features import Batch, ContractWarning, TextColumns
 from millrace.serving.packed import FEW_ROWS, Packed, PackedReader, PlainNumbers
 from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
@@ -548,7 +548,7 @@ class SignatureCodec:
         self,
         rows: int,
         numeric: npt.NDArray[np.float64],
-        texts: Sequence[Sequence[str]],
+        texts: TextColumns,
         odd: Sequence[int],
         *,
         plain: bool,
@@ -666,7 +666,7 @@ class SignatureCodec:
     def _remarkable(
         self,
         numeric: npt.NDArray[np.float64],
-        columns: Sequence[Sequence[str]],
+        columns: TextColumns,
         odd: Sequence[int],
     ) -> tuple[tuple[ContractWarning, ...], int]:
         """Warnings, and how many texts the model was not trained on.

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from millrace.serving.columns import Coded
 
-type Texts = Sequence[Sequence[str]]
+type TextColumns = Sequence[Sequence[str]]
+"""Of each text feature its values, missing the empty string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Batch:
         warnings: tuple[ContractWarning, ...] = (),
         unknown_categories: int = 0,
         *,
-        texts: Texts | None = None,
+        texts: TextColumns | None = None,
         coded: Coded | None = None,
     ) -> None:
         self.rows = rows
@@ -80,7 +81,7 @@ class Batch:
         self.unknown_categories = unknown_categories
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> TextColumns:
         """Of each text feature its values, missing the empty string."""
         if self._texts is None:
             self._texts = self.categorical.T.tolist()

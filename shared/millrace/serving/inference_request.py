@@ -133,8 +133,8 @@ class RequestReader:
     """Decodes requests, and remembers what they have in common.
 
     A client says the same of its tensors each time, but for how many bytes their texts have; what was
-    read of it once need not be read again. Requests with an id, which is another in each, or with data
-    in the JSON itself have nothing in common.
+    read of it once need not be read again. Requests with an id or an entity, which are others in each,
+    or with data in the JSON itself have nothing in common.
     """
 
     def __init__(self) -> None:
@@ -159,8 +159,9 @@ class RequestReader:
         if form is not None:
             return form.filled(body, header_length, sizes)
         request, read = _read(body, header_length)
-        # Sizes elsewhere, or not as they are looked for, make it a request of its own.
-        if request.id is not None or read != sizes:
+        # Sizes elsewhere, or not as they are looked for, make it a request of its own; and whom a
+        # request is about is kept nowhere.
+        if request.id is not None or request.entity is not None or read != sizes:
             return request
         if len(self._forms) >= MAX_FORMS:
             del self._forms[next(iter(self._forms))]  # the oldest

@@ -36,7 +36,7 @@ from millrace.observability import METRICS, NAMESPACE, SERVICE
 from millrace.registry.serving import RolloutRoute
 from millrace.serving.capture import SCHEMA
 from millrace.serving.codec import SignatureCodec
-from millrace.serving.features import Texts
+from millrace.serving.features import TextColumns
 from millrace.serving.identity import Role
 from millrace.serving.prediction import Prediction, Shadowed
 from millrace.serving.routing import Chosen
@@ -270,7 +270,7 @@ class _Form:
     def _inputs(
         self,
         numeric: npt.NDArray[np.float32],
-        texts: Texts,
+        texts: TextColumns,
         *,
         packed: bool,
     ) -> bytes:
@@ -290,7 +290,7 @@ class _Form:
             parts.append(_dumps(named)[1:-1])
         return b",".join(parts)
 
-    def _of_one(self, numeric: npt.NDArray[np.float32], texts: Texts) -> bytes:
+    def _of_one(self, numeric: npt.NDArray[np.float32], texts: TextColumns) -> bytes:
         """One row is its own columns, and is spared the turning."""
         values: list[bytes] = []
         if self._numbers:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from msgspec import UNSET
 from msgspec.structs import astuple
 
+from millrace.serving.features import TextColumns
 from millrace.serving.packed import PlainNumbers
 from millrace.serving.texts import Texts
 from millrace.signature import FeatureField
@@ -40,7 +41,7 @@ _SHORT: Final = 8
 _LONGEST_WAIT: Final = 63
 
 type Row = tuple[Any, ...]
-type _Columns = tuple[npt.NDArray[np.float32], Sequence[Sequence[str]]]
+type _Columns = tuple[npt.NDArray[np.float32], TextColumns]
 
 
 class PlainBody(NamedTuple):
@@ -56,7 +57,7 @@ class PlainBody(NamedTuple):
 
     rows: int
     numeric: npt.NDArray[np.float32]
-    texts: Sequence[Sequence[str]]
+    texts: TextColumns
     options: dict[str, Any]
     pairs: int
 
@@ -157,7 +158,7 @@ class PlainReader:
                 parts.append(np.array(values, dtype=np.float32).tobytes())
         return np.frombuffer(b"".join(parts), dtype=np.float32).reshape(width, rows).T, texts
 
-    def _plain_texts(self, columns: Sequence[Sequence[Any]]) -> Sequence[Sequence[str]] | None:
+    def _plain_texts(self, columns: Sequence[Sequence[Any]]) -> TextColumns | None:
         plain: list[Sequence[str]] = []
         for texts, values in zip(self._texts, columns, strict=True):
             # The decoder has looked at those of a closed vocabulary, but for what may be missing.

@@ -323,10 +323,11 @@ def test_a_header_that_ends_behind_the_body_is_none_that_is_known() -> None:
     "document",
     [
         {"id": "7"},
+        {"parameters": {"entity": "customer-7"}},
         {"parameters": {"binary_data_size": 4}},
         {"outputs": [{"name": "label", "parameters": {"binary_data_size": 4}}]},
     ],
-    ids=["an id", "a size of the request", "a size of an output"],
+    ids=["an id", "an entity", "a size of the request", "a size of an output"],
 )
 def test_what_is_not_in_common_is_not_remembered(document: dict[str, Any]) -> None:
     tensor_ = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
