@@ -28,22 +28,21 @@ class LineWriter:
         if turns is not None and not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             self._turns = os.open(turns, flags, 0o600)
 
-    def __call__(self, line: str) -> None:
+    def __call__(self, line: bytes) -> None:
         """Writes a line that has its end."""
-        body = line.encode()
         if self._turns is None:
-            self._write(body)
+            self._write(line)
             return
         fcntl.flock(self._turns, fcntl.LOCK_EX)
         try:
-            self._write(body)
+            self._write(line)
         finally:
             fcntl.flock(self._turns, fcntl.LOCK_UN)
 
-    def _write(self, body: bytes) -> None:
-        written = os.write(self._descriptor, body)
-        while written < len(body):
-            written += os.write(self._descriptor, body[written:])
+    def _write(self, line: bytes) -> None:
+        written = os.write(self._descriptor, line)
+        while written < len(line):
+            written += os.write(self._descriptor, line[written:])
 
     def close(self) -> None:
         """Closes what it opened."""

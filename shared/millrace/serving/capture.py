@@ -17,9 +17,16 @@ without a gap, so that a line that never arrived shows (`missing_lines`). ``rows
 the columns hold, when only some fit. Inputs are what the model was given (`journal`): a missing number
 is null, a missing text "". Private features are never in ``inputs``.
 
-The numbers of many rows are packed, which costs the request a fifth of what digits do: in place of
-a list stands ``{"float32": "…"}``, base64 of little-endian 32-bit floats, NaN for missing; of
-probabilities with ``"width": 2``, how many a row has.
+Of many rows the inputs are packed, which costs the request a fifth of what digits do, and the log a
+third of the bytes. Then ``schema`` is 2, and beside ``inputs`` stand::
+
+    "numbers": {"features": ["age", "tenure"], "float32": "…"},
+    "texts": {"features": ["plan"], "values": ["basic", "team"], "uint8": "…"}
+
+Either is a matrix row by row, little-endian in base64, with a column for each feature: of 32-bit
+floats, NaN for missing, or of places among the values, in the least of 8, 16 and 32 bits that has
+room. A feature in neither has its list in ``inputs``, as ever. In place of a list of outputs stands
+``{"float32": "…"}``, of probabilities with ``"width": 2``, how many a row has.
 
 Kept is one JSON object per line with the fields of `CapturedPrediction`.
 """
@@ -39,6 +46,10 @@ from millrace.serving.identity import is_prediction_id, predicted_at
 from millrace.vocabulary import MODEL_NAME_PATTERN
 
 SCHEMA: Final = 1
+"""Of a line whose inputs are columns, and of what is kept of any."""
+PACKED_SCHEMA: Final = 2
+"""Of a line with packed inputs, which who knows the first alone would take for none."""
+_CODES: Final = {"uint8": "B", "uint16": "H", "uint32": "I"}
 _FLOAT32: Final = struct.Struct("f")
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)
 OUTPUTS: Final = ("probabilities", "prediction")
@@ -99,8 +110,8 @@ def of_line(line: Mapping[str, Any]) -> CapturedPrediction:
     part = line.get("capture")
     if not isinstance(part, Mapping):
         raise InvalidEventError("capture: expected an object")
-    if part.get("schema") != SCHEMA:
-        raise InvalidEventError(f"capture.schema: expected {SCHEMA}")
+    if part.get("schema") not in (SCHEMA, PACKED_SCHEMA):
+        raise InvalidEventError(f"capture.schema: expected {SCHEMA} or {PACKED_SCHEMA}")
     return _checked(
         {
             "model": line.get("model"),
@@ -111,7 +122,7 @@ def of_line(line: Mapping[str, Any]) -> CapturedPrediction:
             "rate": part.get("rate"),
             "process": part.get("process"),
             "sequence": part.get("sequence"),
-            "inputs": _unpacked(part.get("inputs"), "inputs"),
+            "inputs": _inputs(part),
             "outputs": _unpacked(part.get("outputs"), "outputs"),
             "rows": part.get("rows"),
             "warnings": line.get("warnings") or {},
@@ -152,6 +163,50 @@ def missing_lines(records: Iterable[CapturedPrediction]) -> int:
     return sum(max(numbers) - min(numbers) + 1 - len(numbers) for numbers in seen.values())
 
 
+def _inputs(part: Mapping[str, Any]) -> Any:
+    """The inputs of a capture record as a list for each feature."""
+    inputs = _unpacked(part.get("inputs"), "inputs")
+    if not isinstance(inputs, dict):
+        return inputs
+    for name, read in (("numbers", _float_columns), ("texts", _text_columns)):
+        matrix = part.get(name)
+        if matrix is None:
+            continue
+        if not isinstance(matrix, Mapping):
+            raise InvalidEventError(f"{name}: expected an object")
+        features = matrix.get("features")
+        if (
+            not isinstance(features, list)
+            or not features
+            or not all(isinstance(feature, str) for feature in features)
+            or len(inputs.keys() | features) < len(inputs) + len(features)
+        ):
+            raise InvalidEventError(f"{name}.features: expected names, each given once")
+        values = read(matrix)
+        if len(values) % len(features):
+            raise InvalidEventError(f"{name}: expected a value of each feature in every row")
+        for place, feature in enumerate(features):
+            inputs[feature] = values[place :: len(features)]
+    return inputs
+
+
+def _float_columns(matrix: Mapping[str, Any]) -> list[Any]:
+    return _numbers({"float32": matrix.get("float32")}, "numbers")
+
+
+def _text_columns(matrix: Mapping[str, Any]) -> list[Any]:
+    values = matrix.get("values")
+    if not isinstance(values, list):
+        raise InvalidEventError("texts.values: expected a list")
+    for name, kind in _CODES.items():
+        if name in matrix:
+            try:
+                return [values[code] for code in _array(kind, matrix[name])]
+            except (IndexError, TypeError, ValueError) as exc:
+                raise InvalidEventError(f"texts.{name}: expected places of values") from exc
+    raise InvalidEventError(f"texts: expected {' or '.join(_CODES)}")
+
+
 def _unpacked(columns: Any, part: str) -> Any:
     """Columns with lists in place of packed numbers."""
     if not isinstance(columns, Mapping):
@@ -166,10 +221,7 @@ def _numbers(packed: Mapping[str, Any], name: str) -> list[Any]:
     """Packed numbers as a list; of rows of several, a list of lists."""
     width = packed.get("width")
     try:
-        content = base64_text.decode(packed["float32"])
-        values = array("f", content)
-        if sys.byteorder != "little":
-            values.byteswap()
+        values = _array("f", packed["float32"])
         if width is not None and (not _whole(width, 1) or len(values) % width):
             raise ValueError(name)
     except (KeyError, TypeError, ValueError) as exc:
@@ -178,6 +230,19 @@ def _numbers(packed: Mapping[str, Any], name: str) -> list[Any]:
     if width is None:
         return numbers
     return [numbers[start : start + width] for start in range(0, len(numbers), width)]
+
+
+def _array(kind: str, text: Any) -> "array[Any]":
+    """Numbers from base64.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is no base64, or not of a whole number of them.
+    """
+    values = array(kind, base64_text.decode(text))
+    if sys.byteorder != "little":
+        values.byteswap()
+    return values
 
 
 def _shortest(value: float) -> float | None:

@@ -80,6 +80,14 @@ class Batch:
         self.warnings = warnings
         self.unknown_categories = unknown_categories
 
+    def of_rows(self, kept: npt.NDArray[np.intp]) -> "Batch":
+        """Some of the rows, with nothing of what was remarkable about all."""
+        numeric = self.numeric[kept]
+        if self.coded is None:
+            return Batch(len(kept), numeric, self.categorical[kept])
+        codes = self.coded.codes.reshape(self.rows, -1)[kept].reshape(-1)
+        return Batch(len(kept), numeric, coded=Coded(codes, self.coded.values))
+
     @property
     def texts(self) -> TextColumns:
         """Of each text feature its values, missing the empty string."""

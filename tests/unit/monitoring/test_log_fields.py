@@ -64,7 +64,7 @@ def fits(value: Any, rule: dict[str, Any]) -> bool:
 
 
 def refused() -> dict[str, Any]:
-    lines: list[str] = []
+    lines: list[bytes] = []
     PredictionLog(lines.append).refused(
         InvalidRequestError("no"), model="churn", seconds=0.01, correlation_id="c"
     )

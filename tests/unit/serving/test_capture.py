@@ -40,7 +40,7 @@ WRONG: list[Any] = [
     pytest.param(("PredictionLatency",), None, "latency_ms", id="no latency"),
     pytest.param(("warnings",), {"age": "many"}, "warnings", id="a count in words"),
     pytest.param(("capture",), [], "capture", id="no object"),
-    pytest.param(("capture", "schema"), 2, "capture.schema", id="another schema"),
+    pytest.param(("capture", "schema"), 3, "capture.schema", id="another schema"),
     pytest.param(("capture", "rate"), 0, "rate", id="a rate of nothing"),
     pytest.param(("capture", "sequence"), 0, "sequence", id="numbered from 0"),
     pytest.param(("capture", "process"), "", "process", id="no process"),
@@ -66,6 +66,104 @@ def test_a_wrong_line_is_refused_by_field_and_without_its_values(
 
     assert "basic" not in str(caught.value)
     assert "Not A Name" not in str(caught.value)
+
+
+NUMBERS = {"features": ["age", "tenure"], "float32": "AAAkQgAAwH8AAOhBAAAAPw=="}
+"""41 and nothing, 29 and 0.5: 32-bit floats, little-endian."""
+TEXTS = {"features": ["plan"], "values": ["team", "", "basic"], "uint8": "AgE="}
+
+
+def packed_line() -> dict[str, Any]:
+    """A line whose inputs are packed, but for one of them."""
+    line = capture_line()
+    line["capture"] |= {
+        "schema": 2,
+        "inputs": {"city": ["Graz", "Wien"]},
+        "numbers": dict(NUMBERS),
+        "texts": dict(TEXTS),
+    }
+    return line
+
+
+def test_packed_inputs_are_read_as_columns() -> None:
+    assert of_line(packed_line()).inputs == {
+        "age": [41.0, 29.0],
+        "tenure": [None, 0.5],
+        "plan": ["basic", ""],
+        "city": ["Graz", "Wien"],
+    }
+
+
+@pytest.mark.parametrize(("kind", "code"), [("uint16", "AgABAA=="), ("uint32", "AgAAAAEAAAA=")])
+def test_places_of_many_values_are_wider(kind: str, code: str) -> None:
+    line = packed_line()
+    del line["capture"]["texts"]["uint8"]
+    line["capture"]["texts"][kind] = code
+
+    assert of_line(line).inputs["plan"] == ["basic", ""]
+
+
+def test_columns_that_are_packed_each_for_itself_are_read() -> None:
+    line = capture_line()
+    line["capture"]["inputs"]["age"] = {"float32": "AAAkQgAAwH8="}
+
+    assert of_line(line).inputs["age"] == [41.0, None]
+
+
+def test_packed_inputs_are_kept_as_columns() -> None:
+    kept = to_document(of_line(packed_line()))
+
+    assert kept["schema"] == 1
+    assert of_document(json.loads(json.dumps(kept))) == of_line(packed_line())
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "named"),
+    [
+        ("numbers", "features", None, "numbers.features"),
+        ("numbers", "features", [], "numbers.features"),
+        ("numbers", "features", ["age", "age"], "numbers.features"),
+        ("numbers", "features", ["age", "city"], "numbers.features"),
+        ("numbers", "features", ["age", 1], "numbers.features"),
+        ("numbers", "features", ["age", "tenure", "active"], "numbers"),
+        ("numbers", "features", ["age"], "inputs.age"),
+        ("numbers", "float32", "basic", "numbers"),
+        ("numbers", "float32", None, "numbers"),
+        ("texts", "features", ["age"], "texts.features"),
+        ("texts", "values", "basic", "texts.values"),
+        ("texts", "values", ["basic", "team"], "texts.uint8"),
+        ("texts", "uint8", 3, "texts.uint8"),
+        ("texts", "uint8", "AgEA", "inputs.plan"),
+    ],
+)
+def test_inputs_that_are_packed_wrong_are_refused_by_field(
+    part: str, field: str, value: Any, named: str
+) -> None:
+    line = packed_line()
+    line["capture"][part][field] = value
+
+    with pytest.raises(InvalidEventError, match=f"^{named.replace('.', '[.]')}: ") as caught:
+        of_line(line)
+
+    assert "basic" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["numbers", "texts"])
+@pytest.mark.parametrize("value", [[], "basic", 3])
+def test_packed_inputs_are_objects(part: str, value: Any) -> None:
+    line = packed_line()
+    line["capture"][part] = value
+
+    with pytest.raises(InvalidEventError, match=f"^{part}: expected an object"):
+        of_line(line)
+
+
+def test_texts_without_places_are_refused() -> None:
+    line = packed_line()
+    del line["capture"]["texts"]["uint8"]
+
+    with pytest.raises(InvalidEventError, match="^texts: expected uint8 or uint16 or uint32"):
+        of_line(line)
 
 
 def test_a_line_that_never_arrived_shows_as_a_gap() -> None:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from millrace.registry.serving import ServingRecord
 from millrace.serving.capture import of_line
+from millrace.serving.capture_record import PACKED_FROM
 from millrace.serving.codec import SignatureCodec
+from millrace.serving.columns import Coded
 from millrace.serving.features import Batch
-from millrace.serving.journal import MAX_LINE_BYTES, PACKED_FROM, PredictionLog
+from millrace.serving.journal import MAX_LINE_BYTES, PredictionLog
 from millrace.serving.model import load_model
 from millrace.serving.prediction import Prediction
 from millrace.serving.store import LoadedModel
@@ -61,12 +63,12 @@ def predicted(rows: int, signature: Signature | None = None, plan: str = "basic"
 
 
 def line_of(prediction: Prediction) -> dict[str, Any]:
-    lines: list[str] = []
+    lines: list[bytes] = []
     log = PredictionLog(lines.append, now=lambda: 1_795_285_200.1234)
     log.answered(prediction, seconds=0.00142, correlation_id='"quoted"')
     (line,) = lines
-    assert line.endswith("}\n")
-    assert len(line.encode()) <= MAX_LINE_BYTES
+    assert line.endswith(b"}\n")
+    assert len(line) <= MAX_LINE_BYTES
     read: dict[str, Any] = json.loads(line)
     return read
 
@@ -127,6 +129,61 @@ def test_texts_of_one_row_are_read_again_whatever_is_in_them(
     assert sorted(record.inputs) == ["100%", "active", "city", 'p%b "of', "tenure"]
 
 
+def of_codes(rows: int, distinct: int, signature: Signature | None = None) -> Prediction:
+    """A prediction of rows whose texts came as codes: of the plan even ones, of the city odd ones."""
+    prediction = predicted(rows, signature)
+    each = np.arange(rows) * 2 % distinct
+    codes = np.stack([each, each + 1], axis=1)
+    coded = Coded(codes.reshape(-1), [f"text {place}" for place in range(distinct)])
+    return prediction._replace(batch=Batch(rows, prediction.batch.numeric, coded=coded))
+
+
+def all_public() -> Signature:
+    signature = churn_signature()
+    features = tuple(replace(f, private=False) for f in signature.features)
+    return replace(signature, features=features)
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct", "kind"),
+    [(2, 4, None), (PACKED_FROM, 4, "uint8"), (300, 256, "uint8"), (300, 258, "uint16")],
+)
+def test_texts_by_code_are_read_again(rows: int, distinct: int, kind: str | None) -> None:
+    prediction = of_codes(rows, distinct, all_public())
+
+    line = line_of(prediction)
+
+    assert line["capture"]["schema"] == (1 if kind is None else 2)
+    assert kind is None or kind in line["capture"]["texts"]
+    inputs = of_line(line).inputs
+    assert inputs["plan"] == prediction.batch.categorical[:, 0].tolist()
+    assert inputs["city"] == prediction.batch.categorical[:, 1].tolist()
+
+
+def test_values_of_private_features_are_not_among_the_values_of_codes() -> None:
+    prediction = of_codes(200, 40)  # the city is private
+
+    line = line_of(prediction)
+
+    texts = line["capture"]["texts"]
+    assert texts["features"] == ["plan"]
+    assert texts["values"] == [f"text {place}" for place in range(0, 40, 2)]
+    assert of_line(line).inputs["plan"] == prediction.batch.categorical[:, 0].tolist()
+
+
+def test_of_more_coded_rows_than_a_line_carries_some_are_kept() -> None:
+    prediction = of_codes(20_000, 4, all_public())
+
+    record = of_line(line_of(prediction))
+
+    assert record.rows is not None
+    assert 1_000 < len(record.rows) < 20_000
+    kept = list(record.rows)
+    assert record.inputs["city"] == prediction.batch.categorical[kept, 1].tolist()
+    told = np.array(record.inputs["age"], dtype=np.float32)
+    np.testing.assert_array_equal(told, prediction.batch.numeric[kept, 0])
+
+
 @pytest.mark.parametrize("rows", [1, 2, 400])
 def test_private_features_are_not_on_the_line(rows: int) -> None:
     signature = churn_signature()
@@ -168,7 +225,7 @@ def test_the_line_is_a_log_line_of_embedded_metrics() -> None:
 
 def test_the_codec_of_a_signature_writes_each_line_alike() -> None:
     prediction = predicted(3)
-    lines: list[str] = []
+    lines: list[bytes] = []
     log = PredictionLog(lines.append, now=lambda: 1_795_285_200.0)
 
     for _ in range(2):

@@ -124,7 +124,7 @@ class Rollout:
             clock=lambda: self.now,
             chance=lambda: self.chances.pop(0),
         )
-        self.written: list[str] = []
+        self.written: list[bytes] = []
         self.app: Service = create_service(
             self.store, new_id=new_prediction_id, journal=PredictionLog(self.written.append)
         )
