@@ -13,6 +13,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -255,12 +256,12 @@ class _Inference:
                 asked.model, asked.version, entity_of(headers, query) or request.entity
             )
             try:
-                answer, prediction = self._answer_by(chosen, request)
+                prediction, content, header_length = self._answer_by(chosen, request)
             except Exception as error:
                 if chosen.instead is None:
                     raise
                 failed, chosen = chosen, chosen.fallback()
-                answer, prediction = self._answer_by(chosen, request)
+                prediction, content, header_length = self._answer_by(chosen, request)
                 self._predictor.refused(
                     error, chosen=failed, started=started, correlation_id=correlation
                 )
@@ -269,12 +270,15 @@ class _Inference:
                 error, chosen=chosen, started=started, correlation_id=correlation
             )
             raise
-        return answer._replace(
-            tell=self._predictor.telling(prediction, started=started, correlation_id=correlation)
-        )
+        tell = self._predictor.telling(prediction, started=started, correlation_id=correlation)
+        if header_length is None:
+            return _Answer(content, tell=tell)
+        return _Answer(content, ((_LENGTH_KEY, b"%d" % header_length),), _BINARY, tell=tell)
 
-    def _answer_by(self, chosen: Chosen, request: InferenceRequest) -> tuple[_Answer, Prediction]:
-        """What a version answers.
+    def _answer_by(
+        self, chosen: Chosen, request: InferenceRequest
+    ) -> tuple[Prediction, bytes, int | None]:
+        """What a version answers: the prediction, and as `TensorMap.answer` has them, body and header.
 
         Raises:
             MillraceError: The request does not fit the version, or the version fails.
@@ -303,9 +307,7 @@ class _Inference:
                 f"the answer to {batch.rows:,} rows has {size:,} bytes and may have "
                 f"{self._limits.answer_bytes:,}: divide the rows over several requests"
             )
-        if header_length is None:
-            return _Answer(content), prediction
-        return _Answer(content, ((_LENGTH_KEY, b"%d" % header_length),), _BINARY), prediction
+        return prediction, content, header_length
 
     def _map_of(self, codec: SignatureCodec) -> TensorMap:
         found = self._maps.get(codec)
@@ -317,6 +319,7 @@ class _Inference:
 # ── Requests ────────────────────────────────────────────────────────────────────────────────────
 
 
+@lru_cache(maxsize=256)
 def _asked(method: str, path: str) -> _Asked:
     """What a path below ``/v2/models`` asks.
 

@@ -44,6 +44,7 @@ from millrace.serving.diagnosis import (
 )
 from millrace.serving.features import Batch, ContractWarning, TextColumns
 from millrace.serving.packed import FEW_ROWS, Packed, PackedReader, PlainNumbers
+from millrace.serving.text_codes import Vocabulary
 from millrace.serving.texts import Texts
 from millrace.signature import MISSING_CATEGORY, FeatureField, Signature
 from millrace.vocabulary import WHITESPACE, ColumnType, null_texts
@@ -336,6 +337,11 @@ class SignatureCodec:
         if not 0 < packed.rows <= self.limits.rows:
             return None
         return self._packed.read(packed)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Texts that packed tensors of this model are likely to have."""
+        return self._packed.vocabulary
 
     def _column_rows(self, columns: Mapping[str, Column]) -> int:
         """How many rows the columns have, when names and lengths are right."""

@@ -34,10 +34,12 @@ class Coded:
     Attributes:
         codes: Integers; row i has the text ``values[codes[i]]``, or none where the code is negative.
         values: The different texts; None is missing.
+        lasting: Whether other requests have the same values, as one and the same object.
     """
 
     codes: npt.NDArray[np.integer[Any]]
     values: Sequence[str | None]
+    lasting: bool = False
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -19,6 +19,7 @@ from millrace.serving.byte_texts import read_texts
 from millrace.serving.columns import Column
 from millrace.serving.diagnosis import MAX_INTEGER, kind_of
 from millrace.serving.routing import ENTITY
+from millrace.serving.text_codes import Vocabulary
 
 MAX_TENSORS: Final = 10_000
 """Inputs that one request may name, far above what any signature has."""
@@ -96,6 +97,17 @@ class InferenceRequest(NamedTuple):
     form: "Form | None" = None
 
 
+class _Expected(NamedTuple):
+    """What is known of a tensor before its data is there; ``size`` only of numbers."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    elements: int
+    size: int | None
+
+
 class Form:
     """What requests of one client have in common: all but the data of their tensors.
 
@@ -104,8 +116,10 @@ class Form:
     """
 
     def __init__(self, request: InferenceRequest) -> None:
-        self._inputs = tuple((t.name, t.datatype, t.shape) for t in request.inputs)
-        self._rest = request._replace(inputs=(), form=self)
+        self._inputs = tuple(map(_expected, request.inputs))
+        self._outputs, self._binary = request.outputs, request.binary
+        self.vocabulary: Vocabulary | None = None
+        """Of the model that was asked last: texts that these requests are likely to have."""
 
     def filled(self, body: bytes, start: int, sizes: Sequence[int]) -> InferenceRequest:
         """The request with the data of a body.
@@ -120,13 +134,28 @@ class Form:
             InvalidRequestError: Or are none of a tensor's datatype.
         """
         tensors: list[Tensor] = []
-        for (name, datatype, shape), size in zip(self._inputs, sizes, strict=True):
-            what = f"inputs[{len(tensors)}]"
-            values = _from_bytes(body, start, size, datatype, shape, what)
+        for (name, datatype, shape, dtype, count, expected), size in zip(
+            self._inputs, sizes, strict=True
+        ):
+            end = start + size
+            values: Column
+            if size == expected and end <= len(body):
+                values = np.frombuffer(body, dtype, count, start)
+            else:
+                what = f"inputs[{len(tensors)}]"
+                values = _from_bytes(body, start, size, datatype, shape, what, self.vocabulary)
             tensors.append(Tensor(name, datatype, shape, values))
-            start += size
+            start = end
         _expect_end(body, start)
-        return self._rest._replace(inputs=tuple(tensors))
+        return InferenceRequest(None, tuple(tensors), self._outputs, self._binary, None, self)
+
+
+def _expected(tensor: Tensor) -> _Expected:
+    name, datatype, shape, _ = tensor
+    dtype, count = _DTYPES[datatype], prod(shape)
+    # Booleans and texts are looked at, and of nothing there is no array.
+    plain = datatype in NUMERIC_DATATYPES and count
+    return _Expected(name, datatype, shape, dtype, count, count * dtype.itemsize if plain else None)
 
 
 class RequestReader:
@@ -271,7 +300,13 @@ def _read_tensor(item: Any, position: int, body: bytes, start: int) -> tuple[Ten
 
 
 def _from_bytes(
-    body: bytes, start: int, size: int, datatype: str, shape: tuple[int, ...], what: str
+    body: bytes,
+    start: int,
+    size: int,
+    datatype: str,
+    shape: tuple[int, ...],
+    what: str,
+    expected: Vocabulary | None = None,
 ) -> Column:
     """A tensor's elements from the bytes after the JSON."""
     if size > len(body) - start:
@@ -280,7 +315,7 @@ def _from_bytes(
         )
     count = prod(shape)
     if datatype == "BYTES":
-        return read_texts(body[start : start + size], count, what)
+        return read_texts(body[start : start + size], count, what, expected)
     dtype = _DTYPES[datatype]
     if size != count * dtype.itemsize:
         raise MalformedRequestError(

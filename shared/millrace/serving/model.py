@@ -43,6 +43,8 @@ class Model:
         self._session = session
         self._ranks = ranks
         self._width = len(signature.numeric)
+        self._lasting: tuple[Sequence[str | None], npt.NDArray[np.float32]] | None = None
+        """Values of codes that come again, and their ranks."""
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities [rows, classes], or predictions [rows] of a regression.
@@ -61,13 +63,13 @@ class Model:
     def _features(
         self, batch: Batch, ranks: Sequence[Mapping[str, float]]
     ) -> npt.NDArray[np.float32]:
+        if not ranks:
+            return np.ascontiguousarray(batch.numeric, dtype=np.float32)
         rows, width = batch.rows, self._width
         features = np.empty((rows, width + len(ranks)), dtype=np.float32)
         features[:, :width] = batch.numeric
-        if not ranks:
-            return features
         if batch.coded is not None and rows > len(batch.coded.values):
-            features[:, width:] = _of_codes(batch.coded, ranks)
+            features[:, width:] = self._of_codes(batch.coded, ranks)
         elif rows <= _FEW:
             for row, values in zip(features, zip(*batch.texts, strict=True), strict=True):
                 row[width:] = [r.get(text, nan) for r, text in zip(ranks, values, strict=True)]
@@ -77,6 +79,23 @@ class Model:
             packed = b"".join([pack(*_ranked(table, texts)) for table, texts in columns])
             features[:, width:] = np.frombuffer(packed, np.float32).reshape(-1, rows).T
         return features
+
+    def _of_codes(
+        self, coded: Coded, ranks: Sequence[Mapping[str, float]]
+    ) -> npt.NDArray[np.float32]:
+        """The ranks [rows, m] of texts that stand row by row."""
+        if self._lasting is not None and self._lasting[0] is coded.values:
+            table = self._lasting[1]
+        else:
+            texts = [text or MISSING_CATEGORY for text in coded.values]
+            table = np.array(
+                [[r.get(text, nan) for text in texts] for r in ranks], dtype=np.float32
+            )
+            if coded.lasting:
+                self._lasting = coded.values, table
+        places = coded.codes.reshape(-1, len(ranks)) + np.arange(len(ranks)) * len(coded.values)
+        found: npt.NDArray[np.float32] = table.take(places)
+        return found
 
 
 def load_model(body: bytes, sha256: str, what: str, signature: Signature) -> Model:
@@ -106,12 +125,3 @@ def _ranked(ranks: Mapping[str, float], texts: Sequence[str]) -> list[float]:
         return [ranks[text] for text in texts]
     except KeyError:
         return [ranks.get(text, nan) for text in texts]
-
-
-def _of_codes(coded: Coded, ranks: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]:
-    """The ranks [rows, m] of texts that stand row by row."""
-    texts = [text or MISSING_CATEGORY for text in coded.values]
-    tables = [[table.get(text, nan) for text in texts] for table in ranks]
-    places = coded.codes.reshape(-1, len(ranks)) + np.arange(len(ranks)) * len(texts)
-    found: npt.NDArray[np.float32] = np.array(tables, dtype=np.float32).reshape(-1).take(places)
-    return found

@@ -6,6 +6,7 @@ whether its texts are known ones. Where anything needs a closer look it is read 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,10 +14,13 @@ import numpy.typing as npt
 
 from millrace.serving.columns import Coded
 from millrace.serving.features import Batch
+from millrace.serving.text_codes import Vocabulary
 from millrace.serving.texts import Texts
-from millrace.signature import FeatureField
+from millrace.signature import MISSING_CATEGORY, FeatureField
 from millrace.vocabulary import ColumnType
 
+MAX_VOCABULARY: Final = 1_000
+"""Categories of all features together, and the missing one, up to which they are a vocabulary."""
 FEW_ROWS: Final = 4
 """Up to here Python walks the values faster than NumPy makes its arrays."""
 _WHOLE: Final = (ColumnType.INTEGER, ColumnType.BOOLEAN)
@@ -100,6 +104,25 @@ class PackedReader:
         self._texts = tuple(texts)
         self._places = np.arange(len(self._texts))
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """All categories of the features; None where some feature has none, or they are many."""
+        texts = {MISSING_CATEGORY}.union(*(t.closed for t in self._texts))
+        if len(texts) > MAX_VOCABULARY or not all(t.closed for t in self._texts):
+            return None
+        return Vocabulary(sorted(texts))
+
+    @cached_property
+    def _taken(self) -> npt.NDArray[np.bool_]:
+        """Of each feature, whether it takes each text of the vocabulary as it is."""
+        words = () if self.vocabulary is None else self.vocabulary.texts
+        missing = (MISSING_CATEGORY,)
+        taken = [
+            t.closed.union(missing if t.column(missing) == (missing, False) else ())
+            for t in self._texts
+        ]
+        return np.array([[word in own for word in words] for own in taken])
+
     def read(self, packed: Packed) -> Batch | None:
         """The rows, or None when some value needs a closer look."""
         numeric, categorical, rows = packed.numeric, packed.categorical, packed.rows
@@ -135,8 +158,10 @@ class PackedReader:
     def _known(self, coded: Coded, rows: int) -> bool:
         """Whether each feature's texts are among those that it is given as they are."""
         width, size = len(self._texts), len(coded.values)
-        codes = coded.codes.reshape(rows, width)
-        counts = np.bincount((codes + self._places * size).reshape(-1), minlength=width * size)
+        places = coded.codes.reshape(rows, width) + self._places * size
+        if self.vocabulary is not None and coded.values is self.vocabulary.texts:
+            return bool(np.logical_and.reduce(self._taken.take(places), axis=None))
+        counts = np.bincount(places.reshape(-1), minlength=width * size)
         for texts, used in zip(self._texts, counts.reshape(width, size), strict=True):
             codes_used: list[int] = np.flatnonzero(used).tolist()
             if not texts.unchanged.issuperset([coded.values[code] for code in codes_used]):

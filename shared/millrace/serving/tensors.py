@@ -18,8 +18,8 @@ How tensors come is `inference_request`'s, and the rules for their values are `c
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
-from weakref import WeakSet
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,17 @@ _OF_FEATURE: Final[dict[ColumnType, str]] = {
 }
 
 
+class _Places(NamedTuple):
+    """Where among the inputs the packed tensors are, None for one that the model has not."""
+
+    numeric: int | None
+    categorical: int | None
+
+
+_OF_FEATURES: Final = _Places(None, None)
+"""Of inputs that are single features."""
+
+
 class TensorMap:
     """What a signature is in tensors.
 
@@ -80,9 +91,21 @@ class TensorMap:
             ColumnType.INTEGER: "INT64",
             ColumnType.BOOLEAN: "BOOL",
         }.get(signature.target_type, "BYTES")
+        self._answer = (
+            b'{"model_name":%b,"model_version":"%%d",%%b"parameters":%%b,"outputs":[%%b]}'
+            % orjson.dumps(signature.model)
+        )
+        self._beginnings = {
+            LABEL_OUTPUT: b'{"name":"label","datatype":"%b","shape":[%%d],'
+            % self._label_type.encode(),
+            PREDICTION_OUTPUT: b'{"name":"prediction","datatype":"FP32","shape":[%d],',
+            PROBABILITIES_OUTPUT: b'{"name":"probabilities","datatype":"FP32","shape":[%%d,%d],'
+            % len(signature.classes),
+        }
+        """Of each output what stands before its data, but for the number of rows."""
         self._labels, self._raw_labels = self._known_labels()
-        self._fitting: WeakSet[Form] = WeakSet()
-        """Forms with a tensor for each feature, all of them as they should be."""
+        self._known: WeakKeyDictionary[Form, _Places] = WeakKeyDictionary()
+        """Forms that fit, and where their tensors are."""
 
     def _known_labels(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.object_]]:
         """Every class in its datatype, and each as an element of binary BYTES."""
@@ -140,42 +163,47 @@ class TensorMap:
             InvalidRequestError: Names what does not fit.
         """
         form = request.form
-        if form is not None and form in self._fitting:
+        places = None if form is None else self._known.get(form)
+        if places == _OF_FEATURES:
             columns = {tensor.name: tensor.values for tensor in request.inputs}
             return codec.decode_columns(columns, rows=request.inputs[0].shape[0])
-        packed = self._packed_as_they_are(request)
-        batch = None if packed is None else codec.decode_packed(packed)
-        if batch is not None:
-            return batch
-        batch = codec.decode_columns(self.columns(request))
-        if form is not None and packed is None and self._are_features(request):
-            self._fitting.add(form)
+        if places is None:
+            places = self._packed_places(request.inputs)
+        batch = None if places is None else codec.decode_packed(_packed(request.inputs, places))
+        if batch is None:
+            batch = codec.decode_columns(self.columns(request))
+            if places is None and self._are_features(request.inputs):
+                places = _OF_FEATURES
+        if form is not None and places is not None:
+            self._known[form] = places
+            if batch.coded is not None:
+                form.vocabulary = codec.vocabulary
         return batch
 
-    def _are_features(self, request: InferenceRequest) -> bool:
+    def _are_features(self, inputs: Sequence[Tensor]) -> bool:
         """Whether the tensors are the signature's features, which have the same number of rows."""
-        names = {tensor.name for tensor in request.inputs}
-        return names == self._features.keys() and len({t.shape[0] for t in request.inputs}) == 1
+        names = {tensor.name for tensor in inputs}
+        return names == self._features.keys() and len({t.shape[0] for t in inputs}) == 1
 
-    def _packed_as_they_are(self, request: InferenceRequest) -> Packed | None:
-        """A request's packed tensors as they are, where their shapes and datatypes fit."""
-        given = {tensor.name: tensor for tensor in request.inputs}
-        if not given or given.keys() != self._packed.keys():
+    def _packed_places(self, inputs: Sequence[Tensor]) -> _Places | None:
+        """Where the packed tensors are, where they can be taken as they are."""
+        place_of = {tensor.name: place for place, tensor in enumerate(inputs)}
+        if not place_of or place_of.keys() != self._packed.keys():
             return None
-        rows = request.inputs[0].shape[0]
+        rows = inputs[0].shape[0]
         for name, features in self._packed.items():
-            if given[name].shape != (rows, len(features)):
+            if inputs[place_of[name]].shape != (rows, len(features)):
                 return None
-        numeric: Any = np.empty((rows, 0), dtype=np.float32)
-        if NUMERIC_INPUT in given:
-            values = given[NUMERIC_INPUT].values
+        places = _Places(place_of.get(NUMERIC_INPUT), place_of.get(CATEGORICAL_INPUT))
+        if places.numeric is not None:
+            values = inputs[places.numeric].values
             if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
                 return None
-            numeric = values.reshape(rows, -1)
-        categorical = given[CATEGORICAL_INPUT].values if CATEGORICAL_INPUT in given else None
-        if isinstance(categorical, np.ndarray):
+        if places.categorical is not None and isinstance(
+            inputs[places.categorical].values, np.ndarray
+        ):
             return None
-        return Packed(rows, numeric, categorical)
+        return places
 
     def columns(self, request: InferenceRequest) -> dict[str, Column]:
         """The request's tensors as columns by feature, in either form.
@@ -279,33 +307,30 @@ class TensorMap:
         wanted = request.outputs
         if wanted is None:
             wanted = dict.fromkeys(self.outputs, request.binary)
-        top = output.argmax(axis=1) if LABEL_OUTPUT in wanted else None
-        described: list[dict[str, Any]] = []
+        rows = len(output)
+        # Written by hand: there is no document that JSON would be made of.
+        described: list[bytes] = []
         parts: list[bytes] = [b""]
         for name, binary in wanted.items():
-            entry: dict[str, Any]
-            if name == LABEL_OUTPUT and top is not None:
-                entry = {"name": name, "datatype": self._label_type, "shape": [len(top)]}
+            if name == LABEL_OUTPUT:
+                top = output.argmax(axis=1)
                 content: Any = self._label_bytes(top) if binary else self._labels[top].tolist()
             else:
-                entry = {"name": name, "datatype": "FP32", "shape": list(output.shape)}
-                flat = np.ascontiguousarray(output, dtype="<f4").reshape(-1)
-                content = flat.tobytes() if binary else flat
+                content = np.ascontiguousarray(output, dtype="<f4").reshape(-1)
+                if binary:
+                    content = content.tobytes()
             if binary:
-                entry["parameters"] = {"binary_data_size": len(content)}
+                data = b'"parameters":{"binary_data_size":%d}}' % len(content)
                 parts.append(content)
             else:
-                entry["data"] = content
-            described.append(entry)
-        document: dict[str, Any] = {
-            "model_name": self.signature.model,
-            "model_version": str(version),
-        }
-        if request.id is not None:
-            document["id"] = request.id
-        document["parameters"] = parameters
-        document["outputs"] = described
-        parts[0] = header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+                data = b'"data":%b}' % orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+            described.append(self._beginnings[name] % rows + data)
+        parts[0] = header = self._answer % (
+            version,
+            b"" if request.id is None else b'"id":%b,' % orjson.dumps(request.id),
+            orjson.dumps(parameters),
+            b",".join(described),
+        )
         return (header, None) if len(parts) == 1 else (b"".join(parts), len(header))
 
     def _label_bytes(self, top: npt.NDArray[np.intp]) -> bytes:
@@ -313,6 +338,16 @@ class TensorMap:
             return b"".join(self._raw_labels[top].tolist())
         picked: bytes = self._labels[top].tobytes()
         return picked
+
+
+def _packed(inputs: Sequence[Tensor], places: _Places) -> Packed:
+    rows = inputs[0].shape[0]
+    numeric: Any = np.empty((rows, 0), dtype=np.float32)
+    if places.numeric is not None:
+        numeric = inputs[places.numeric].values
+        numeric = numeric.reshape(rows, -1)
+    categorical: Any = None if places.categorical is None else inputs[places.categorical].values
+    return Packed(rows, numeric, categorical)
 
 
 def _every(values: Column, position: int, width: int) -> Column:
