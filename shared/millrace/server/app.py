@@ -9,6 +9,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +27,10 @@ from millrace.http.routes import ROUTES
 from millrace.http.service import create_service
 from millrace.observability import logger
 from millrace.public_key import attestation_by
+from millrace.server.journals import LaterJournal, MeteredJournal, Together
 from millrace.server.keys import digest, read_keys
 from millrace.server.lines import LineWriter
-from millrace.server.metrics import MeteredJournal, Meters
+from millrace.server.metrics import Meters
 from millrace.server.settings import OFF, STDOUT, ServerSettings
 from millrace.serving import telemetry
 from millrace.serving.codec import Limits
@@ -71,18 +73,20 @@ def build(settings: ServerSettings) -> "Server":
         capacity_bytes=settings.model_cache_mb * 2**20,
         attestation=attestation_by(settings.public_key) if settings.public_key else None,
     )
-    lines = None
+    lines: PredictionLog | None = None
+    together: Together = nullcontext
     if settings.capture != OFF:
         file = None if settings.capture == STDOUT else Path(settings.capture)
         turns = settings.run_folder / "lines.lock" if settings.run_folder else None
-        lines = PredictionLog(LineWriter(file, turns=turns if settings.workers > 1 else None))
-    service = create_service(
-        store, new_id=new_prediction_id, limits=limits, journal=MeteredJournal(meters, lines)
-    )
+        writer = LineWriter(file, turns=turns if settings.workers > 1 else None)
+        lines, together = PredictionLog(writer), writer.together
+    journal = LaterJournal(MeteredJournal(meters, lines), together)
+    service = create_service(store, new_id=new_prediction_id, limits=limits, journal=journal)
     keys = None if settings.api_key_file is None else read_keys(settings.api_key_file)
     return Server(
         service,
         meters=meters,
+        journal=journal,
         shelf=shelf,
         store=store,
         keys=keys,
@@ -111,6 +115,7 @@ class Server:
     Args:
         service: The prediction service.
         meters: Count.
+        journal: Is told of the service's answers.
         shelf: The bundles.
         store: Loads them.
         keys: Digests of the API keys that are let in; None lets everybody in.
@@ -122,6 +127,7 @@ class Server:
         service: ASGI,
         *,
         meters: Meters,
+        journal: LaterJournal,
         shelf: Shelf,
         store: ModelStore,
         keys: frozenset[bytes] | None,
@@ -129,6 +135,7 @@ class Server:
     ) -> None:
         self._service = service
         self.meters = meters
+        self._journal = journal
         self._shelf = shelf
         self._store = store
         self._keys = keys
@@ -173,6 +180,7 @@ class Server:
 
     def _own(self, path: str, scope: Scope) -> tuple[bytes, str]:
         if path == "/metrics":
+            self._journal.flush()
             accept = _header(scope, b"accept") or b""
             return self.meters.exposition(accept.decode("latin-1"))
         if path == "/v1/health":
@@ -193,6 +201,7 @@ class Server:
         self._load_all()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._journal.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _load_all(self) -> None:

@@ -20,8 +20,7 @@ import millrace
 from millrace.bundle import Bundle
 from millrace.server.distributions import Distributions
 from millrace.serving import telemetry
-from millrace.serving.prediction import Journal, Prediction
-from millrace.serving.routing import Chosen
+from millrace.serving.prediction import Prediction
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 LATENCY_BUCKETS: Final = (
@@ -199,38 +198,3 @@ class _Facts(Collector):
         )
         build.add_metric([millrace.__version__], 1)
         return (info, trained, build)
-
-
-class MeteredJournal:
-    """A journal that counts, and passes on to the one that writes lines.
-
-    Args:
-        meters: Count.
-        lines: Writes a line of each request; None to write none.
-    """
-
-    def __init__(self, meters: Meters, lines: Journal | None) -> None:
-        self._meters = meters
-        self._lines = lines
-
-    def answered(self, prediction: Prediction, *, seconds: float, correlation_id: str) -> None:
-        """See `Journal.answered`."""
-        self._meters.answered(prediction, seconds)
-        if self._lines is not None:
-            self._lines.answered(prediction, seconds=seconds, correlation_id=correlation_id)
-
-    def refused(
-        self,
-        error: Exception,
-        *,
-        model: str | None,
-        seconds: float,
-        correlation_id: str,
-        failed: Chosen | None = None,
-    ) -> None:
-        """See `Journal.refused`."""
-        self._meters.refused(model, type(error).__name__)
-        if self._lines is not None:
-            self._lines.refused(
-                error, model=model, seconds=seconds, correlation_id=correlation_id, failed=failed
-            )
