@@ -17,8 +17,8 @@ without a gap, so that a line that never arrived shows (`missing_lines`). ``rows
 the columns hold, when only some fit. Inputs are what the model was given (`journal`): a missing number
 is null, a missing text "". Private features are never in ``inputs``.
 
-Of many rows the inputs are packed, which costs the request a fifth of what digits do, and the log a
-third of the bytes. Then ``schema`` is 2, and beside ``inputs`` stand::
+Of many rows the inputs are packed, which costs the request a fifth of what digits do and makes the
+line shorter. Then ``schema`` is 2, and beside ``inputs`` stand::
 
     "numbers": {"features": ["age", "tenure"], "float32": "…"},
     "texts": {"features": ["plan"], "values": ["basic", "team"], "uint8": "…"}

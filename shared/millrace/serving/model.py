@@ -68,8 +68,9 @@ class Model:
         rows, width = batch.rows, self._width
         features = np.empty((rows, width + len(ranks)), dtype=np.float32)
         features[:, :width] = batch.numeric
-        if batch.coded is not None and rows > len(batch.coded.values):
-            features[:, width:] = self._of_codes(batch.coded, ranks)
+        coded = batch.coded
+        if coded is not None and (coded.lasting or rows > len(coded.values)):
+            features[:, width:] = self._of_codes(coded, ranks)
         elif rows <= _FEW:
             for row, values in zip(features, zip(*batch.texts, strict=True), strict=True):
                 row[width:] = [r.get(text, nan) for r, text in zip(ranks, values, strict=True)]
