@@ -12,6 +12,7 @@ from millrace.monitoring.captures import captured
 from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import LabelledRow, joined
 from millrace.serving.capture import CapturedPrediction, missing_lines
+from millrace.serving.capture_record import PACKED_FROM
 from millrace.serving.identity import predicted_at
 from millrace_cli.client import ApiClient
 from millrace_cli.target import Target
@@ -127,6 +128,23 @@ def test_answers_are_captured_labelled_by_api_and_file_and_joined(
     assert first.inputs == pytest.approx(expected, rel=1e-6)
     assert sum(first.output) == pytest.approx(1, abs=1e-5)
     assert missing_lines(predictions.values()) == 0
+
+
+def test_the_rows_of_a_large_request_are_captured_as_those_of_a_small_one(
+    api: ApiClient, target: Target, patiently: Until, watched: str, cancer: Sample
+) -> None:
+    rows = range(2 * PACKED_FROM)
+    many, few = predict(api, watched, cancer, *rows), predict(api, watched, cancer, *rows[:2])
+
+    found = patiently(
+        lambda: both if (both := kept(target, watched, many, few)).keys() >= {many, few} else None,
+        seconds=60,
+    )
+
+    assert found[many].row_count == len(rows)
+    assert {name: values[:2] for name, values in found[many].inputs.items()} == found[few].inputs
+    assert PRIVATE not in found[many].inputs
+    assert len(found[many].outputs["probabilities"]) == len(rows)
 
 
 def test_private_columns_are_in_no_object(

@@ -420,10 +420,18 @@ def test_what_was_captured_leaves_the_predict_functions_log_and_no_other() -> No
     assert subscription["Properties"] == {
         "LogGroupName": "${PredictLogGroup}",
         "FilterPattern": (
-            f"{{ ($.capture.schema = {SCHEMA}) || ($.rollout.step >= 0) || ($.failed = 1) }}"
+            f"{{ ($.capture.schema >= {SCHEMA}) || ($.rollout.step >= 0) || ($.failed = 1) }}"
         ),
         "DestinationArn": "${CaptureFunction.Arn}",
     }
+
+
+def test_who_reads_captured_lines_is_updated_before_who_writes_them() -> None:
+    written = _of(EVERY, "AWS::Lambda::Function")["PredictFunction"]
+    carried = _of(EVERY, "AWS::Logs::SubscriptionFilter")["CaptureSubscription"]
+
+    assert written["DependsOn"] == "CaptureSubscription"
+    assert carried["Properties"]["DestinationArn"] == "${CaptureFunction.Arn}"
 
 
 def test_captures_and_labels_are_forgotten_for_good() -> None:

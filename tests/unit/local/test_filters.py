@@ -8,7 +8,7 @@ import pytest
 from infra.local.filters import UnknownPatternError, matches
 
 CAPTURED = json.dumps({"message": "predicted", "rows": 2.5, "capture": {"schema": 1}})
-EITHER = "{ ($.capture.schema = 1) || ($.rollout.step >= 0) }"
+EITHER = "{ ($.capture.schema >= 1) || ($.rollout.step >= 0) }"
 PLAIN = json.dumps({"message": "predicted", "capture": None})
 
 
