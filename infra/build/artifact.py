@@ -85,6 +85,9 @@ TRIM: tuple[str, ...] = (
     "sklearn/datasets",
     # Powertools' own API browser; ours is FastAPI's.
     "aws_lambda_powertools/event_handler/openapi/swagger_ui/swagger-ui*",
+    # For making bindings; `cryptography` needs only the compiled `_cffi_backend` beside them.
+    "cffi",
+    "pycparser",
     # libyaml's binding: `yaml.safe_load` is pure Python either way.
     "yaml/_yaml.*.so",
 )

@@ -13,25 +13,26 @@ from tests.infra.isolated import Artifacts, logical_id, make_artifact, run_alone
 
 LAMBDA_LIMIT = 262_144_000
 
-# Bytes unzipped as built in November 2026, and about ten per cent of room; a budget that is met
-# by raising it should be raised on purpose. `train` has less room: the limit is near.
+# Bytes unzipped as built in November 2026, and five to ten per cent of room; a budget that is met
+# by raising it should be raised on purpose. `millrace` itself, which every function ships whole,
+# is 5.8 MB of it with its bytecode. `train` has less room: the limit is near.
 BUDGETS = {
-    "authorizer": 38_000_000,
-    "api": 28_500_000,
+    "authorizer": 40_000_000,
+    "api": 30_000_000,
     "batch": 146_000_000,
-    "capture": 22_500_000,
+    "capture": 24_000_000,
     "evaluate": 109_000_000,
-    "events": 21_500_000,
-    "feedback": 21_500_000,
-    "heartbeat": 21_500_000,
+    "events": 23_000_000,
+    "feedback": 23_000_000,
+    "heartbeat": 23_000_000,
     "ingest": 146_000_000,
     "monitor": 77_000_000,
-    "predict": 113_000_000,
-    "registry": 21_500_000,
-    "rollout": 21_500_000,
+    "predict": 120_000_000,
+    "registry": 23_000_000,
+    "rollout": 23_000_000,
     "score": 108_000_000,
     "train": 252_000_000,
-    "trigger": 21_500_000,
+    "trigger": 23_000_000,
 }
 
 # Packages that only the named functions carry.

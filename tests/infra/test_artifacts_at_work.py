@@ -19,6 +19,7 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from tests.fakes.issuer import AUDIENCE, issuer, new_key
 from tests.infra.isolated import Artifacts, HandlerError, IsolatedFunction
 
 MODEL = "toll"
@@ -352,6 +353,36 @@ def test_a_batch_job_scores_a_file(stack: Stack, trained: dict[str, Any]) -> Non
         "Body"
     ].read()
     assert len(scores.splitlines()) == 1 + 40
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
+def test_the_authorizer_verifies_a_signature(
+    artifacts: Artifacts, tmp_path: Path, algorithm: str
+) -> None:
+    with (
+        issuer() as listening,
+        IsolatedFunction(
+            artifacts["authorizer"],
+            tmp_path / "authorizer.log",
+            POWERTOOLS_TRACE_DISABLED="true",
+            MILLRACE_JWT_ISSUER=listening.url,
+            MILLRACE_JWT_AUDIENCE=AUDIENCE,
+        ) as authorizer,
+    ):
+        listening.rotate(algorithm=algorithm)
+        event = {
+            "type": "TOKEN",
+            "methodArn": "arn:aws:execute-api:us-east-1:123456789012:api/live/GET/v1/models",
+        }
+        token = listening.token("viewer", sub="ada")
+        forged = listening.token("viewer", sub="ada", key=new_key(algorithm))
+
+        answer = authorizer.invoke(event | {"authorizationToken": f"Bearer {token}"})
+
+        assert answer["principalId"] == "ada"
+        assert answer["context"]["roles"] == "viewer"
+        with pytest.raises(HandlerError, match="^UnauthenticatedError in "):
+            authorizer.invoke(event | {"authorizationToken": f"Bearer {forged}"})
 
 
 @pytest.mark.parametrize(
