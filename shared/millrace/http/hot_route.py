@@ -5,7 +5,7 @@ request that is dispatched here costs a fifth of it. Nothing waits in it, so it 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
@@ -20,6 +20,7 @@ from millrace.errors import (
     RequestTooLargeError,
 )
 from millrace.http import bodies
+from millrace.http.asgi import HotASGI, Reply, Scope, nothing
 from millrace.http.caller import correlation_id
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, refusal, shown
 from millrace.registry.heartbeats import HEADER as HEARTBEAT_HEADER
@@ -37,12 +38,6 @@ from millrace.serving.features import Batch
 from millrace.serving.prediction import Prediction, Predictor
 from millrace.serving.routing import ENTITY, ENTITY_HEADER, Chosen
 from millrace.vocabulary import MODEL_NAME_PATTERN
-
-type Scope = MutableMapping[str, Any]
-type Message = MutableMapping[str, Any]
-type Receive = Callable[[], Awaitable[Message]]
-type Send = Callable[[Message], Awaitable[None]]
-type ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 VERSION_HEADER: Final = "X-Millrace-Model-Version"
 PREDICTION_HEADER: Final = "X-Millrace-Prediction-Id"
@@ -69,26 +64,6 @@ type Heartbeats = Callable[[str, bytes], bool]
 """Whether a request to a model, with this mark, is the heartbeat's own."""
 
 
-def nothing() -> None:
-    """Nothing is to be told of an answer."""
-
-
-class Reply(NamedTuple):
-    """An HTTP answer.
-
-    Attributes:
-        status: Of HTTP.
-        body: Its bytes.
-        headers: Names in lower case and values.
-        tell: Counts and captures it; for who sends the answer to call afterwards.
-    """
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    tell: Callable[[], None] = nothing
-
-
 class _Asking(NamedTuple):
     """What a request brings to whichever version answers it."""
 
@@ -98,7 +73,7 @@ class _Asking(NamedTuple):
     written_in: Format
 
 
-class HotRoute:
+class HotRoute(HotASGI):
     """Answers prediction requests.
 
     Args:
@@ -116,9 +91,9 @@ class HotRoute:
         limits: Limits,
         heartbeats: Heartbeats | None = None,
     ) -> None:
+        super().__init__(predictor.clock, limits.body_bytes)
         self._store = store
         self._predictor = predictor
-        self._limits = limits
         self._heartbeats = heartbeats
         self._writers: WeakKeyDictionary[SignatureCodec, Writer] = WeakKeyDictionary()
 
@@ -127,20 +102,8 @@ class HotRoute:
         """Whether a request is for this route."""
         return method == "POST" and asked(path) is not None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one ASGI request."""
-        reply = await self.reply(scope, receive)
-        try:
-            await send(
-                {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
-            )
-            await send({"type": "http.response.body", "body": reply.body})
-        finally:
-            reply.tell()
-
-    async def reply(self, scope: Scope, receive: Receive) -> Reply:
-        """The answer to a request, whatever happens."""
-        started = self._predictor.clock()
+    def reply(self, scope: Scope, body: bytes, started: float) -> Reply:
+        """See `HotASGI.reply`."""
         correlation = correlation_id(scope)
         chosen: Chosen | None = None
         counts = True
@@ -151,11 +114,8 @@ class HotRoute:
             mark = headers.get(_HEARTBEAT_KEY)
             if mark is not None and self._heartbeats is not None:
                 counts = not self._heartbeats(name, mark)
-            body = bodies.inflated(
-                await received(receive, self._limits.body_bytes),
-                headers.get(b"content-encoding", b"").decode("latin-1"),
-                self._limits.body_bytes,
-            )
+            encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+            body = bodies.inflated(body, encoding, self._most)
             query = (scope.get("query_string") or b"").decode("latin-1")
             asking = _Asking(
                 body, headers.get(b"content-type", b"").decode("latin-1"), query, written_in
@@ -192,6 +152,13 @@ class HotRoute:
             ),
             tell,
         )
+
+    def refusal(self, scope: Scope, error: Exception, started: float) -> Reply:
+        """See `HotASGI.refusal`."""
+        correlation = correlation_id(scope)
+        if isinstance(error, MillraceError):
+            self._predictor.refused(error, chosen=None, started=started, correlation_id=correlation)
+        return _refused(error, scope, correlation)
 
     def _answer(self, chosen: Chosen, asking: "_Asking") -> tuple[Prediction, bytes]:
         """The prediction of a version, and the answer's body.
@@ -328,27 +295,6 @@ def asked(path: str) -> tuple[str, str | None] | None:
     if len(parts) == 3 and parts[0] and parts[1] == _VERSIONS and parts[2]:
         return parts[0], parts[2]
     return None
-
-
-async def received(receive: Receive, most: int) -> bytes:
-    """The body, as it comes in; reading ends when it is too long.
-
-    Raises:
-        RequestTooLargeError: The body is longer than `most` bytes.
-    """
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise bodies.too_large(most, "got more")
-        parts.append(part)
-    return b"".join(parts)
 
 
 @lru_cache(maxsize=256)

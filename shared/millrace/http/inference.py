@@ -30,8 +30,9 @@ from millrace.errors import (
     ServiceUnavailableError,
 )
 from millrace.http import bodies
+from millrace.http.asgi import Header, HotASGI, Reply, Scope, nothing
 from millrace.http.caller import correlation_id
-from millrace.http.hot_route import ASGI, Receive, Scope, Send, entity_of, nothing, received
+from millrace.http.hot_route import entity_of
 from millrace.http.problem_details import refusal, shown
 from millrace.serving.codec import Limits, SignatureCodec
 from millrace.serving.inference_request import InferenceRequest, RequestReader
@@ -49,6 +50,8 @@ COMPRESSED_FROM: Final = 4_096
 
 _NAME: Final = re.compile(MODEL_NAME_PATTERN)
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
+_PREFIX: Final = "/v2"
+_BELOW: Final = f"{_PREFIX}/"
 _LENGTH_KEY: Final = HEADER_LENGTH.lower().encode()
 _JSON: Final = b"application/json"
 _BINARY: Final = b"application/octet-stream"
@@ -76,7 +79,7 @@ class _Answer(NamedTuple):
     """An answer before it is compressed; ``tell`` counts and captures it once it is sent."""
 
     body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[Header, ...] = ()
     content_type: bytes = _JSON
     status: int = 200
     tell: Callable[[], None] = nothing
@@ -99,7 +102,7 @@ class _NotReadyError(ServiceUnavailableError):
     """A model cannot answer now; of all errors of 500 and above, this one may say so."""
 
 
-def create_inference(predictor: Predictor, store: Models, limits: Limits) -> ASGI:
+class Inference(HotASGI):
     """The application.
 
     Args:
@@ -107,60 +110,44 @@ def create_inference(predictor: Predictor, store: Models, limits: Limits) -> ASG
         store: Gives loaded models.
         limits: How much one request may carry.
     """
-    return _Inference(predictor, store, limits)
 
-
-class _Inference:
     def __init__(self, predictor: Predictor, store: Models, limits: Limits) -> None:
+        super().__init__(predictor.clock, limits.body_bytes)
         self._predictor = predictor
         self._store = store
         self._limits = limits
         self._requests = RequestReader()
         self._maps: WeakKeyDictionary[SignatureCodec, TensorMap] = WeakKeyDictionary()
         self._of_server: dict[tuple[str, str], Callable[[bytes], _Answer]] = {
-            ("GET", "/v2"): self._describe_server,
+            ("GET", _PREFIX): self._describe_server,
             ("GET", "/v2/health/live"): lambda _: _json({"live": True}),
             ("GET", "/v2/health/ready"): self._server_ready,
             ("POST", "/v2/repository/index"): self._index,
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one ASGI request."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        answer = await self._answer(scope, headers, receive)
-        body = answer.body
-        extra: tuple[tuple[bytes, bytes], ...] = ()
-        encoding = _encoding(headers) if len(body) >= COMPRESSED_FROM else None
-        if encoding is not None:
-            body = _COMPRESS[encoding](body)
-            extra = ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
-        try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": answer.status,
-                    "headers": [
-                        (b"content-type", answer.content_type),
-                        (b"content-length", b"%d" % len(body)),
-                        *answer.headers,
-                        *extra,
-                    ],
-                }
-            )
-            await send({"type": "http.response.body", "body": body})
-        finally:
-            answer.tell()
+    @staticmethod
+    def matches(path: str) -> bool:
+        """Whether a request is for this application."""
+        return path == _PREFIX or path.startswith(_BELOW)
 
-    async def _answer(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
+    def reply(self, scope: Scope, body: bytes, started: float) -> Reply:
+        """See `HotASGI.reply`."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        return _reply(self._answer(scope, headers, body, started), headers)
+
+    def refusal(self, scope: Scope, error: Exception, started: float) -> Reply:  # noqa: ARG002 - it counts nowhere
+        """See `HotASGI.refusal`."""
+        answer = _failure(error, scope["path"], correlation_id(scope))
+        return _reply(answer, dict(scope["headers"]))
+
+    def _answer(
+        self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, started: float
     ) -> _Answer:
         """The answer, whatever happens."""
-        started = self._predictor.clock()
         method, path = scope["method"], scope["path"]
         try:
             encoding = headers.get(b"content-encoding", b"").decode("latin-1")
-            most = self._limits.body_bytes
-            body = bodies.inflated(await received(receive, most), encoding, most)
+            body = bodies.inflated(body, encoding, self._most)
             of_server = self._of_server.get((method, path.rstrip("/")))
             if of_server is not None:
                 return of_server(body)
@@ -360,6 +347,27 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
 
 
 # ── Answers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _reply(answer: _Answer, headers: Mapping[bytes, bytes]) -> Reply:
+    """An answer as it is sent: compressed, if it is worth that and the caller accepts it."""
+    body = answer.body
+    extra: tuple[Header, ...] = ()
+    encoding = _encoding(headers) if len(body) >= COMPRESSED_FROM else None
+    if encoding is not None:
+        body = _COMPRESS[encoding](body)
+        extra = ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+    return Reply(
+        answer.status,
+        body,
+        (
+            (b"content-type", answer.content_type),
+            (b"content-length", b"%d" % len(body)),
+            *answer.headers,
+            *extra,
+        ),
+        answer.tell,
+    )
 
 
 def _json(document: Any) -> _Answer:

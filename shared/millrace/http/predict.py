@@ -186,7 +186,7 @@ def create_app(route: HotRoute) -> FastAPI:
     problems.install(app)
 
     async def predict(request: Request) -> Response:
-        reply = await route.reply(request.scope, request.receive)
+        reply = await route.received(request.scope, request.receive)
         reply.tell()
         response = Response(reply.body, reply.status)
         response.raw_headers = list(reply.headers)

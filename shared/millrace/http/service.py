@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from millrace.http.hot_route import ASGI, Heartbeats, HotRoute, Receive, Scope, Send
-from millrace.http.inference import Models, create_inference
+from millrace.http.asgi import ASGI, HotASGI, Receive, Reply, Scope, Send
+from millrace.http.hot_route import Heartbeats, HotRoute
+from millrace.http.inference import Inference, Models
 from millrace.serving import telemetry
 from millrace.serving.codec import DEFAULT_LIMITS, Limits
 from millrace.serving.identity import Role
@@ -18,7 +19,6 @@ from millrace.serving.journal import PredictionLog
 from millrace.serving.prediction import Journal, Predictor
 
 _LIFESPAN: Final = "lifespan"
-_INFERENCE: Final = "/v2"
 
 
 class Service:
@@ -40,23 +40,38 @@ class Service:
     ) -> None:
         self.predictor = predictor
         self._hot = HotRoute(store, predictor, limits, heartbeats)
-        self._inference = create_inference(predictor, store, limits)
+        self._inference = Inference(predictor, store, limits)
         self._described: ASGI | None = None
 
     @staticmethod
     def never_waits(method: str, path: str) -> bool:
         """Whether a request is answered without waiting for anything, its body being there."""
-        return HotRoute.matches(method, path) or _is_inference(path)
+        return HotRoute.matches(method, path) or Inference.matches(path)
+
+    def reply(self, scope: Scope, body: bytes) -> Reply:
+        """The reply to a request that never waits; `told` is to be called once it is sent.
+
+        Args:
+            scope: ASGI's, of the request.
+            body: As it came.
+        """
+        return self._hot_for(scope).reply(scope, body, self.predictor.clock())
+
+    @staticmethod
+    def told(reply: Reply) -> None:
+        """Counts and captures a reply."""
+        reply.tell()
+        telemetry.flush()
+
+    def _hot_for(self, scope: Scope) -> HotASGI:
+        return self._inference if Inference.matches(scope["path"]) else self._hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one ASGI request."""
         if scope["type"] == _LIFESPAN:
             await _live(receive, send)
-        elif HotRoute.matches(scope["method"], scope["path"]):
-            await self._hot(scope, receive, send)
-            telemetry.flush()
-        elif _is_inference(scope["path"]):
-            await self._inference(scope, receive, send)
+        elif self.never_waits(scope["method"], scope["path"]):
+            await self._hot_for(scope)(scope, receive, send)
             telemetry.flush()
         else:
             if self._described is None:
@@ -87,10 +102,6 @@ def create_service(
     """
     predictor = Predictor(new_id=new_id, journal=journal or PredictionLog(), clock=clock)
     return Service(store, predictor, limits, heartbeats)
-
-
-def _is_inference(path: str) -> bool:
-    return path.startswith(_INFERENCE) and path[len(_INFERENCE) :][:1] in ("", "/")
 
 
 async def _live(receive: Receive, send: Send) -> None:

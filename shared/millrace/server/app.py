@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ import orjson
 import millrace
 from millrace.bundle import Bundle, Shelf
 from millrace.errors import MillraceError, RequestTimeoutError
+from millrace.http.asgi import Message, Receive, Reply, Scope, Send, sent
 from millrace.http.caller import CORRELATION_KEY, correlation_id
-from millrace.http.hot_route import ASGI, Message, Receive, Scope, Send
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, problem_body
 from millrace.http.routes import ROUTES
-from millrace.http.service import create_service
+from millrace.http.service import Service, create_service
 from millrace.observability import logger
 from millrace.public_key import attestation_by
 from millrace.server.journals import LaterJournal, MeteredJournal, Together
@@ -44,7 +44,7 @@ _OPEN: Final = ("/v1/health", "/v2/health/", "/metrics")
 """What needs no key: probes and scrapers have none, and nothing there is anybody's data."""
 
 
-def create() -> ASGI:
+def create() -> "Server":
     """The application of this environment, for uvicorn."""
     return build(ServerSettings.from_environment())
 
@@ -124,7 +124,7 @@ class Server:
 
     def __init__(
         self,
-        service: ASGI,
+        service: Service,
         *,
         meters: Meters,
         journal: LaterJournal,
@@ -149,8 +149,7 @@ class Server:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        started = time.perf_counter()
-        scope[CORRELATION_KEY] = f"{self._process}-{next(self._requests):x}"
+        started = self._begin(scope)
         status = 500
 
         async def noted(message: Message) -> None:
@@ -159,30 +158,63 @@ class Server:
                 status = message["status"]
             await send(message)
 
-        path: str = scope["path"]
         try:
-            await self._answer(path, scope, receive, noted)
+            reply = self._without_service(scope)
+            if reply is not None:
+                await sent(reply, noted)
+            else:
+                await self._service(scope, _within(receive, self._request_seconds), noted)
         finally:
-            self.meters.responded(route_of(path), status, time.perf_counter() - started)
+            self._end(scope, status, started)
 
-    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def never_waits(self, method: str, path: str) -> bool:
+        """Whether `answer` answers a request, its body being there."""
+        return Service.never_waits(method, path) or (method == "GET" and path in _OWN)
+
+    def answer(self, scope: Scope, body: bytes, write: Callable[[Reply], None]) -> None:
+        """Answers a request that never waits, by one call in the place of many.
+
+        Args:
+            scope: ASGI's, of the request.
+            body: As it came.
+            write: Sends the reply.
+        """
+        started = self._begin(scope)
+        reply = self._without_service(scope) or self._service.reply(scope, body)
+        try:
+            write(reply)
+        finally:
+            self._service.told(reply)
+            self._end(scope, reply.status, started)
+
+    def _begin(self, scope: Scope) -> float:
+        scope[CORRELATION_KEY] = f"{self._process}-{next(self._requests):x}"
+        return time.perf_counter()
+
+    def _end(self, scope: Scope, status: int, started: float) -> None:
+        with telemetry.harmless():
+            seconds = time.perf_counter() - started
+            self.meters.responded(route_of(scope["path"]), status, seconds)
+
+    def _without_service(self, scope: Scope) -> Reply | None:
+        """The reply to who is not let in, and to what the server answers itself."""
+        path: str = scope["path"]
         if self._keys is not None and not path.startswith(_OPEN) and not self._knows(scope):
-            await _refuse(scope, send)
-        elif scope["method"] == "GET" and path in _OWN:
-            body, content_type = self._own(path, scope)
-            await _respond(send, 200, body, content_type)
-        else:
-            await self._service(scope, _within(receive, self._request_seconds), send)
+            return _refused(scope)
+        if path in _OWN and scope["method"] == "GET":
+            return self._own(path, scope)
+        return None
 
     def _knows(self, scope: Scope) -> bool:
         key = _header(scope, API_KEY_HEADER)
         return key is not None and digest(key) in (self._keys or ())
 
-    def _own(self, path: str, scope: Scope) -> tuple[bytes, str]:
+    def _own(self, path: str, scope: Scope) -> Reply:
         if path == "/metrics":
             self._journal.flush()
             accept = _header(scope, b"accept") or b""
-            return self.meters.exposition(accept.decode("latin-1"))
+            body, content_type = self.meters.exposition(accept.decode("latin-1"))
+            return _reply(200, body, content_type)
         if path == "/v1/health":
             health = {
                 "status": "ok",
@@ -191,8 +223,8 @@ class Server:
                 "code_version": "",
                 "checks": {},
             }
-            return orjson.dumps(health), _JSON
-        return openapi_document(with_keys=self._keys is not None), _JSON
+            return _reply(200, orjson.dumps(health), _JSON)
+        return _reply(200, openapi_document(with_keys=self._keys is not None), _JSON)
 
     # ── Start and stop ──────────────────────────────────────────────────────────────────────────
 
@@ -202,6 +234,7 @@ class Server:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._journal.flush()
+        self.meters.write()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _load_all(self) -> None:
@@ -277,12 +310,11 @@ def _within(receive: Receive, seconds: float) -> Receive:
     return bounded
 
 
-async def _refuse(scope: Scope, send: Send) -> None:
+def _refused(scope: Scope) -> Reply:
     path: str = scope["path"]
     detail = "expected a valid API key in the header x-api-key"
     if path == "/v2" or path.startswith("/v2/"):
-        await _respond(send, 401, orjson.dumps({"error": detail}), _JSON)
-        return
+        return _reply(401, orjson.dumps({"error": detail}), _JSON)
     body = problem_body(
         status=401,
         code="unauthorized",
@@ -290,13 +322,12 @@ async def _refuse(scope: Scope, send: Send) -> None:
         instance=path,
         correlation=correlation_id(scope),
     )
-    await _respond(send, 401, body, PROBLEM_MEDIA_TYPE)
+    return _reply(401, body, PROBLEM_MEDIA_TYPE)
 
 
-async def _respond(send: Send, status: int, body: bytes, content_type: str) -> None:
-    headers = [
-        (b"content-type", content_type.encode()),
-        (b"content-length", b"%d" % len(body)),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _reply(status: int, body: bytes, content_type: str) -> Reply:
+    return Reply(
+        status,
+        body,
+        ((b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))),
+    )

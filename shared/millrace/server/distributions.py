@@ -5,12 +5,10 @@ bin. Beside them stands what the baseline has on the same bins, so that a query 
 distribution moved. Counts add up over workers, servers and time.
 
 Bounded: of each request `MAX_ROWS` rows are looked at, evenly spread over it; of each version the
-first `MAX_FEATURES` features in at most `MAX_BINS` bins each. Counts of features are written at most
-once a second, as writing costs more than counting. ``/metrics`` asks for no key, so bins of features are
-numbered, and no value of a column is a label.
+first `MAX_FEATURES` features in at most `MAX_BINS` bins each. ``/metrics`` asks for no key, so bins of
+features are numbered, and no value of a column is a label.
 """
 
-import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +29,7 @@ from prometheus_client.utils import floatToGoString
 from millrace.bundle import Bundle
 from millrace.monitoring.baseline import Baseline
 from millrace.monitoring.binning import Bins, CategoryBins, NumericBins
+from millrace.server.tallies import Observations, Tallied
 from millrace.serving import telemetry
 from millrace.serving.prediction import Prediction
 from millrace.signature import Signature
@@ -50,8 +49,6 @@ _SCORES_HELP: Final = (
     "Scores of the answers: of two classes the probability of the second, of more that of the "
     "predicted one, of a regression the number."
 )
-_EVERY: Final = 1.0
-"""Seconds between two writings of counts of features."""
 _BINARY: Final = 2
 
 type Places = Callable[[Any], int]
@@ -91,14 +88,14 @@ class _Version:
     Attributes:
         labels: Its model and number.
         scores: The histogram of its scores.
+        observed: Its scores that are not written yet.
         features: Those that are counted.
-        written: When counts were written last.
     """
 
     labels: tuple[str, str]
-    scores: prometheus_client.Histogram
+    scores: Tallied
+    observed: Observations
     features: tuple[_Feature, ...]
-    written: float = 0.0
 
 
 class Distributions:
@@ -106,13 +103,9 @@ class Distributions:
 
     Args:
         registry: Where they are collected from; None where workers share their values in files.
-        now: A clock in seconds.
     """
 
-    def __init__(
-        self, registry: CollectorRegistry | None, *, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._now = now
+    def __init__(self, registry: CollectorRegistry | None) -> None:
         self._values = prometheus_client.Counter(
             VALUES,
             "Rows with a value of a feature in a bin of the version's baseline.",
@@ -145,29 +138,27 @@ class Distributions:
             output, numeric = output[some], numeric[some]
             texts = [[column[row] for row in some.tolist()] for column in texts]
         for score in _scores(output):
-            version.scores.observe(score)
+            version.observed.observe(score)
         numbers = numeric.T.tolist()
         for feature in version.features:
             counted, bin_of = feature.counted, feature.bin_of
             for value in (texts if feature.text else numbers)[feature.position]:
                 counted[bin_of(value)] += 1
-        if self._now() - version.written >= _EVERY:
-            self._write(version)
 
     def write(self) -> None:
-        """Writes what was counted of features."""
+        """Writes what was counted."""
         for version in self._versions.values():
             if version is not None:
                 self._write(version)
 
     def _write(self, version: _Version) -> None:
+        version.observed.write()
         for feature in version.features:
             for place, rows in enumerate(feature.counted):
                 if rows:
                     name = feature.labels[place]
                     self._values.labels(*version.labels, feature.name, name).inc(rows)
                     feature.counted[place] = 0
-        version.written = self._now()
 
     def _version(self, key: tuple[str, int]) -> _Version | None:
         for bundle in self._bundles():
@@ -177,14 +168,16 @@ class Distributions:
                     return None
                 signature = Signature.from_json(bundle.read_role("signature"))
                 labels = (key[0], str(key[1]))
-                scores = prometheus_client.Histogram(
+                scores = Tallied(
                     SCORES,
                     _SCORES_HELP,
                     ("model", "version"),
                     buckets=_bounds(baseline),
                     registry=None,  # each version has bounds of its own: `_Scores` puts them together
                 ).labels(*labels)
-                return _Version(labels, scores, _features(baseline, signature))
+                return _Version(
+                    labels, scores, Observations(scores), _features(baseline, signature)
+                )
         return None
 
 

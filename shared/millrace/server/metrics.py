@@ -2,15 +2,17 @@
 
 With several workers prometheus_client keeps every value in a file that the workers share
 (``PROMETHEUS_MULTIPROC_DIR``, which `server.__main__` sets before it starts them), and whichever
-worker is asked adds up what all of them counted. Labels are models and versions that are served,
-routes of the API and classes of errors: never what a caller invents.
+worker is asked adds up what all of them counted, the others' last second apart: what requests count is
+written once a second. Labels are models and versions that are served, routes of the API and classes of
+errors: never what a caller invents.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -19,6 +21,7 @@ from prometheus_client.registry import Collector
 import millrace
 from millrace.bundle import Bundle
 from millrace.server.distributions import Distributions
+from millrace.server.tallies import Count, Observations, Tallied
 from millrace.serving import telemetry
 from millrace.serving.prediction import Prediction
 
@@ -26,6 +29,8 @@ FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 LATENCY_BUCKETS: Final = (
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
+WRITTEN_EVERY: Final = 1.0
+"""Seconds after which other workers tell what this one counted."""
 NO_MODEL: Final = ""
 """Label of what concerns no model that is served."""
 
@@ -43,7 +48,7 @@ class Meters:
             ("route", "status"),
             registry=kept,
         )
-        self._latency = Histogram(
+        self._latency = Tallied(
             "millrace_http_request_duration_seconds",
             "Time from a request's headers to the end of its answer.",
             ("route",),
@@ -62,7 +67,7 @@ class Meters:
             ("model", "version"),
             registry=kept,
         )
-        self._prediction_latency = Histogram(
+        self._prediction_latency = Tallied(
             "millrace_prediction_duration_seconds",
             "Time from a prediction request to its answer, decoding and encoding included.",
             ("model",),
@@ -102,8 +107,10 @@ class Meters:
         else:
             ProcessCollector(registry=registry)
         self._registry = registry
-        self._of_version: dict[tuple[str, int], tuple[Counter, Counter, Histogram]] = {}
-        self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._of_version: dict[tuple[str, int], tuple[Count, Count, Observations]] = {}
+        self._of_route: dict[tuple[str, int], tuple[Count, Observations]] = {}
+        self._due = False
+        """Whether the event loop is going to write."""
 
     def describe(self, bundles: Callable[[], Iterable[Bundle]]) -> None:
         """Adds what is served to the metrics.
@@ -120,20 +127,35 @@ class Meters:
         Args:
             accept: The scraper's Accept header, which may ask for the OpenMetrics format.
         """
-        self._distributions.write()
+        self.write()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def write(self) -> None:
+        """Writes what was counted, for whoever collects it."""
+        self._due = False
+        for tallies in (*self._of_route.values(), *self._of_version.values()):
+            for tally in tallies:
+                tally.write()
+        self._distributions.write()
+
+    def _write_soon(self) -> None:
+        """Has other workers see what this one counts."""
+        if self._shared and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(WRITTEN_EVERY, self.write)
 
     def responded(self, route: str, status: int, seconds: float) -> None:
         """Counts an HTTP answer."""
         known = self._of_route.get((route, status))
         if known is None:
             known = self._of_route[(route, status)] = (
-                self._requests.labels(route, str(status)),
-                self._latency.labels(route),
+                Count(self._requests.labels(route, str(status))),
+                Observations(self._latency.labels(route)),
             )
-        known[0].inc()
+        known[0].n += 1
         known[1].observe(seconds)
+        self._write_soon()
 
     def answered(self, prediction: Prediction, seconds: float) -> None:
         """Counts a prediction."""
@@ -142,12 +164,12 @@ class Meters:
         if known is None:
             model, version = key[0], str(key[1])
             known = self._of_version[key] = (
-                self._predictions.labels(model, version),
-                self._rows.labels(model, version),
-                self._prediction_latency.labels(model),
+                Count(self._predictions.labels(model, version)),
+                Count(self._rows.labels(model, version)),
+                Observations(self._prediction_latency.labels(model)),
             )
-        known[0].inc()
-        known[1].inc(prediction.batch.rows)
+        known[0].n += 1
+        known[1].n += prediction.batch.rows
         known[2].observe(seconds)
         if prediction.batch.unknown_categories:
             self._unknown.labels(prediction.model).inc(prediction.batch.unknown_categories)
@@ -155,6 +177,7 @@ class Meters:
             self._outside.labels(prediction.model, warning.field).inc(warning.count)
         with telemetry.harmless():  # a baseline that cannot be read costs no line of the log
             self._distributions.answered(prediction)
+        self._write_soon()
 
     def refused(self, model: str | None, error: str) -> None:
         """Counts a prediction request that was not answered."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from millrace.http.hot_route import Message
+from millrace.http.asgi import Message, Reply
 from millrace.server.app import build
-from millrace.server.protocol import JoinedTransport
+from millrace.server.protocol import DirectProtocol, JoinedTransport
 from millrace.server.settings import OFF, ServerSettings
 from millrace.serving import telemetry
 from tests.fakes.server import Running
@@ -113,15 +115,15 @@ def test_answers_of_one_turn_keep_their_order(
     assert len(wire.sent) == 3
 
 
-def test_who_flushes_needs_no_turn(joined: JoinedTransport, wire: Wire, turns: Turns) -> None:
-    joined.flushed_after = True
+def test_a_whole_answer_is_sent_now_and_after_what_is_held(
+    joined: JoinedTransport, wire: Wire, turns: Turns
+) -> None:
+    joined.write_through(b"first")
     joined.write(b"head ")
-    joined.write(b"body")
-    joined.write(b"head of an answer that has none")
-    joined.flush()
+    joined.write_through(b"second")
+    turns.turn()
 
-    assert wire.sent == [b"head body", b"head of an answer that has none"]
-    assert not turns.calls
+    assert wire.sent == [b"first", b"head second"]
 
 
 def test_closing_sends_what_is_held(joined: JoinedTransport, wire: Wire, turns: Turns) -> None:
@@ -217,6 +219,110 @@ def test_predictions_that_come_together_are_answered_in_turn(server: Running) ->
         came = rest(caller)
 
     assert re.findall(rb"HTTP/1\.1 (\d+)", came) == [b"200", b"404", b"200", b"200"]
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        pytest.param(b"POST /v1/models/churn/predict HTTP/1.0", b"200", id="older_http"),
+        pytest.param(b"POST /v1/models/ch%75rn/predict HTTP/1.1", b"200", id="written_otherwise"),
+        pytest.param(b"POST /v1/models/churn/predict?form=rows HTTP/1.1", b"200", id="query"),
+        pytest.param(b"POST /v1/models/churn/predict?form=no HTTP/1.1", b"422", id="bad_query"),
+        pytest.param(b"POST /v2/models/churn/infer HTTP/1.1", b"400", id="inference"),
+        pytest.param(b"PUT /v2/models/churn/infer HTTP/1.1", b"404", id="method"),
+        pytest.param(b"POST /v1/models/%b/predict HTTP/1.1" % (b"m" * 2_000), b"404", id="long"),
+    ],
+)
+def test_it_answers_whatever_way_it_takes(server: Running, line: bytes, status: bytes) -> None:
+    _, _, others = heads(BODY, b"Connection: close").partition(b"\r\n")
+
+    with connected(server) as caller:
+        caller.sendall(line + b"\r\n" + others + BODY)
+        answer = rest(caller)
+
+    assert answer.split(b" ")[1] == status
+    assert b"connection: close" in answer.lower()
+
+
+def test_an_answer_without_a_body_has_none(server: Running) -> None:
+    with connected(server) as caller:
+        caller.sendall(b"HEAD /v2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        answer = rest(caller)
+
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_body_in_chunks_is_put_together(server: Running) -> None:
+    chunks = b"".join(b"1\r\n%b\r\n" % BODY[i : i + 1] for i in range(len(BODY)))
+    head = heads(BODY, b"Connection: close", b"Transfer-Encoding: chunked")
+
+    with connected(server) as caller:
+        caller.sendall(re.sub(rb"Content-Length: \d+\r\n", b"", head) + chunks + b"0\r\n\r\n")
+        answer = rest(caller)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_what_comes_after_the_last_request_is_not_answered(server: Running) -> None:
+    with connected(server) as caller:
+        caller.sendall(heads(BODY, b"Connection: close") + BODY + heads(BODY) + BODY)
+        answer = rest(caller)
+
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_is_no_http_is_refused(server: Running) -> None:
+    with connected(server) as caller:
+        caller.sendall(heads(BODY) + BODY + b"no request at all\r\n\r\n")
+        answer = rest(caller)
+
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"400"]
+
+
+class Faulty:
+    """An application with a mistake.
+
+    Args:
+        late: Whether it is made after the answer.
+    """
+
+    def __init__(self, *, late: bool) -> None:
+        self._late = late
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Nothing takes this way."""
+        raise NotImplementedError
+
+    def never_waits(self, method: str, path: str) -> bool:
+        """It answers all."""
+        return True
+
+    def answer(self, scope: Any, body: bytes, write: Any) -> None:
+        """Answers, or does not."""
+        if self._late:
+            write(Reply(200, b"well", ((b"content-length", b"4"),)))
+        raise ZeroDivisionError("a mistake")
+
+
+@pytest.mark.parametrize(("late", "status"), [(False, b"500"), (True, b"200")])
+def test_a_mistake_of_the_application_ends_the_connection_and_is_told(
+    wire: Wire, caplog: pytest.LogCaptureFixture, late: bool, status: bytes
+) -> None:
+    async def ask() -> None:
+        config = uvicorn.Config(
+            Faulty(late=late), http=DirectProtocol, log_config=None, proxy_headers=False
+        )
+        config.load()
+        protocol = DirectProtocol(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(wire)
+        protocol.data_received(heads(BODY) + BODY)
+
+    asyncio.run(ask())
+
+    assert [sent.split(b" ")[1] for sent in wire.sent] == [status]
+    assert wire.ended == "closed"
+    assert "ZeroDivisionError: a mistake" in caplog.text
 
 
 def test_an_answer_is_sent_before_it_is_counted(shelf: Path) -> None:

@@ -50,7 +50,8 @@ def test_metrics_add_up_over_the_workers(server: Running) -> None:
             finally:
                 server.http = kept
     assert server.metric("millrace_model_info", model="churn", champion="true") == 1
-    assert server.metric("millrace_http_request_duration_seconds_count", route="predict") >= 21
+    took = "millrace_http_request_duration_seconds_count"
+    until(lambda: server.metric(took, route="predict") >= 21)
 
 
 def test_distributions_add_up_over_the_workers(server: Running) -> None:
