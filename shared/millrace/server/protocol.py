@@ -6,7 +6,8 @@ other, of which uvloop sends each at once: two system calls and two packets, tha
 At one row that takes longer than the model. Here
 
 * a request that waits for nothing is answered by one call as soon as its body is there, and by one write;
-* of every other answer, what is written in one turn of the loop is sent as one.
+* of every other answer, what is written in one turn of the loop is sent as one;
+* a connection has one timer that ends it when it rests for long, and not a new one after each answer.
 
 Everything else is uvicorn's own, as is every request of which the body comes in parts.
 """
@@ -138,6 +139,8 @@ class DirectProtocol(HttpToolsProtocol):
         """Answers the request that is being read as soon as its body is there."""
         self._parts: list[bytes] = []
         self._written = False
+        self._heard = 0.0
+        """When the connection rested last, on the event loop's clock."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection came."""
@@ -189,7 +192,51 @@ class DirectProtocol(HttpToolsProtocol):
             if not self._written:
                 self._write(_FAILED)
             self._joined.close()
-        self.on_response_complete()
+        self.server_state.total_requests += 1
+        self._heard = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch(self.timeout_keep_alive)
+
+    # ── A connection that rests ─────────────────────────────────────────────────────────────────
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Somebody asks, or was answered by uvicorn: the timer stays, and finds out."""
+        self._heard = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        """An answer of uvicorn's is sent; it makes a timer of its own."""
+        self._unwatch()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The connection may have rested for long."""
+        left = self._heard + self.timeout_keep_alive - self.loop.time()
+        if self._is_busy():
+            left = self.timeout_keep_alive
+        if left > 0:
+            self._watch(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _watch(self, seconds: float) -> None:
+        if not self._joined.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                seconds, self.timeout_keep_alive_handler
+            )
+
+    def _unwatch(self) -> None:
+        super()._unset_keepalive_if_required()
+
+    # ── What is asked ───────────────────────────────────────────────────────────────────────────
+
+    def _is_busy(self) -> bool:
+        """Whether uvicorn is at work on a request of this connection."""
+        return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
 
     def _target(self) -> _Target | None:
         """What a request asks for that is answered at once; None of every other."""
@@ -198,7 +245,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._answers is None
             or self.expect_100_continue
             or self.flow.write_paused
-            or (self.cycle is not None and not self.cycle.response_complete)  # type: ignore[redundant-expr]
+            or self._is_busy()
             or (
                 self.limit_concurrency is not None
                 and max(len(self.connections), len(self.tasks)) >= self.limit_concurrency

@@ -6,6 +6,7 @@ import re
 import socket
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -278,6 +279,134 @@ def test_what_is_no_http_is_refused(server: Running) -> None:
         answer = rest(caller)
 
     assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"400"]
+
+
+class Task:
+    """One that waits for ever."""
+
+    def add_done_callback(self, call: Any) -> None:
+        """It is never done."""
+
+
+class Clock(Turns):
+    """An event loop with a clock that is set by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.timers: dict[int, tuple[float, Any]] = {}
+        self.made = 0
+
+    def time(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def call_later(self, seconds: float, call: Any) -> Any:
+        """Keeps a call for later."""
+        self.made += 1
+        number = self.made
+        self.timers[number] = (self.now + seconds, call)
+        return SimpleNamespace(cancel=lambda: self.timers.pop(number, None))
+
+    def create_task(self, work: Any) -> Task:
+        """Begins nothing."""
+        work.close()
+        return Task()
+
+    def pass_(self, seconds: float) -> None:
+        """Lets time go by."""
+        self.now += seconds
+        for number, (due, call) in list(self.timers.items()):
+            if due <= self.now:
+                del self.timers[number]
+                call()
+
+
+class AtOnce:
+    """An application that answers all but one path at once."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers the one."""
+        raise NotImplementedError
+
+    def never_waits(self, method: str, path: str) -> bool:
+        """It answers all but one."""
+        return path != "/slow"
+
+    def answer(self, scope: Any, body: bytes, write: Any) -> None:
+        """Answers."""
+        write(Reply(200, b"well", ((b"content-length", b"4"),)))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def resting(wire: Wire, clock: Clock) -> DirectProtocol:
+    """A connection that may rest for ten seconds."""
+    config = uvicorn.Config(
+        AtOnce(), http=DirectProtocol, proxy_headers=False, timeout_keep_alive=10
+    )
+    config.load()
+    loop: Any = clock
+    protocol = DirectProtocol(config, ServerState(), {}, loop)
+    protocol.connection_made(wire)
+    return protocol
+
+
+GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def test_a_connection_that_rests_is_closed(
+    resting: DirectProtocol, wire: Wire, clock: Clock
+) -> None:
+    resting.data_received(GET % b"")
+    clock.pass_(9)
+    before = wire.ended
+    clock.pass_(2)
+
+    assert (before, wire.ended) == ("", "closed")
+
+
+def test_one_that_is_used_is_not_and_has_one_timer(
+    resting: DirectProtocol, wire: Wire, clock: Clock
+) -> None:
+    for _ in range(50):
+        resting.data_received(GET % b"")
+        clock.pass_(1)
+
+    before = wire.ended, len(clock.timers)
+    clock.pass_(9)
+    clock.pass_(1)
+
+    assert (before, wire.ended) == (("", 1), "closed")
+    assert clock.made <= 7
+
+
+def test_one_that_waits_for_its_answer_is_not(
+    resting: DirectProtocol, wire: Wire, clock: Clock
+) -> None:
+    resting.data_received(GET % b"")
+    resting.data_received(GET % b"slow")
+    for _ in range(5):
+        clock.pass_(11)
+    before = wire.ended
+    resting.cycle.response_complete = True
+    resting.on_response_complete()
+    clock.pass_(11)
+
+    assert (before, wire.ended) == ("", "closed")
+    assert not clock.timers
+
+
+def test_one_that_is_gone_leaves_no_timer(resting: DirectProtocol, clock: Clock) -> None:
+    resting.data_received(GET % b"")
+    before = len(clock.timers)
+    resting.connection_lost(None)
+
+    assert (before, len(clock.timers)) == (1, 0)
 
 
 class Faulty:
