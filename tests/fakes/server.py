@@ -28,6 +28,8 @@ class Running:
     process: subprocess.Popen[bytes]
     folder: Path
     http: httpx.Client = field(init=False)
+    asked: int = 0
+    """Predictions that were asked for."""
 
     @property
     def log(self) -> str:
@@ -42,8 +44,14 @@ class Running:
 
     def predict(self, rows: list[dict[str, Any]], model: str = "churn") -> httpx.Response:
         """Asks on a connection of its own, so that any worker may answer."""
+        self.asked += 1
         with httpx.Client(base_url=self.http.base_url, timeout=20) as http:
             return http.post(f"/v1/models/{model}/predict", json={"rows": rows})
+
+    def expect_counted(self) -> None:
+        """Waits until all that was asked is counted: what another worker counted shows a second later."""
+        requests = "millrace_http_requests_total"
+        until(lambda: self.metric(requests, route="predict") == self.asked)
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric, summed over the labels that are not named."""

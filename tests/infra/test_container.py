@@ -23,6 +23,7 @@ from tests.fakes.bundles import bundled
 from tests.fakes.server import Running, running
 from tests.infra.deployment import ROOT
 from tests.infra.scans import run
+from tests.until import until
 
 DOCKERFILE = ROOT / "infra" / "container" / "Dockerfile"
 MANIFESTS = ROOT / "infra" / "kubernetes"
@@ -180,7 +181,7 @@ def test_the_command_serves_in_an_environment_of_its_requirements_alone(
     assert answer.status_code == 200, answer.text
     assert inferred.status_code == 200, inferred.text
     assert unknown.status_code == 404, "FastAPI answers for what is not there"
-    assert container.metric("millrace_predictions_total", model="churn") == 2
+    until(lambda: container.metric("millrace_predictions_total", model="churn") == 2)
 
 
 def test_the_health_check_says_whether_the_server_lives(container: Running) -> None:
