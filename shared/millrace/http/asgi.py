@@ -5,7 +5,7 @@ So that whoever has the body already, as a server mostly does, gets the reply by
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from millrace.http import bodies
 
@@ -35,6 +35,20 @@ class Reply(NamedTuple):
     body: bytes
     headers: tuple[Header, ...]
     tell: Callable[[], None] = nothing
+
+    @classmethod
+    def of(
+        cls,
+        status: int,
+        body: bytes,
+        content_type: bytes,
+        headers: tuple[Header, ...] = (),
+        tell: Callable[[], None] = nothing,
+    ) -> Self:
+        """A reply with its type and length among the headers."""
+        length = b"%d" % len(body)
+        own = ((b"content-type", content_type), (b"content-length", length))
+        return cls(status, body, own + headers, tell)
 
 
 class HotASGI(ABC):

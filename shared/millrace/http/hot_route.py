@@ -141,12 +141,11 @@ class HotRoute(HotASGI):
         tell = nothing
         if counts:
             tell = self._predictor.telling(prediction, started=started, correlation_id=correlation)
-        return Reply(
+        return Reply.of(
             200,
             content,
+            _TYPES[written_in],
             (
-                (b"content-type", _TYPES[written_in]),
-                (b"content-length", b"%d" % len(content)),
                 (_VERSION_KEY, b"%d" % prediction.version),
                 (_PREDICTION_KEY, prediction.prediction_id.encode()),
             ),
@@ -192,14 +191,11 @@ def _refused(error: Exception, scope: Scope, correlation: str) -> Reply:
     if isinstance(error, RequestTooLargeError):
         error = _pointed(error, scope["path"])
     told = refusal(error, instance=scope["path"], correlation=correlation)
-    return Reply(
+    return Reply.of(
         told.status,
         told.body,
-        (
-            (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
-            (b"content-length", b"%d" % len(told.body)),
-            *((k.lower().encode(), v.encode()) for k, v in told.headers),
-        ),
+        PROBLEM_MEDIA_TYPE.encode(),
+        tuple((k.lower().encode(), v.encode()) for k, v in told.headers),
     )
 
 

@@ -357,17 +357,7 @@ def _reply(answer: _Answer, headers: Mapping[bytes, bytes]) -> Reply:
     if encoding is not None:
         body = _COMPRESS[encoding](body)
         extra = ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
-    return Reply(
-        answer.status,
-        body,
-        (
-            (b"content-type", answer.content_type),
-            (b"content-length", b"%d" % len(body)),
-            *answer.headers,
-            *extra,
-        ),
-        answer.tell,
-    )
+    return Reply.of(answer.status, body, answer.content_type, answer.headers + extra, answer.tell)
 
 
 def _json(document: Any) -> _Answer:

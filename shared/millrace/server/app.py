@@ -22,6 +22,7 @@ from millrace.bundle import Bundle, Shelf
 from millrace.errors import MillraceError, RequestTimeoutError
 from millrace.http.asgi import Message, Receive, Reply, Scope, Send, sent
 from millrace.http.caller import CORRELATION_KEY, correlation_id
+from millrace.http.inference import Inference
 from millrace.http.problem_details import PROBLEM_MEDIA_TYPE, problem_body
 from millrace.http.routes import ROUTES
 from millrace.http.service import Service, create_service
@@ -39,7 +40,7 @@ from millrace.serving.journal import PredictionLog
 from millrace.serving.store import ModelStore
 
 API_KEY_HEADER: Final = b"x-api-key"
-_JSON: Final = "application/json"
+_JSON: Final = b"application/json"
 _OPEN: Final = ("/v1/health", "/v2/health/", "/metrics")
 """What needs no key: probes and scrapers have none, and nothing there is anybody's data."""
 
@@ -214,7 +215,7 @@ class Server:
             self._journal.flush()
             accept = _header(scope, b"accept") or b""
             body, content_type = self.meters.exposition(accept.decode("latin-1"))
-            return _reply(200, body, content_type)
+            return Reply.of(200, body, content_type.encode())
         if path == "/v1/health":
             health = {
                 "status": "ok",
@@ -223,8 +224,8 @@ class Server:
                 "code_version": "",
                 "checks": {},
             }
-            return _reply(200, orjson.dumps(health), _JSON)
-        return _reply(200, openapi_document(with_keys=self._keys is not None), _JSON)
+            return Reply.of(200, orjson.dumps(health), _JSON)
+        return Reply.of(200, openapi_document(with_keys=self._keys is not None), _JSON)
 
     # ── Start and stop ──────────────────────────────────────────────────────────────────────────
 
@@ -259,7 +260,7 @@ def route_of(path: str) -> str:
         return "metrics"
     if path == "/v1/health" or path.startswith("/v2/health/"):
         return "health"
-    return "metadata" if path == "/v2" or path.startswith("/v2/") else "other"
+    return "metadata" if Inference.matches(path) else "other"
 
 
 def openapi_document(*, with_keys: bool) -> bytes:
@@ -313,8 +314,8 @@ def _within(receive: Receive, seconds: float) -> Receive:
 def _refused(scope: Scope) -> Reply:
     path: str = scope["path"]
     detail = "expected a valid API key in the header x-api-key"
-    if path == "/v2" or path.startswith("/v2/"):
-        return _reply(401, orjson.dumps({"error": detail}), _JSON)
+    if Inference.matches(path):
+        return Reply.of(401, orjson.dumps({"error": detail}), _JSON)
     body = problem_body(
         status=401,
         code="unauthorized",
@@ -322,12 +323,4 @@ def _refused(scope: Scope) -> Reply:
         instance=path,
         correlation=correlation_id(scope),
     )
-    return _reply(401, body, PROBLEM_MEDIA_TYPE)
-
-
-def _reply(status: int, body: bytes, content_type: str) -> Reply:
-    return Reply(
-        status,
-        body,
-        ((b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))),
-    )
+    return Reply.of(401, body, PROBLEM_MEDIA_TYPE.encode())

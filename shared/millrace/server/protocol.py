@@ -24,14 +24,7 @@ from millrace.http.asgi import Reply, Scope
 
 _MAX_URL: Final = 1_024
 """Bytes up to which a URL is remembered."""
-_FAILED: Final = Reply(
-    500,
-    b"Internal Server Error",
-    (
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"21"),
-    ),
-)
+_FAILED: Final = Reply.of(500, b"Internal Server Error", b"text/plain; charset=utf-8")
 
 
 @runtime_checkable

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from millrace.serving.tensors import TensorMap
 from millrace.serving.text_codes import Vocabulary
 from millrace.signature import Signature
 from tests.fakes.onnx_models import churn_signature
-from tests.unit.serving.test_tensors import as_bytes, tensor
+from tests.unit.serving.test_tensors import as_bytes, rows_of, tensor
 
 WORDS = ("", "basic", "premium", "plus", "Málaga", "eight888", "nine99999", "b" * 64)
 VOCABULARY = Vocabulary(WORDS)
@@ -127,17 +126,6 @@ def closed() -> Signature:
     return replace(signature, features=features)
 
 
-def shown(batch: Any) -> Any:
-    """What a batch is, such that two are compared."""
-    numeric = np.ascontiguousarray(batch.numeric)
-    return (
-        numeric.tobytes(),
-        batch.categorical.tolist(),
-        batch.warnings,
-        batch.unknown_categories,
-    )
-
-
 @given(
     st.lists(
         st.tuples(
@@ -171,7 +159,7 @@ def test_a_request_like_another_is_the_same_rows(pairs: list[tuple[str, str]]) -
     known = tensors.batch(reader.read(*body(pairs)), codec)
 
     anew = TensorMap(signature).batch(RequestReader().read(*body(pairs)), SignatureCodec(signature))
-    assert shown(known) == shown(anew)
+    assert rows_of(known) == rows_of(anew)
 
 
 def test_a_model_has_a_vocabulary_where_all_its_texts_have_categories() -> None:

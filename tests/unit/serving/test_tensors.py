@@ -128,12 +128,8 @@ def test_both_forms_in_both_ways_are_the_rows(items: list[dict[str, Any]], write
     assert batch.categorical.tolist() == wanted.categorical.tolist()
 
 
-def outcome(read: Callable[[], Batch]) -> Any:
-    """What reading gives or says, such that two are compared."""
-    try:
-        batch = read()
-    except InvalidRequestError as refused:
-        return str(refused), refused.problems
+def rows_of(batch: Batch) -> Any:
+    """What a batch is, such that two are compared."""
     numeric = batch.numeric
     assert numeric.dtype == np.float32
     return (
@@ -143,6 +139,15 @@ def outcome(read: Callable[[], Batch]) -> Any:
         batch.warnings,
         batch.unknown_categories,
     )
+
+
+def outcome(read: Callable[[], Batch]) -> Any:
+    """What reading gives or says, such that two are compared."""
+    try:
+        batch = read()
+    except InvalidRequestError as refused:
+        return str(refused), refused.problems
+    return rows_of(batch)
 
 
 @given(
