@@ -164,7 +164,8 @@ def _judged(
     """SQL that adds the typed value ``v<k>`` and the rule code ``p<k>`` of some columns."""
     query = _Query()
     tokens = sorted(null_texts(spec.data.null_values))
-    nulls = ", ".join(query.bind(f"null{i}", token) for i, token in enumerate(tokens))
+    nulls = {f"null{i}": token for i, token in enumerate(tokens)}
+    named = ", ".join(f"${name}" for name in nulls)
     parts = {
         k: _cell(
             connection,
@@ -172,7 +173,7 @@ def _judged(
             spec.data.columns[k],
             cells.types[sources[k]],
             f"c{sources[k]}",
-            nulls,
+            named,
             tokens,
             query,
         )
@@ -181,8 +182,9 @@ def _judged(
     # Each layer is computed once and used by the next: SQL has no other way to name a value.
     layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].number} AS n{k}')} FROM ({relation})"
     layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].text} AS t{k}')} FROM ({layers})"
+    # Only texts are cleaned, and a statement refuses parameters that it does not use.
     if "$white" in layers:
-        query.bind("white", WHITESPACE)
+        query.parameters |= {**nulls, "white": WHITESPACE}
     layers = f"SELECT *, {_each(ks, lambda k: f'{parts[k].value} AS v{k}')} FROM ({layers})"
     codes = _each(ks, lambda k: f"({parts[k].code})::UTINYINT AS p{k}")
     return f"SELECT *, {codes} FROM ({layers})", query

@@ -52,8 +52,9 @@ class Room:
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def upload(self, spec: ModelSpec = CHURN, rows: int = 300) -> IngestResult:
-        """A first training's upload."""
-        body = churn_csv(churn_rows(rows))
+        """A first training's upload, of the spec's columns."""
+        names = [column.name for column in spec.data.columns]
+        body = churn_csv([{name: row[name] for name in names} for row in churn_rows(rows)])
         key = layout.incoming_key("churn", "customers.csv")
         version = self.s3.put_object(Bucket=DATA, Key=key, Body=body)["VersionId"]
         source = {"bucket": DATA, "key": key, "version_id": version, "size": len(body)}
@@ -186,6 +187,25 @@ def test_labelled_predictions_stand_beside_the_rows_of_the_upload(room: Room) ->
         room.s3.get_object(Bucket=DATA, Key=made.manifest_key)["Body"].read()
     )
     assert manifest.labelled == made.labelled
+
+
+def test_rows_without_texts_can_stand_beside_labelled_ones(room: Room) -> None:
+    columns = (
+        {"name": "age", "type": "integer"},
+        {"name": "score", "type": "number"},
+        {"name": "churned", "type": "boolean", "role": "target"},
+    )
+    numbers = churn_spec(columns=columns)
+    base = room.upload(numbers)
+
+    nothing = room.retrain(numbers, cause="schedule")
+    (made,) = room.predict(1, inputs={"age": [41, 29], "score": [0.25, None]})
+    room.label(made, 0, "true")
+    labelled = room.retrain(numbers)
+
+    assert (nothing.outcome, nothing.reason) == ("accepted", "")
+    assert nothing.dataset_version == base.dataset_version
+    assert labelled.rows.model_dump() == {"read": 301, "accepted": 301, "quarantined": 0}
 
 
 def test_a_later_retraining_keeps_earlier_rows_adds_new_ones_and_takes_corrections(

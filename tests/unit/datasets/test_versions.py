@@ -17,10 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.datasets.check import Prepared, check_file, prepare
+from millrace.datasets.contract import CHUNK, WIDE
 from millrace.datasets.engine import Limits, identifier, literal
 from millrace.datasets.table import SPLITS, Table
 from millrace.spec import WHITESPACE, ModelSpec
-from tests.unit.datasets.uploads import CHURN, checked, churn_csv, churn_jsonl, churn_rows
+from tests.unit.datasets.uploads import (
+    CHURN,
+    checked,
+    churn_csv,
+    churn_jsonl,
+    churn_rows,
+    churn_spec,
+    write_parquet,
+)
 
 TYPED = ModelSpec.from_document(
     {
@@ -249,6 +258,41 @@ def test_float32_parquet_is_the_version_of_its_shortest_decimals(tmp_path: Path)
         )
 
     assert check_file(parquet, CHURN).dataset_version == check_file(path, CHURN).dataset_version
+
+
+@pytest.mark.parametrize("count", [3, WIDE + CHUNK])
+@pytest.mark.parametrize("texts", [0, 1])
+def test_parquet_without_texts_is_the_version_of_its_csv(
+    tmp_path: Path, count: int, texts: int
+) -> None:
+    columns = (
+        *({"name": f"n{i}", "type": "number", "max": 1e6} for i in range(count)),
+        *({"name": f"s{i}", "type": "string"} for i in range(texts)),
+        {"name": "is_new", "type": "boolean"},
+        {"name": "seen", "type": "timestamp", "role": "ignore"},
+        {"name": "churned", "type": "integer", "role": "target"},
+    )
+    spec = churn_spec(columns=columns)
+    data = [
+        {
+            **{f"n{c}": repr((i + c) / 7) for c in range(count)},
+            **{f"s{c}": f"word {i}" for c in range(texts)},
+            "is_new": str(i % 3 == 0).lower(),
+            "seen": f"2024-01-{1 + i % 28:02d}T00:00:00Z",
+            "churned": str(i % 2),
+        }
+        for i in range(60)
+    ]
+    path = tmp_path / "a.csv"
+    path.write_bytes(churn_csv(data))
+    parquet = write_parquet(
+        tmp_path / "a.parquet", "SELECT * FROM read_csv($path)", {"path": str(path)}
+    )
+
+    reports = [check_file(one, spec) for one in (path, parquet)]
+
+    assert [(r.outcome, r.rows.accepted) for r in reports] == [("accepted", 60)] * 2
+    assert reports[0].dataset_version == reports[1].dataset_version
 
 
 @pytest.mark.parametrize(
