@@ -107,6 +107,11 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
         unit=("unit/local/test_alarms.py",),
         static=("infra/test_template.py",),
     ),
+    Capability.SCHEDULES: Elsewhere(
+        "A rule calls its function by a schedule",
+        moto=("integration/trigger/test_calendar.py",),
+        static=("infra/test_template.py",),
+    ),
     Capability.NOTICES: Elsewhere(
         "SNS delivers notices and alarms to a subscriber",
         unit=("unit/registry/test_notices_and_calls.py",),

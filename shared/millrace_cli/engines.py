@@ -40,6 +40,8 @@ class Capability(StrEnum):
     """Lambda, Step Functions, API Gateway and SQS measure themselves."""
     ALARMS = "alarms"
     """Alarms, metric math included, change state by their metrics and publish to their topic."""
+    SCHEDULES = "schedules"
+    """A rule ticks by its schedule, and by another as soon as it is given one."""
     NOTICES = "notices"
     """A topic delivers to its subscribers."""
     DEAD_LETTERS = "dead-letters"
@@ -133,7 +135,13 @@ MINISTACK: Final = Engine(
     keeps_state=True,
     containers=False,
     capabilities=_WIRING
-    | {Capability.RATES, Capability.PROBLEMS, Capability.RETENTION, Capability.PIPELINES},
+    | {
+        Capability.RATES,
+        Capability.PROBLEMS,
+        Capability.SCHEDULES,
+        Capability.RETENTION,
+        Capability.PIPELINES,
+    },
 )
 LOCALSTACK: Final = Engine(
     name="localstack",

@@ -79,8 +79,9 @@ def target(request: pytest.FixtureRequest, calls_folder: Path) -> Iterator[Targe
     with cloud.ephemeral(PROJECT, engine=engine, runtime=runtime, calls=calls_folder) as info:
         request.config.stash[RAN_ON] = f"{info.title} ({info.why})"
         request.config.stash[RUNTIME] = info.runtime
-        # The schedule is too slow to come in between: the tests call it themselves.
-        deploy_local(PROJECT, info, print, HeartbeatMinutes="60")
+        # Schedules are too slow to come in between: the tests call or hurry them themselves.
+        slow = {"HeartbeatMinutes": "60", "CalendarSchedule": "rate(365 days)"}
+        deploy_local(PROJECT, info, print, **slow)
         yield Target(kind="local", stack=DEFAULT_STACK, endpoint_url=info.endpoint, region=None)
 
 
