@@ -157,7 +157,7 @@ ELSEWHERE: Final[dict[Capability, Elsewhere]] = {
     Capability.RECORDED_CALLS: Elsewhere(
         "Each AWS call of a function is one that its role grants",
         unit=("unit/access/test_needs.py", "unit/access/test_policies.py"),
-        moto=("integration/pipeline/test_pipeline.py",),
+        moto=("integration/access/test_watched.py",),
         static=("infra/test_rights.py", "infra/test_access.py"),
     ),
     Capability.DISPOSABLE: Elsewhere("Stages are made, rolled back and destroyed at will"),

@@ -60,6 +60,7 @@ class Cloud:
 
     state_machine_arn: str
     batch_machine_arn: str
+    rollout_machine_arn: str
     topic_arn: str
     queue_url: str
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -141,13 +142,13 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         client("sns").subscribe(
             TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:told"
         )
-        machine, batch = (
+        machine, batch, rollout = (
             client("stepfunctions").create_state_machine(
                 name=name,
                 definition='{"StartAt": "Wait", "States": {"Wait": {"Type": "Succeed"}}}',
                 roleArn="arn:aws:iam::123456789012:role/states",
             )["stateMachineArn"]
-            for name in ("training", "batch")
+            for name in ("training", "batch", "millrace-rollout")
         )
         for name, value in {
             "TABLE_NAME": TABLE,
@@ -165,7 +166,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
         # boto3 stays with moto's patches, which know the services by their own addresses.
         monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
         try:
-            yield Cloud(machine, batch, topic, queue)
+            yield Cloud(machine, batch, rollout, topic, queue)
         finally:
             uninstall_all()
 

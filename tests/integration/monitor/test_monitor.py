@@ -33,6 +33,7 @@ from millrace.monitoring.labelbook import LabelBook
 from millrace.monitoring.labels import Assertion, RowKey, Told
 from millrace.monitoring.monitor import Monitor, Outcome
 from millrace.registry.approvals import open_approvals
+from millrace.registry.registry import open_registry
 from millrace.spec import ModelSpec
 from tests.fakes import baselines, cases, cloud
 from tests.fakes.crashes import Crash, Killed, When, uninstall_all
@@ -320,7 +321,7 @@ def test_a_model_without_traffic_costs_one_query(stack: cloud.Cloud) -> None:
 def test_one_model_that_cannot_be_judged_holds_up_no_other_and_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cases.champion(cloud.Cloud("", "", "", "").registry, 9, cases.spec("broken"))
+    cases.champion(open_registry(client("dynamodb"), cloud.TABLE), 9, cases.spec("broken"))
     deliver(lines(0))
     stray = lines(0)
     for line in stray:

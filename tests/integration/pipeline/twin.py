@@ -1,33 +1,28 @@
 """The whole deployment in one process: real handlers, moto's services, the real machine.
 
 Tables, buckets, rules and each function's environment are taken from the template, so that what is
-wired here is what will be deployed. Every AWS call a handler makes is kept, to be compared with the
-rights its role has (moto checks none).
+wired here is what will be deployed.
 """
 
 import importlib.util
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import boto3
 import pytest
-from botocore.client import BaseClient
-from botocore.exceptions import ClientError
 from moto.events.models import EventPattern
 
-from infra.local.calls import describe
 from millrace import layout
 from millrace.aws.clients import forget_clients
 from millrace.registry.registry import Registry, open_registry
 from millrace.spec import ModelSpec
-from tests.access.needs import Call, Place
+from tests.access.needs import Place
 from tests.access.stack import Stack
 from tests.fakes.cloud import wire_endpoint
 from tests.infra.deployment import BATCH_MACHINE, FUNCTIONS, ROLLOUT_MACHINE, ROOT, Resolver
@@ -112,8 +107,6 @@ class Twin:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.functions = dispatcher
-        self.calls: list[Call] = []
-        self._running: list[tuple[str, threading.Thread]] = []
         self._s3 = boto3.client("s3", region_name=REGION)
         self._make_resources()
         self.machine = Machine()
@@ -311,50 +304,9 @@ class Twin:
                 for service in ("DYNAMODB", "S3"):
                     patched.setenv(f"AWS_ENDPOINT_URL_{service}", wire_endpoint())
                 patched.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
-                self._running.append((function, threading.current_thread()))
-                try:
-                    return module.handler(event, context)
-                finally:
-                    self._running.pop()
+                return module.handler(event, context)
 
         return handler
-
-    def _kept(
-        self,
-        function: str,
-        make: Any,
-        client: Any,
-        operation: str,
-        parameters: Mapping[str, Any],
-    ) -> Any:
-        outcome = "ok"
-        try:
-            return make(client, operation, parameters)
-        except ClientError as exc:
-            outcome = exc.response["Error"]["Code"]
-            raise
-        finally:
-            service = client.meta.service_model.service_name
-            call = describe(service, operation, parameters, outcome)
-            self.calls.append(Call.of({"function": f"millrace-{function}", **call}))
-
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Keeps the AWS calls of the functions, those of S3's transfer threads too."""
-        base: Any = BaseClient
-        original = base._make_api_call
-
-        def make_api_call(client: Any, operation: str, parameters: Mapping[str, Any]) -> Any:
-            here = threading.current_thread()
-            # One function runs at a time; beside it run moto's interpreter and the test itself.
-            if self._running:
-                function, thread = self._running[-1]
-                if here is thread or here.name.startswith("ThreadPoolExecutor"):
-                    return self._kept(function, original, client, operation, parameters)
-            return original(client, operation, parameters)
-
-        with patch.object(base, "_make_api_call", make_api_call):
-            yield
 
 
 @contextmanager
@@ -364,8 +316,6 @@ def twin() -> Iterator[Twin]:
     with emulated(), dispatcher.wired():
         forget_clients()
         try:
-            made = Twin(dispatcher)
-            with made.recorded():
-                yield made
+            yield Twin(dispatcher)
         finally:
             forget_clients()

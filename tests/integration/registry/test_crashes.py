@@ -70,6 +70,9 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud.Cloud]:
     monkeypatch.setenv("MILLRACE_TRIGGER_FUNCTION", "trigger")
     monkeypatch.setenv("MILLRACE_EVENT_BUS", "default")
     with cloud.stack(monkeypatch) as made:
+        with monkeypatch.context() as own:
+            own.setenv("MILLRACE_STATE_MACHINE_ARN", made.rollout_machine_arn)
+            rollout_function.settings()
         yield made
     for cached in caches:
         cached.cache_clear()
@@ -194,7 +197,8 @@ def start(scene: Scene) -> str:
 
 
 def executions(scene: Scene) -> list[str]:
-    return [n for n in scene.stack.executions() if n.startswith(f"{scene.model}-2-")]
+    began = scene.stack.executions(scene.stack.rollout_machine_arn)
+    return [name for name in began if name.startswith(f"{scene.model}-2-")]
 
 
 def rollout_to_the_crown(scene: Scene) -> Callable[[], None]:

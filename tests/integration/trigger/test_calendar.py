@@ -128,10 +128,10 @@ def test_one_models_failure_holds_up_no_other_and_is_told(
             raise ServiceUnavailableError("no answer")
         return admit(self, model, *rest)
 
-    monkeypatch.setattr(Door, "admit_slot", failing)
-    with pytest.raises(ServiceUnavailableError, match="no answer"):
-        deliver(tick("2030-01-07T03:00:00Z"))
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(Door, "admit_slot", failing)
+        with pytest.raises(ServiceUnavailableError, match="no answer"):
+            deliver(tick("2030-01-07T03:00:00Z"))
 
     assert len(stack.executions()) == 1
     assert statuses(deliver(tick("2030-01-07T03:05:00Z"))) == [

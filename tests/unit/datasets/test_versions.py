@@ -265,7 +265,7 @@ def test_float32_parquet_is_the_version_of_its_shortest_decimals(tmp_path: Path)
 def test_parquet_without_texts_is_the_version_of_its_csv(
     tmp_path: Path, count: int, texts: int
 ) -> None:
-    columns = (
+    columns: tuple[dict[str, Any], ...] = (
         *({"name": f"n{i}", "type": "number", "max": 1e6} for i in range(count)),
         *({"name": f"s{i}", "type": "string"} for i in range(texts)),
         {"name": "is_new", "type": "boolean"},
