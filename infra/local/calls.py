@@ -150,25 +150,35 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-class Recorder:
-    """Appends calls to a file of its own.
+def appended(folder: Path, function: str) -> Callable[[Call], None]:
+    """What appends lines to a file of its own.
 
     Args:
         folder: Where the file goes.
         function: The function's name.
     """
+    path = folder / f"{function}-{os.getpid()}-{os.urandom(4).hex()}.jsonl"
+    # Unbuffered appends of whole lines: threads do not mix theirs, and a kill loses none.
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def __init__(self, folder: Path, function: str) -> None:
-        self._function = function
-        path = folder / f"{function}-{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        # Unbuffered appends of whole lines: threads do not mix theirs, and a kill loses none.
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._write({"recording": True})
-
-    def _write(self, line: Call) -> None:
+    def append(line: Call) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        text = json.dumps({"function": self._function, **line, "at": at})
-        os.write(self._file, f"{text}\n".encode())
+        text = json.dumps({"function": function, **line, "at": at})
+        os.write(file, f"{text}\n".encode())
+
+    append({"recording": True})
+    return append
+
+
+class Recorder:
+    """Hands on what is kept of each call.
+
+    Args:
+        write: Takes a line, on the thread that makes the call.
+    """
+
+    def __init__(self, write: Callable[[Call], None]) -> None:
+        self._write = write
 
     def keep(
         self,
@@ -310,4 +320,4 @@ def _code(exc: Exception) -> str:
 
 def record(folder: str) -> None:
     """Records this function process from here on."""
-    Recorder(Path(folder), os.environ["AWS_LAMBDA_FUNCTION_NAME"]).install()
+    Recorder(appended(Path(folder), os.environ["AWS_LAMBDA_FUNCTION_NAME"])).install()

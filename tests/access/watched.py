@@ -23,11 +23,8 @@ from tests.infra.deployment import ROOT, TOKENS, Resolver
 
 HERE: Final = Place("123456789012", "us-east-1")
 STACK: Final = "millrace"
-PARAMETERS: Final[dict[str, dict[str, str]]] = {
-    "authorizer": TOKENS,
-    "": {"HeartbeatMinutes": "5", "SignArtifacts": "require"},
-}
-"""With what a function is deployed; the empty name stands for all others."""
+PARAMETERS: Final = {"HeartbeatMinutes": "5", "SignArtifacts": "require"}
+"""With what every function but the authorizer is deployed, which comes with tokens."""
 _FUNCTIONS: Final = f"{ROOT / 'functions'}{os.sep}"
 _TESTS: Final = f"{ROOT / 'tests'}{os.sep}"
 
@@ -49,15 +46,21 @@ class Asked:
     call: Call
 
 
-class Watch(Recorder):
-    """Keeps the calls that handlers of ``functions/`` make in this process."""
+class Watch:
+    """Keeps the calls that handlers of ``functions/`` make in this process.
+
+    Attributes:
+        calls: Those since the last judgement.
+        faults: What could not be recorded since then.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Asked] = []
         self.faults: list[str] = []
         self._lock = threading.Lock()
 
-    def _write(self, line: Line) -> None:
+    def keep(self, line: Line) -> None:
+        """Keeps a line of the recorder, on the thread of its call."""
         function = _asking(sys._getframe())
         if function is None:
             return
@@ -93,7 +96,7 @@ class Watch(Recorder):
 def watch() -> Watch:
     """The watch of this process, installed once: clients that are made stay as they are."""
     made = Watch()
-    made.install()
+    Recorder(made.keep).install()
     return made
 
 
@@ -127,7 +130,7 @@ def _resources(function: str) -> dict[str, dict[str, Any]]:
 
 
 def _parameters(function: str) -> Mapping[str, str]:
-    return PARAMETERS.get(function, PARAMETERS[""])
+    return TOKENS if function == "authorizer" else PARAMETERS
 
 
 def _named(function: str) -> Names:

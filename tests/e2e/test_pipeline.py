@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from millrace_cli.client import ApiClient
@@ -73,12 +74,19 @@ def test_the_report_is_linked_and_opens(
     assert b"http://" not in report.replace(b"http://www.w3.org", b"")
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_the_same_rows_again_train_nothing(
-    api: ApiClient, upload: Upload, trained: dict[str, Any], cancer: Sample, tmp_path: Path
+    upload: Upload, trained: dict[str, Any], cancer: Sample, tmp_path: Path, kind: str
 ) -> None:
     shuffled = Sample(cancer.header, list(reversed(cancer.rows[:400])))
+    path = shuffled.write(tmp_path / "again.csv")
+    if kind != "csv":
+        table, path = path, tmp_path / f"again.{kind}"
+        written = "json" if kind == "jsonl" else kind
+        with duckdb.connect() as connection:
+            connection.execute(f"COPY (FROM '{table}') TO '{path}' (FORMAT {written})")
 
-    again = upload(trained["model"], shuffled.write(tmp_path / "again.csv"))
+    again = upload(trained["model"], path)
 
     assert again["outcome"] == "unchanged"
     assert again["dataset_version"] == trained["dataset_version"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.calls import Recorder, describe
+from infra.local.calls import Recorder, appended, describe
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,7 +105,7 @@ def test_each_item_of_a_transaction_and_of_a_batch_is_told() -> None:
 
 
 def test_a_fault_of_the_recorder_is_written_down_and_not_raised(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "api")
+    recorder = Recorder(appended(tmp_path, "api"))
 
     recorder.keep("dynamodb", "GetItem", {"TableName": "t", "Key": {"other": {"S": "A"}}}, "ok")
 
@@ -125,10 +125,10 @@ import boto3
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from botocore.response import StreamingBody
-from infra.local.calls import Recorder
+from infra.local.calls import Recorder, appended
 
 early = boto3.client("s3", region_name="us-east-1")
-Recorder(Path(sys.argv[1]), "api").install()
+Recorder(appended(Path(sys.argv[1]), "api")).install()
 late = boto3.client("s3", region_name="us-east-1")
 
 with Stubber(early) as stub:
@@ -156,13 +156,13 @@ SIGNED = """
 import http.client, json, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from infra.local.calls import Recorder
+from infra.local.calls import Recorder, appended
 from millrace.aws.credentials import Credentials
 from millrace.aws.signing import signed_headers
 
 # Nothing is sent.
 http.client.HTTPConnection.request = lambda made, method, url, body=None, headers={}: None
-Recorder(Path(sys.argv[1]), "predict").install()
+Recorder(appended(Path(sys.argv[1]), "predict")).install()
 
 
 def send(service, method, path, host, body=b"", **headers):
