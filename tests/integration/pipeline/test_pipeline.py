@@ -623,7 +623,7 @@ def _may_read(role: str, thing: str) -> bool:
 
 def _idle() -> dict[str, set[tuple[str, str]]]:
     """Rights of functions that no call of the test needed: action and resource, by function."""
-    asked = all_needed({one.call for one in watch().calls}, stack().roles, stack().place)
+    asked = all_needed({call for _, call in watch().calls}, stack().roles, stack().place)
     roles = {role: name.removeprefix("millrace-") for name, role in stack().roles.items()}
     own = Policies(s for s in stack().policies.statements if s.principals is None)
     found: dict[str, set[tuple[str, str]]] = {name: set() for name in roles.values()}
