@@ -32,6 +32,9 @@ binary      aws.mime_type_matches_binary_media_types  an answer in bytes goes ou
                                                       all media types are binary
 api-name    ApiGatewayRestApiProvider.create          a REST API is not named by the title of its
                                                       OpenAPI body
+batches     CloudwatchDatabase.add_metric_data        each metric of a call is stored by itself:
+                                                      beside busy threads hundreds take a
+                                                      minute, and alarms look past them
 alarms      AlarmScheduler.schedule_metric_alarm      an alarm is looked at once per
                                                       evaluation range, and one on metric math
                                                       or a percentile never
@@ -146,6 +149,7 @@ def close_gaps(executor: Executor | None, endpoint: str) -> None:
         "authorizers": _ask_authorizers,
         "binary": _carry_bytes,
         "api-name": _name_apis_by_title,
+        "batches": _store_metrics_together,
         "alarms": lambda: _evaluate_alarms(scale),
         "waits": lambda: _shorten_waits(scale),
         "equals": _compare_as_texts,
@@ -717,6 +721,45 @@ def _begin_executions_at_once() -> None:
     _replace(worker, "_get_evaluation_environment", once)
     _replace(worker, "start", ready)
     _replace(worker, "stop", begun)
+
+
+def _store_metrics_together() -> None:
+    helper = _module("services.cloudwatch.cloudwatch_database_helper")
+    database = _attribute(helper, "CloudwatchDatabase")
+
+    def together(original: Callable[..., None]) -> Callable[..., None]:
+        def add(
+            self: Any, account_id: str, region: str, namespace: str, metric_data: list[Any]
+        ) -> None:
+            single = [one for one in metric_data if one.get("Value") is not None]
+            rows = [
+                (
+                    account_id,
+                    region,
+                    one["MetricName"],
+                    namespace,
+                    int(one["Timestamp"].timestamp() if one.get("Timestamp") else time.time()),
+                    self._get_ordered_dimensions_with_separator(one.get("Dimensions")),
+                    one.get("Unit"),
+                    one.get("StorageResolution"),
+                    one["Value"],
+                )
+                for one in single
+            ]
+            with self.DATABASE_LOCK, sqlite3.connect(self.METRICS_DB) as stored:
+                stored.executemany(
+                    "INSERT INTO SINGLE_METRICS (account_id, region, metric_name, namespace, "
+                    "timestamp, dimensions, unit, storage_resolution, value) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+            others = [one for one in metric_data if one.get("Value") is None]
+            original(self, account_id, region, namespace, others)
+
+        return add
+
+    _attribute(database, "_get_ordered_dimensions_with_separator")
+    _replace(database, "add_metric_data", together)
 
 
 def _evaluate_alarms(period_scale: float) -> None:

@@ -1,5 +1,8 @@
 """Gaps ``metrics``, ``states``, ``alarms`` and ``alarm-math``: what is measured, and what rings."""
 
+import time
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from tests.e2e.conformance.conftest import Stack, call_api
@@ -24,6 +27,35 @@ def test_invocations_by_a_state_machine_are_counted(stack: Stack) -> None:
     stack.execute({"route": "map", "key": "k", "numbers": [1, 2]})
 
     assert total(stack.client, "AWS/Lambda", "Invocations", dimensions) == before + 2
+
+
+def test_metrics_of_one_call_are_all_stored_whatever_their_form(stack: Stack) -> None:
+    now = datetime.now(UTC)
+    about = {
+        "MetricName": f"Together{time.time_ns()}",
+        "Timestamp": now,
+        "Dimensions": [{"Name": "b", "Value": "2"}, {"Name": "a", "Value": "1"}],
+    }
+    whole = {"SampleCount": 2.0, "Sum": 10.0, "Minimum": 4.0, "Maximum": 6.0}
+    data = [
+        *({**about, "Value": float(value), "Unit": "Count"} for value in range(100)),
+        {**about, "Values": [200.0, 300.0], "Counts": [1.0, 2.0], "Unit": "Count"},
+        {**about, "StatisticValues": whole, "Unit": "Count"},
+    ]
+
+    stack.client("cloudwatch").put_metric_data(Namespace="Conformance", MetricData=data)
+
+    [point] = stack.client("cloudwatch").get_metric_statistics(
+        Namespace="Conformance",
+        MetricName=about["MetricName"],
+        Dimensions=about["Dimensions"],
+        StartTime=now - timedelta(minutes=5),
+        EndTime=now + timedelta(minutes=5),
+        Period=3600,
+        Statistics=["Sum", "Maximum", "SampleCount"],
+    )["Datapoints"]
+    assert point["Sum"] == sum(range(100)) + 200 + 2 * 300 + 10
+    assert (point["Maximum"], point["SampleCount"]) == (300, 105)
 
 
 def test_an_alarm_minds_its_dimensions(stack: Stack) -> None:
